@@ -1,0 +1,48 @@
+"""What each backbone is: names and settings only, so that listing them loads no Keras."""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from competition.files import InputError
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One backbone. All take pixels in 0..255 and scale them themselves.
+
+    builder: a function of `keras.applications`, or one of `submission_model.LOCAL_BUILDERS`.
+    arguments: what the builder gets besides include_top, weights and input_shape.
+    pretrained: whether ImageNet weights exist for it.
+    """
+
+    title: str
+    builder: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = True
+
+
+BACKBONES: dict[str, Backbone] = {
+    "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False),
+    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0"),
+    "mobilenetv3small": Backbone("MobileNetV3Small", "MobileNetV3Small"),
+    "mobilenetv3large": Backbone("MobileNetV3Large", "MobileNetV3Large"),
+    "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
+    "tiny_cnn": Backbone("tiny CNN (for tests)", "tiny_cnn", pretrained=False),
+}
+
+COMPARED = ("custom_cnn", "efficientnetb0", "mobilenetv3small", "mobilenetv3large")
+
+
+def get_backbone(name: str) -> Backbone:
+    """Return the entry of `name`; raises InputError with the nearest known name."""
+    if name not in BACKBONES:
+        raise InputError(unknown("backbone", name, BACKBONES))
+    return BACKBONES[name]
+
+
+def unknown(what: str, name: str, known: Any) -> str:
+    """Return the sentence for an unknown name: the nearest known one, or all where none is near and they are few."""
+    near = difflib.get_close_matches(name, list(known), n=1) or [item for item in known if item.endswith(f".{name}")]
+    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(list(known)[:12])}."
+    return f"Unknown {what} '{name}'; {hint}"

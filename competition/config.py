@@ -1,0 +1,246 @@
+"""Every setting, as frozen dataclasses; dotted keys (`training.batch_size`) change them one by one."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from competition.backbones import get_backbone, unknown
+from competition.files import InputError
+
+
+def number(default: float | None, low: float, high: float = math.inf) -> Any:
+    """Return a field for a number between `low` and `high`, both included."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def choice(default: str, *options: str) -> Any:
+    """Return a field for one of `options`."""
+    return field(default=default, metadata={"options": options})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """size: side in pixels that pictures of a folder are resized to. limit: use only the first pictures (0: all)."""
+
+    size: int = number(96, 16, 1024)
+    limit: int = number(0, 0)
+
+
+@dataclass(frozen=True)
+class CleaningConfig:
+    """How faults are told from cells; see `cleaning`."""
+
+    perplexity: float = number(30.0, 2.0)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Shares of the kept pictures, and geometric balancing.
+
+    balance_to: pictures a class of the training part is filled up to by augmented ones (0: as they are).
+    balance_validation_to: the same for validation. folds: K > 1 cuts training and validation into K parts instead,
+    of which `fold` validates.
+    """
+
+    validation: float = number(0.15, 0.01, 0.45)
+    test: float = number(0.15, 0.01, 0.45)
+    balance_to: int = number(0, 0)
+    balance_validation_to: int = number(0, 0)
+    folds: int = number(0, 0, 50)
+    fold: int = number(0, 0, 49)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What a picture meets in training; see `augmentation`.
+
+    num_operations, magnitude (0..1), magnitude_deviation, rate (share of pictures), fill: RandAugment.
+    flips: mirror both ways, each with probability 1/2. rotation: largest angle as a share of a full turn.
+    """
+
+    num_operations: int = number(2, 0, 8)
+    magnitude: float = number(0.4, 0.0, 1.0)
+    magnitude_deviation: float = number(0.15, 0.0, 1.0)
+    rate: float = number(0.8, 0.0, 1.0)
+    fill: str = choice("reflect", "reflect", "constant")
+    flips: bool = True
+    rotation: float = number(0.0, 0.0, 0.5)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: a backbone, global average pooling and one dense layer before the output.
+
+    l2: penalty of the dense kernels while the backbone is frozen. input_size: side in pixels that the network
+    resizes to (0: as the pictures come).
+    """
+
+    backbone: str = "mobilenetv3large"
+    head_units: int = number(256, 1, 8192)
+    dropout: float = number(0.3, 0.0, 0.95)
+    l2: float = number(1e-4, 0.0, 1.0)
+    input_size: int = number(0, 0, 1024)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Both stages of training.
+
+    unfreeze: share of the backbone's layers that the second stage trains, rounded to a block border (1: all).
+    schedule: `plateau` halves the rate when the selection score stalls, `cosine` lets it decay to zero.
+    batch_norm_momentum: for networks that start from random weights.
+    limit: train on that many pictures only (0: all), drawn evenly from the classes; what search trials do.
+    """
+
+    batch_size: int = number(32, 1, 4096)
+    optimizer: str = choice("adam", "adam", "adamw", "lion")
+    frozen_epochs: int = number(5, 0, 1000)
+    fine_tuning_epochs: int = number(20, 0, 1000)
+    head_learning_rate: float = number(1e-3, 1e-8, 1.0)
+    fine_tuning_learning_rate: float = number(1e-4, 1e-8, 1.0)
+    fine_tuning_l2: float = number(1e-3, 0.0, 1.0)
+    unfreeze: float = number(0.66, 0.01, 1.0)
+    label_smoothing: float = number(0.1, 0.0, 0.9)
+    class_weights: bool = False
+    schedule: str = choice("plateau", "plateau", "cosine")
+    plateau_patience: int = number(2, 1)
+    plateau_factor: float = number(0.5, 0.01, 0.99)
+    stopping_patience: int = number(6, 1)
+    batch_norm_momentum: float = number(0.9, 0.0, 0.9999)
+    limit: int = number(0, 0)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The search for each backbone; a trial trains both stages on fewer pictures and for fewer epochs."""
+
+    trials: int = number(10, 1)
+    trial_pictures: int = number(2000, 1)
+    trial_frozen_epochs: int = number(2, 0)
+    trial_fine_tuning_epochs: int = number(3, 0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """views: pictures that test-time augmentation averages over (1: none). batch_size: of prediction."""
+
+    views: int = number(5, 1, 8)
+    batch_size: int = number(64, 1, 4096)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run; a file of it lies beside every result."""
+
+    seed: int = number(0, 0, 2**31 - 1)
+    weights: str = "auto"
+    data: DataConfig = DataConfig()
+    cleaning: CleaningConfig = CleaningConfig()
+    split: SplitConfig = SplitConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    search: SearchConfig = SearchConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+# Whole sections by name, for `--set augmentation=NAME`.
+SECTION_PRESETS: dict[str, dict[str, Any]] = {
+    "augmentation": {
+        "default": AugmentationConfig(),
+        "none": AugmentationConfig(num_operations=0, rate=0.0, flips=False),
+        "origin": AugmentationConfig(num_operations=2, magnitude=0.4, rate=0.8, rotation=0.5),
+    }
+}
+
+# Whole recipes by name, for `--preset NAME`: `origin` is the recipe whose scores README.md cites as the seeds'.
+PRESETS: dict[str, dict[str, Any]] = {
+    "origin": {
+        "augmentation": "origin",
+        "split.balance_to": 2500,
+        "model.l2": 5e-3,
+        "training.fine_tuning_l2": 1e-2,
+        "training.unfreeze": 63 / 187,  # the seeds froze the first 124 of 187 layers
+        "training.label_smoothing": 0.0,
+    }
+}
+
+
+def replace(config: Config, changes: dict[str, Any]) -> Config:
+    """Return `config` with dotted keys changed, checked; raises InputError for unknown keys and bad values.
+
+    Values may be of the field's type or text of it. A section's key takes the name of one of its presets.
+    """
+    for key, value in changes.items():
+        if key in SECTION_PRESETS:
+            if value not in SECTION_PRESETS[key]:
+                raise InputError(unknown(f"preset of {key}", str(value), SECTION_PRESETS[key]))
+            config = dataclasses.replace(config, **{key: SECTION_PRESETS[key][value]})
+            continue
+        if key not in known_keys():
+            raise InputError(unknown("setting", key, known_keys()))
+        *sections, name = key.split(".")
+        part = getattr(config, sections[0]) if sections else config
+        part = dataclasses.replace(part, **{name: _convert(key, _field(part, name), value)})
+        config = dataclasses.replace(config, **{sections[0]: part}) if sections else part
+    get_backbone(config.model.backbone)
+    return config
+
+
+def known_keys() -> list[str]:
+    """Return every dotted key."""
+    return list(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return the settings as a flat table of dotted keys."""
+    table: dict[str, Any] = {}
+    for section, value in dataclasses.asdict(config).items():
+        table |= {f"{section}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {section: value}
+    return table
+
+
+def unflatten(table: dict[str, Any]) -> Config:
+    """Return the Config of a table that `flatten` made; raises InputError as `replace` does."""
+    return replace(Config(), table)
+
+
+def _field(part: Any, name: str) -> dataclasses.Field[Any]:
+    return next(item for item in dataclasses.fields(part) if item.name == name)
+
+
+def _convert(key: str, target: dataclasses.Field[Any], value: Any) -> Any:
+    kind: Any = target.type
+    try:
+        result = _CONVERTERS[kind](value)
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"Setting {key} got '{value}', and expects {_expectation(target, kind)}.") from None
+    low, high = target.metadata.get("low", -math.inf), target.metadata.get("high", math.inf)
+    options = target.metadata.get("options")
+    if (options and result not in options) or (kind in (int, float) and not low <= result <= high):
+        raise InputError(f"Setting {key} got '{value}', and expects {_expectation(target, kind)}.")
+    return result
+
+
+def _expectation(target: dataclasses.Field[Any], kind: Any) -> str:
+    if options := target.metadata.get("options"):
+        return f"one of {', '.join(options)}"
+    if kind is bool:
+        return "true or false"
+    names = {int: "a whole number", float: "a number"}
+    bounds = f" from {target.metadata['low']:g} to {target.metadata['high']:g}" if "low" in target.metadata else ""
+    return names.get(kind, "text") + bounds
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        raise ValueError(value)
+    return int(value)
+
+
+def _boolean(value: Any) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+
+
+_CONVERTERS: dict[Any, Any] = {int: _whole, float: float, bool: _boolean, str: str}

@@ -1,0 +1,46 @@
+"""What the user sees: plain lines on standard output, progress bars on standard error."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+def say(text: str = "") -> None:
+    """Print one line (or block) at once, also when the output is piped, without tearing a progress bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def headline(text: str) -> None:
+    """Print the title of a stage."""
+    say(f"\n== {text}")
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:
+    """Iterate with a bar that shows what is done and the time left; silent where standard error is no terminal."""
+    return tqdm(items, desc=what, total=total, unit=unit, disable=None, leave=False)
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say what begins, and how long it took when it ended."""
+    started = time.perf_counter()
+    say(f"{what} ...")
+    yield
+    say(f"{what}: done in {describe_seconds(time.perf_counter() - started)}")
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a duration as a person would say it: 8 s, 3 min 20 s, 1 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

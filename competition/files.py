@@ -1,0 +1,120 @@
+"""Files that are never half written: atomic writes, hashes, stage markers and one lock per folder."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+
+class InputError(ValueError):
+    """A mistake of the user's: its message is one sentence that says what came, what was expected and how to fix it."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed.
+
+    The temporary name keeps the suffix, since many writers choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises InputError where the file is unreadable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); delete it and run the stage again.") from error
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write an .npz, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy types **kwds as bool
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an .npz of ours without unpickling; raises InputError where it is missing or broken."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a truncated file
+        raise InputError(f"{path} cannot be read ({error}); delete it and run the stage again.") from error
+
+
+def digest(*parts: Any) -> str:
+    """Return 16 hexadecimal digits of SHA-256 over arrays (shape, type, content), files' bytes (Path) or JSON-able values."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.shape}{part.dtype}".encode())
+            total.update(np.ascontiguousarray(part).data)
+        elif isinstance(part, Path):
+            with part.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            total.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return total.hexdigest()[:16]
+
+
+def is_done(marker: Path, inputs: str) -> bool:
+    """Tell whether the stage that wrote `marker` finished with the same inputs (see `mark_done`)."""
+    return marker.is_file() and read_json(marker).get("inputs") == inputs
+
+
+def mark_done(marker: Path, inputs: str, **facts: Any) -> None:
+    """Write a stage's marker, the last of its files: the hash of what went in, and facts worth reading later."""
+    write_json(marker, {"inputs": inputs, **facts})
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; raises InputError while another run holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"Another run is at work in {folder}; wait for it to end, or give this one a folder of its own with --name."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_disk(folder: Path, megabytes: float) -> None:
+    """Raise InputError unless the disk of `folder` has `megabytes` to spare."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 2**20
+    if free < megabytes:
+        raise InputError(
+            f"The disk of {existing} has {free:.0f} MB free, and this run needs about {megabytes:.0f} MB; "
+            "make room there, or give another place with --workdir."
+        )
