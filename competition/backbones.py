@@ -13,22 +13,28 @@ class Backbone:
 
     builder: a function of `keras.applications`, or one of `submission_model.LOCAL_BUILDERS`.
     arguments: what the builder gets besides include_top, weights and input_shape.
-    pretrained: whether ImageNet weights exist for it.
+    pretrained: whether ImageNet weights exist for it. train_cost, forward_cost, compile_cost: what a training step, a
+    prediction and the first step cost on a processor, as multiples of the custom CNN's; plans start from them.
     """
 
     title: str
     builder: str
     arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = True
+    train_cost: float = 2.5
+    forward_cost: float = 1.5
+    compile_cost: float = 4.0
 
 
 BACKBONES: dict[str, Backbone] = {
-    "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False),
+    "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1),
     "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0"),
     "mobilenetv3small": Backbone("MobileNetV3Small", "MobileNetV3Small"),
     "mobilenetv3large": Backbone("MobileNetV3Large", "MobileNetV3Large"),
     "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
-    "tiny_cnn": Backbone("tiny CNN (for tests)", "tiny_cnn", pretrained=False),
+    "tiny_cnn": Backbone(
+        "tiny CNN (for tests)", "tiny_cnn", pretrained=False, train_cost=0.1, forward_cost=0.1, compile_cost=1
+    ),
 }
 
 COMPARED = ("custom_cnn", "efficientnetb0", "mobilenetv3small", "mobilenetv3large")

@@ -29,9 +29,29 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """How faults are told from cells; see `cleaning`."""
+    """How faults are told from cells; see `cleaning`, `faults` and `noncells`.
 
+    backbone: whose ImageNet features are laid out, where its weights are at hand (else the pixels are).
+    perplexity, iterations, maximum_on_map (pictures laid out one by one): of the t-SNE map.
+    blank_contrast: standard deviation in grey levels under which a picture is blank. broken_share: of the rows that
+    are of one colour, give or take flat_tolerance grey levels. noise_roughness: of neighbours, 1 if independent.
+    cluster_size: fewest pictures of a cluster. sharing: share of its details that are common to all of a cluster of
+    non-cells. correlation: with the shared details, above which a picture is one of them. label_distance: total
+    variation distance of their labels' shares from the rest's, below which they are no kind of cell.
+    """
+
+    backbone: str = "mobilenetv3small"
     perplexity: float = number(30.0, 2.0)
+    iterations: int = number(500, 250)
+    maximum_on_map: int = number(20_000, 100)
+    blank_contrast: float = number(5.0, 0.0, 255.0)
+    flat_tolerance: float = number(4.0, 0.0, 255.0)
+    broken_share: float = number(0.1, 0.0, 1.0)
+    noise_roughness: float = number(0.5, 0.0, 1.0)
+    cluster_size: int = number(20, 5)
+    sharing: float = number(0.4, 0.0, 1.0)
+    correlation: float = number(0.5, 0.0, 1.0)
+    label_distance: float = number(0.25, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -55,8 +75,13 @@ class SplitConfig:
 class AugmentationConfig:
     """What a picture meets in training; see `augmentation`.
 
-    num_operations, magnitude (0..1), magnitude_deviation, rate (share of pictures), fill: RandAugment.
-    flips: mirror both ways, each with probability 1/2. rotation: largest angle as a share of a full turn.
+    num_operations, magnitude (0..1), magnitude_deviation, rate (of each operation): RandAugment.
+    fill: what lies beyond the border, the picture mirrored or black. interpolation: how a warp reads between pixels.
+    flips, transposition: mirrors along both axes and the diagonal, each with probability 1/2.
+    rotation: largest angle as a share of a full turn. black_shift: largest move of the content along each axis, as a
+    share of the side, that leaves black behind it, for a share of black_shift_rate of the pictures.
+    zoom, hue (share of a full turn), channel_shift and noise (shares of 255), blur (sigma in pixels), cutout (share of
+    the side): the largest, each met by a share of occasional_rate of the pictures.
     """
 
     num_operations: int = number(2, 0, 8)
@@ -64,8 +89,19 @@ class AugmentationConfig:
     magnitude_deviation: float = number(0.15, 0.0, 1.0)
     rate: float = number(0.8, 0.0, 1.0)
     fill: str = choice("reflect", "reflect", "constant")
+    interpolation: str = choice("bilinear", "bilinear", "nearest")
     flips: bool = True
+    transposition: bool = False
     rotation: float = number(0.0, 0.0, 0.5)
+    black_shift: float = number(0.0, 0.0, 0.5)
+    black_shift_rate: float = number(0.5, 0.0, 1.0)
+    zoom: float = number(0.0, 0.0, 0.9)
+    hue: float = number(0.0, 0.0, 0.5)
+    channel_shift: float = number(0.0, 0.0, 1.0)
+    noise: float = number(0.0, 0.0, 1.0)
+    blur: float = number(0.0, 0.0, 3.0)
+    cutout: float = number(0.0, 0.0, 1.0)
+    occasional_rate: float = number(0.1, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -151,6 +187,21 @@ SECTION_PRESETS: dict[str, dict[str, Any]] = {
         "default": AugmentationConfig(),
         "none": AugmentationConfig(num_operations=0, rate=0.0, flips=False),
         "origin": AugmentationConfig(num_operations=2, magnitude=0.4, rate=0.8, rotation=0.5),
+        "strong": AugmentationConfig(
+            num_operations=3,
+            magnitude=0.5,
+            rate=10 / 11,
+            transposition=True,
+            rotation=0.1,
+            black_shift=0.1,
+            zoom=0.2,
+            hue=0.05,
+            channel_shift=0.1,
+            noise=0.06,
+            blur=1.2,
+            cutout=0.35,
+            occasional_rate=0.15,
+        ),
     }
 }
 
@@ -163,7 +214,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.fine_tuning_l2": 1e-2,
         "training.unfreeze": 63 / 187,  # the seeds froze the first 124 of 187 layers
         "training.label_smoothing": 0.0,
-    }
+    },
+    # What fits the drawn pictures and ten minutes on two cores; the command line wins over it.
+    "demo": {
+        "model.input_size": 64,
+        "training.schedule": "cosine",
+        "search.trial_pictures": 500,
+        "search.trial_frozen_epochs": 0,
+        "search.trial_fine_tuning_epochs": 4,
+        "search.trials": 2,
+    },
 }
 
 
@@ -181,9 +241,10 @@ def replace(config: Config, changes: dict[str, Any]) -> Config:
         if key not in known_keys():
             raise InputError(unknown("setting", key, known_keys()))
         *sections, name = key.split(".")
-        part = getattr(config, sections[0]) if sections else config
+        part: Any = getattr(config, sections[0]) if sections else config
         part = dataclasses.replace(part, **{name: _convert(key, _field(part, name), value)})
-        config = dataclasses.replace(config, **{sections[0]: part}) if sections else part
+        changed: dict[str, Any] = {sections[0]: part} if sections else {name: getattr(part, name)}
+        config = dataclasses.replace(config, **changed)
     get_backbone(config.model.backbone)
     return config
 
@@ -197,7 +258,8 @@ def flatten(config: Config) -> dict[str, Any]:
     """Return the settings as a flat table of dotted keys."""
     table: dict[str, Any] = {}
     for section, value in dataclasses.asdict(config).items():
-        table |= {f"{section}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {section: value}
+        is_section = isinstance(value, dict)
+        table |= {f"{section}.{name}": item for name, item in value.items()} if is_section else {section: value}
     return table
 
 

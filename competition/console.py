@@ -1,5 +1,6 @@
 """What the user sees: plain lines on standard output, progress bars on standard error."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,23 @@ def headline(text: str) -> None:
 def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:
     """Iterate with a bar that shows what is done and the time left; silent where standard error is no terminal."""
     return tqdm(items, desc=what, total=total, unit=unit, disable=None, leave=False)
+
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keep what TensorFlow's libraries write to standard error while they load away from the user."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(silent)
 
 
 @contextmanager

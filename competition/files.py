@@ -68,7 +68,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def digest(*parts: Any) -> str:
-    """Return 16 hexadecimal digits of SHA-256 over arrays (shape, type, content), files' bytes (Path) or JSON-able values."""
+    """Return 16 hexadecimal digits of SHA-256 over arrays, files' bytes (given as Path) or JSON-able values."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -1,0 +1,200 @@
+"""Augmentation of whole batches on the accelerator, with a draw of its own for every picture.
+
+What a picture meets, in this order: flips, transposition, rotation and zoom; a shift that leaves black; RandAugment;
+a turn of hue and a shift of its channels; blur; noise; cutout. RandAugment (https://arxiv.org/abs/1909.13719) draws
+from the ten operations of KerasCV's, with the same meaning of magnitude (see `distortion`). All geometry composes into
+one warp and all tone operations into one table of 256 entries a picture and channel, which implies an order: geometry
+first, then the tone operations as drawn. Colour degeneration, which mixes channels and so fits no table, comes before
+the tables where it was drawn before every tone operation, else after them.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from competition import augmentation_operations as operations
+from competition.augmentation_operations import Operation, Tensor
+from competition.config import AugmentationConfig
+
+# Evenly drawn numbers in 0..1 that every picture gets, by name; those ending in `_on` decide whether it happens.
+EVEN_DRAWS = (
+    *("flip_x", "flip_y", "transpose", "rotation", "zoom", "zoom_on", "shift_x", "shift_y", "shift_on"),
+    *("hue", "hue_on", "red", "green", "blue", "channel_shift_on"),
+    *("blur", "blur_on", "noise", "noise_on", "noise_offset", "cutout", "cutout_x", "cutout_y", "cutout_on"),
+)
+# The same for each of a picture's RandAugment operations.
+OPERATION_DRAWS = ("operation", "operation_on", "sign", "even")
+
+
+def build_augmentation(config: AugmentationConfig, seed: int) -> keras.layers.Layer:
+    """Return the layer of `config`: (n, h, w, 3) uint8 or float in 0..255 -> float32 in 0..255, active in training."""
+    return Augmentation(config, seed)
+
+
+class Augmentation(keras.layers.Layer):
+    """Augments when called with `training=True`, and otherwise only casts to float32.
+
+    seed_generator: its only source of randomness; the same state gives the same pictures.
+    """
+
+    def __init__(self, config: AugmentationConfig, seed: int) -> None:
+        super().__init__(name="augmentation", dtype="float32", trainable=False)
+        self.config = config
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Tensor, training: bool = False) -> Tensor:
+        if not training:
+            return ops.cast(images, "float32")
+        return augment(images, draw(ops.shape(images), self.config, self.seed_generator), self.config)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+
+def draw(shape: tuple[Any, ...], config: AugmentationConfig, seed: keras.random.SeedGenerator) -> dict[str, Tensor]:
+    """Return every random number for a batch of `shape` (n, h, w, 3).
+
+    Those of EVEN_DRAWS are (n,); those of OPERATION_DRAWS (n, num_operations), as are `strength` and `second`, drawn
+    around the magnitude, in 0..1. `field` (h * w, 3) is standard normal: noise that all pictures read, each from its
+    own `noise_offset` on, since a field for every picture would cost more than all the rest.
+    """
+    count, number = shape[0], config.num_operations
+    even = keras.random.uniform((count, len(EVEN_DRAWS) + number * len(OPERATION_DRAWS)), seed=seed)
+    draws = {name: even[:, column] for column, name in enumerate(EVEN_DRAWS)}
+    if number:
+        for index, name in enumerate(OPERATION_DRAWS):
+            start = len(EVEN_DRAWS) + index * number
+            draws[name] = even[:, start : start + number]
+        normal = keras.random.normal((count, 2 * number), config.magnitude, config.magnitude_deviation, seed=seed)
+        strength = ops.clip(normal, 0.0, 1.0)
+        draws |= {"strength": strength[:, :number], "second": strength[:, number:]}
+    if config.noise:
+        draws["field"] = keras.random.normal((shape[1] * shape[2], 3), seed=seed)
+    return draws
+
+
+def augment(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
+    """Return `images` (n, h, w, 3) in 0..255, changed as `draws` say, as float32 in 0..255."""
+    chosen = choose_operations(draws, config)
+    result = warp(images, draws, chosen, config)
+    matrix = operations.hue_turn(_occasional(draws, "hue", config, 2 * math.pi * config.hue * _signed(draws["hue"])))
+    shift = _channel_shift(draws, config)
+    if chosen:
+        first, last = operations.color_shares(chosen)
+        result = operations.mix_colors(result, operations.degeneration(first), ops.zeros_like(shift))
+        result = operations.apply_tables(result, chosen)
+        matrix = ops.matmul(matrix, operations.degeneration(last))
+    if chosen or config.hue or config.channel_shift:
+        result = operations.mix_colors(result, matrix, shift)
+    for setting, step in OCCASIONAL.items():
+        if getattr(config, setting):
+            result = step(result, draws, config)
+    return result
+
+
+def choose_operations(draws: dict[str, Tensor], config: AugmentationConfig) -> list[Operation]:
+    """Return each picture's RandAugment operations, in the order in which they were drawn."""
+    return [_choose(draws, config, index) for index in range(config.num_operations)]
+
+
+def _choose(draws: dict[str, Tensor], config: AugmentationConfig, index: int) -> Operation:
+    drawn = {name: draws[name][:, index] for name in (*OPERATION_DRAWS, "strength", "second")}
+    chosen = ops.cast(ops.floor(drawn["operation"] * len(operations.OPERATIONS)), "int32")
+    return Operation(
+        chosen=ops.where(drawn["operation_on"] < config.rate, chosen, -1),
+        strength=drawn["strength"],
+        second=drawn["second"],
+        signed=ops.where(drawn["sign"] < 0.5, -drawn["strength"], drawn["strength"]),
+        even=config.magnitude * _signed(drawn["even"]),
+    )
+
+
+@operations.fused
+def warp(images: Tensor, draws: dict[str, Tensor], chosen: list[Operation], config: AugmentationConfig) -> Tensor:
+    """Return `images` after all geometry, read once: each pixel is followed back from the last step to the first."""
+    height, width = images.shape[1:3]
+    x, y = ops.arange(width, dtype="float32")[None, None, :], ops.arange(height, dtype="float32")[None, :, None]
+    outside: list[Tensor] = []
+    if chosen:
+        matrices = [operations.shear_and_translate(operation, height, width) for operation in chosen]
+        x, y = _follow(functools.reduce(ops.matmul, matrices), x, y, outside, (height, width), config.fill)
+    if config.black_shift:
+        move_x, move_y = _black_shift(draws, config)
+        x, y = x - ops.round(move_x * width)[:, None, None], y - ops.round(move_y * height)[:, None, None]
+        outside.append(~operations.is_inside(x, y, height, width))
+    x, y = _follow(_turn(draws, config, (height, width)), x, y, outside, (height, width), config.fill)
+    result = operations.sample(images, x, y, config.interpolation)
+    for black in outside:
+        result = ops.where(black[..., None], 0.0, result)
+    return result
+
+
+def _follow(
+    matrix: Tensor, x: Tensor, y: Tensor, outside: list[Tensor], side: tuple[int, int], fill: str
+) -> tuple[Tensor, Tensor]:
+    """Return where `matrix` leads, folded into the picture; with constant fill `outside` gains what left it."""
+    x, y = operations.place(matrix, x, y)
+    if fill == "constant":
+        outside.append(~operations.is_inside(x, y, *side))
+    return operations.mirror(x, side[1]), operations.mirror(y, side[0])
+
+
+def _black_shift(draws: dict[str, Tensor], config: AugmentationConfig) -> list[Tensor]:
+    """Return how far the content moves right and down, (n,) each, as shares of the side."""
+    happens = draws["shift_on"] < config.black_shift_rate
+    return [ops.where(happens, config.black_shift * _signed(draws[name]), 0.0) for name in ("shift_x", "shift_y")]
+
+
+def _turn(draws: dict[str, Tensor], config: AugmentationConfig, side: tuple[int, int]) -> Tensor:
+    zoom = 1.0 + config.zoom * _occasional(draws, "zoom", config, _signed(draws["zoom"]))
+    return operations.turn_about_center(
+        flip_x=(draws["flip_x"] < 0.5) & config.flips,
+        flip_y=(draws["flip_y"] < 0.5) & config.flips,
+        transpose=(draws["transpose"] < 0.5) & config.transposition,
+        angle=2 * math.pi * config.rotation * _signed(draws["rotation"]),
+        zoom=zoom,
+        side=side,
+    )
+
+
+def _channel_shift(draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
+    shifts = ops.stack([_signed(draws[name]) for name in ("red", "green", "blue")], axis=-1)
+    return _occasional(draws, "channel_shift", config, 255.0 * config.channel_shift * shifts)
+
+
+def _blur(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
+    return operations.blur(images, _occasional(draws, "blur", config, config.blur * draws["blur"]))
+
+
+def _noise(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
+    offset = ops.cast(ops.floor(draws["noise_offset"] * draws["field"].shape[0]), "int32")
+    deviation = _occasional(draws, "noise", config, 255.0 * config.noise * draws["noise"])
+    return operations.add_noise(images, draws["field"], offset, deviation)
+
+
+def _cutout(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
+    side = _occasional(draws, "cutout", config, config.cutout * (0.5 + 0.5 * draws["cutout"]))
+    return operations.cut_out(images, draws["cutout_x"], draws["cutout_y"], side)
+
+
+# What comes last, in this order; a step whose setting is 0 is left out.
+OCCASIONAL: dict[str, Callable[[Tensor, dict[str, Tensor], AugmentationConfig], Tensor]] = {
+    "blur": _blur,
+    "noise": _noise,
+    "cutout": _cutout,
+}
+
+
+def _occasional(draws: dict[str, Tensor], name: str, config: AugmentationConfig, values: Tensor) -> Tensor:
+    """Return `values` (n,) or (n, 3) where the draw `<name>_on` says that it happens, else 0."""
+    happens = draws[f"{name}_on"] < config.occasional_rate
+    return ops.where(happens if len(values.shape) == 1 else happens[:, None], values, 0.0)
+
+
+def _signed(draw: Tensor) -> Tensor:
+    """Return evenly drawn -1..1 of evenly drawn 0..1."""
+    return 2.0 * draw - 1.0

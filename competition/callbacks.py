@@ -1,0 +1,141 @@
+"""Keras callbacks: a checkpoint that resumes training as if it had not stopped, progress, and a time limit."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+from tqdm import tqdm
+
+from competition.console import describe_seconds, say
+from competition.files import read_json, replacing, write_json
+
+SCORE = "val_accuracy"  # the selection score: validation holds the clean and the distorted pictures
+_STATE = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the best weights, and after each epoch all that is needed to go on from there after a crash.
+
+    Files in `folder`: state.json (written last, whole or not at all) names the weights' file that it belongs to.
+    `EarlyStopping` and `ReduceLROnPlateau` forget their state when training begins, so theirs is kept here, and this
+    callback must stand after them in the list. `keras.callbacks.BackupAndRestore` keeps neither.
+    """
+
+    def __init__(self, folder: Path, network: keras.Model, stage: str, others: list[keras.callbacks.Callback]) -> None:
+        super().__init__()
+        self.folder, self.network, self.stage, self.others = folder, network, stage, others
+        self.state = read_state(folder)
+
+    @property
+    def best_path(self) -> Path:
+        """The weights of the best epoch over all stages."""
+        return self.folder / "best.weights.h5"
+
+    @property
+    def epochs_done(self) -> int:
+        """Finished epochs of this stage."""
+        return sum(row["stage"] == self.stage for row in self.state["history"])
+
+    def restore(self) -> None:
+        """Load the last finished epoch of this stage, optimiser included, into the model that is about to train."""
+        if self.epochs_done:
+            self.model.optimizer.build(self.model.trainable_variables)
+            self.model.load_weights(self.folder / self.state["weights"])
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self.epochs_done:
+            for other, state in zip(self.others, self.state["callbacks"], strict=True):
+                vars(other).update(state)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        seconds = time.perf_counter() - self.started
+        row = {"stage": self.stage, "epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
+        row |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": round(seconds, 2)}
+        if logs[SCORE] > max((item[SCORE] for item in self.state["history"]), default=-1.0):
+            with replacing(self.best_path) as temporary:
+                self.network.save_weights(temporary)
+        self._save(row)
+        say(_describe(row, self.params["epochs"]))
+
+    def _save(self, row: dict[str, Any]) -> None:
+        previous = self.state["weights"]
+        name = f"{self.stage.replace(' ', '_')}_{row['epoch']:03d}.weights.h5"
+        with replacing(self.folder / name) as temporary:
+            self.model.save_weights(temporary)
+        callbacks = [{key: vars(other)[key] for key in _STATE if key in vars(other)} for other in self.others]
+        history = [*self.state["history"], row]
+        self.state = {"weights": name, "history": history, "callbacks": callbacks, "stages": self.state["stages"]}
+        write_json(self.folder / "state.json", self.state)
+        if previous and previous != name:
+            (self.folder / previous).unlink(missing_ok=True)
+
+    def finish_stage(self) -> None:
+        """Note that this stage is over, so that a resumed training does not enter it again."""
+        if self.stage not in self.state["stages"]:
+            self.state["stages"] = [*self.state["stages"], self.stage]
+            write_json(self.folder / "state.json", self.state)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the state that `Checkpoint` left in `folder`: weights' file, history, callbacks, finished stages."""
+    path = folder / "state.json"
+    return read_json(path) if path.is_file() else {"weights": None, "history": [], "callbacks": [], "stages": []}
+
+
+def _describe(row: dict[str, Any], epochs: int) -> str:
+    return (
+        f"  {row['stage']} {row['epoch']}/{epochs}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
+        f"selection score {row[SCORE]:.4f}, {describe_seconds(row['seconds'])}"
+    )
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """One bar over all steps of a stage, on a terminal only."""
+
+    def __init__(self, stage: str, first_epoch: int) -> None:
+        super().__init__()
+        self.stage, self.first_epoch = stage, first_epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        total = self.params["epochs"] * self.params["steps"]
+        start = self.first_epoch * self.params["steps"]
+        self.bar = tqdm(desc=f"  {self.stage}", total=total, initial=start, unit="step", disable=None, leave=False)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.bar.update()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.bar.close()
+
+
+class TimeLimit(keras.callbacks.Callback):
+    """Ends training after the last epoch that fits before `deadline` (seconds of time.monotonic)."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__()
+        self.deadline = deadline
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        now = time.monotonic()
+        if now + (now - self.started) > self.deadline and epoch + 1 < self.params["epochs"]:
+            say(f"  The time planned for this training is over: it ends after epoch {epoch + 1}.")
+            self.model.stop_training = True
+
+
+class Reseed(keras.callbacks.Callback):
+    """Sets the epoch's draw of batches and augmentation, so that a resumed training repeats what it would have done."""
+
+    def __init__(self, batches: Any, generator: keras.random.SeedGenerator, seed: int) -> None:
+        super().__init__()
+        self.batches, self.generator, self.seed = batches, generator, seed
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.batches.epoch = epoch
+        self.generator.state.assign(keras.ops.convert_to_tensor([self.seed, epoch << 16], self.generator.state.dtype))

@@ -1,0 +1,116 @@
+"""The network in training: built from the settings, frozen and unfrozen at block borders, penalised."""
+
+import platform
+from typing import Any
+
+import keras
+
+from competition.backbones import get_backbone
+from competition.config import ModelConfig
+from competition.submission_model import build_network
+from competition.weights import Weights, load_backbone
+
+
+def network_spec(config: ModelConfig, picture_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
+    """Return what `submission_model.build_network` needs, as it stands in a submission's config.json."""
+    entry = get_backbone(config.backbone)
+    return {
+        "builder": entry.builder,
+        "arguments": entry.arguments,
+        "picture_shape": list(picture_shape),
+        "input_size": config.input_size,
+        "head_units": config.head_units,
+        "dropout": config.dropout,
+        "num_classes": num_classes,
+    }
+
+
+def create_network(spec: dict[str, Any], weights: Weights) -> keras.Model:
+    """Return the network of `spec` with `weights` in its backbone and a random head."""
+    network = build_network(spec)
+    load_backbone(find_backbone(network), weights)
+    return network
+
+
+def find_backbone(network: keras.Model) -> keras.Model:
+    """Return the backbone, the one nested model of a network that `build_network` made."""
+    return next(layer for layer in network.layers if isinstance(layer, keras.Model))
+
+
+def freeze_backbone(network: keras.Model) -> None:
+    """Let only the head train; BatchNorm of a frozen backbone runs in inference mode."""
+    find_backbone(network).trainable = False
+
+
+def unfreeze_backbone(network: keras.Model, share: float) -> int:
+    """Let the upper `share` of the backbone's layers train, from the nearest block border; return how many do.
+
+    BatchNorm stays in inference mode: its statistics and scales are kept.
+    """
+    backbone = find_backbone(network)
+    wanted = round((1 - share) * len(backbone.layers))
+    border = min([0, *block_borders(backbone)], key=lambda index: abs(index - wanted))
+    backbone.trainable = True
+    for index, layer in enumerate(backbone.layers):
+        layer.trainable = index >= border and not isinstance(layer, keras.layers.BatchNormalization)
+    return len(backbone.layers) - border
+
+
+def train_everything(network: keras.Model, batch_norm_momentum: float) -> None:
+    """Let all layers train, BatchNorm in training mode with a momentum that follows within a few dozen steps."""
+    backbone = find_backbone(network)
+    backbone.trainable = True
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = batch_norm_momentum
+
+
+def penalise_head(network: keras.Model, l2: float) -> None:
+    """Put an L2 penalty on the kernels of the dense layers; the exported weights know nothing of it."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dense):
+            layer.kernel.regularizer = keras.regularizers.L2(l2) if l2 else None
+
+
+def block_borders(backbone: keras.Model) -> list[int]:
+    """Return the indices into `backbone.layers` at which a block begins.
+
+    A border is where a single tensor crosses from the layers before to those after (so no residual or
+    squeeze-and-excitation branch is cut) and the layer before it ends a block: an addition, a pooling, or a
+    normalisation that no activation follows (the linear bottleneck of MobileNet and EfficientNet).
+    """
+    layers = backbone.layers
+    position = {id(layer): index for index, layer in enumerate(layers)}
+    consumers: list[list[int]] = [[] for _ in layers]
+    for index, layer in enumerate(layers):
+        for node in layer._inbound_nodes:
+            for tensor in node.input_tensors:
+                source = position.get(id(tensor._keras_history.operation))
+                if source is not None and source < index:
+                    consumers[source].append(index)
+    borders, reach = [], 0
+    for index, used in enumerate(consumers[:-1]):
+        if reach <= index and _ends_block(layers[index], [layers[item] for item in used]):
+            borders.append(index + 1)
+        reach = max([reach, *used])
+    return borders
+
+
+def _ends_block(layer: Any, consumers: list[Any]) -> bool:
+    activations = (keras.layers.Activation, keras.layers.ReLU)
+    if any(isinstance(item, activations) for item in consumers):
+        return False
+    ends = (keras.layers.Add, keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, keras.layers.BatchNormalization)
+    if isinstance(layer, activations):  # a ResNet's addition keeps its activation
+        return any(
+            isinstance(t._keras_history.operation, keras.layers.Add) for t in layer._inbound_nodes[0].input_tensors
+        )
+    return isinstance(layer, ends)
+
+
+def describe_device() -> str:
+    """Return what computes: the backend with its version, and its devices or this machine's processor."""
+    backend = keras.backend.backend()
+    version = __import__(backend).__version__
+    accelerators = [name for name in keras.distribution.list_devices() if not name.lower().startswith("cpu")]
+    return f"{backend} {version} on {', '.join(accelerators) or f'CPU ({platform.machine()})'}"

@@ -1,0 +1,121 @@
+"""Pictures that are no cells: clusters of the map whose members share one unrelated picture and carry every label."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from competition.config import CleaningConfig
+from competition.features import batches, shrink
+
+# Side in pixels at which pictures are compared with a cluster's mean, and the blur that is taken from them.
+DETAIL_SIDE = 48
+BLUR_SIDE = 9
+REFINEMENTS = 3
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a cluster's members share: mean detail (p,) and how far to trust each pixel of it (p,), 0..1."""
+
+    mean: np.ndarray
+    trust: np.ndarray
+
+    def score(self, details: np.ndarray) -> np.ndarray:
+        """Return the correlation of each picture's details (n, p) with the shared ones: (n,) in -1..1."""
+        shared, power = self.trust * self.mean, self.trust @ np.square(self.mean)
+        parts = [details[start : start + 2048].astype(np.float32) for start in range(0, len(details), 2048)]
+        scores = [part @ shared / np.sqrt(np.square(part) @ self.trust * power + 1e-6) for part in parts]
+        return np.concatenate(scores)
+
+
+@dataclass(frozen=True)
+class NonCells:
+    """One kind of non-cell: its members (n,) bool, each picture's correlation with what they share (n,)."""
+
+    members: np.ndarray
+    scores: np.ndarray
+    label_distance: float
+
+
+def find_non_cells(
+    images: np.ndarray, labels: np.ndarray, coordinates: np.ndarray, config: CleaningConfig
+) -> list[NonCells]:
+    """Return the kinds of non-cells among pictures (n, h, w, 3) with a map (n, 2).
+
+    A cluster of cells averages to a blur, one of cells blended over a fixed picture to that picture. Such a mean is
+    compared with every picture, wherever the map has put it, so members outside of the cluster are found, and cells
+    inside of it are spared. What is found is no kind of cell if it carries the labels in the proportions of the rest.
+    """
+    details = extract_details(images)
+    found: list[NonCells] = []
+    taken = np.zeros(len(images), bool)
+    for cluster in find_clusters(coordinates, config.cluster_size):
+        if taken[cluster].mean() > 0.5 or measure_sharing(details[cluster]) < config.sharing:
+            continue
+        kind = _gather(details, labels, cluster, config)
+        kind_is_new = kind.members.sum() >= config.cluster_size and not (kind.members & taken).any()
+        if kind_is_new and kind.label_distance < config.label_distance:
+            found.append(kind)
+            taken |= kind.members
+    return found
+
+
+def find_clusters(coordinates: np.ndarray, smallest: int) -> list[np.ndarray]:
+    """Return the indices of each cluster of a map (n, 2), largest first: broad ones and the finest parts of them.
+
+    HDBSCAN (Campello et al., 2013), by excess of mass and by leaves; the whole map is not a cluster.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    if len(coordinates) < 2 * smallest:
+        return []
+    clusters = []
+    for method in ("eom", "leaf"):
+        search = HDBSCAN(min_cluster_size=smallest, cluster_selection_method=method, copy=True)
+        numbers = search.fit_predict(coordinates)
+        clusters += [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
+    return sorted(clusters, key=len, reverse=True)
+
+
+def extract_details(images: np.ndarray) -> np.ndarray:
+    """Return what a blur takes away from the pictures in grey: (n, h, w, 3) uint8 -> (n, p) float16."""
+    from scipy.ndimage import uniform_filter
+
+    parts = []
+    for batch in batches(images, "looking for non-cells"):
+        grey = shrink(batch, DETAIL_SIDE).mean(-1)
+        detail = grey - uniform_filter(grey, (0, BLUR_SIDE, BLUR_SIDE))
+        parts.append(detail.reshape(len(batch), -1).astype(np.float16))
+    return np.concatenate(parts)
+
+
+def measure_sharing(details: np.ndarray) -> float:
+    """Return the share of the details (n, p) that all have in common: 0 for unrelated pictures, 1 for equal ones.
+
+    It is the root of the ratio of the mean's power to the mean power, less what chance leaves of it.
+    """
+    whole = details.astype(np.float32)
+    power = float(np.square(whole).mean())
+    return float(np.sqrt(max(0.0, np.square(whole.mean(0)).mean() / max(power, 1e-6) - 1 / len(whole))))
+
+
+def measure_label_distance(labels: np.ndarray, members: np.ndarray) -> float:
+    """Return the total variation distance, 0..1, between the labels' shares among `members` and among the rest."""
+    size = int(labels.max()) + 1
+    shares = [np.bincount(labels[part], minlength=size) / max(1, part.sum()) for part in (members, ~members)]
+    return float(np.abs(shares[0] - shares[1]).sum() / 2)
+
+
+def _gather(details: np.ndarray, labels: np.ndarray, cluster: np.ndarray, config: CleaningConfig) -> NonCells:
+    """Grow a cluster into all pictures that share its detail, learning anew from each round's members."""
+    members = np.isin(np.arange(len(details)), cluster)
+    for _ in range(REFINEMENTS):
+        scores = _learn_template(details[members]).score(details)
+        members = scores > config.correlation
+    return NonCells(members, scores, measure_label_distance(labels, members))
+
+
+def _learn_template(details: np.ndarray) -> Template:
+    whole = details.astype(np.float32)
+    mean, spread = whole.mean(0), whole.var(0)
+    return Template(mean, np.square(mean) / (np.square(mean) + spread + 1e-6))

@@ -1,0 +1,183 @@
+"""What fits into a time budget: trials and epochs, planned from this machine's measured speed."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+import keras
+import numpy as np
+
+from competition.augmentation import build_augmentation
+from competition.backbones import BACKBONES, get_backbone
+from competition.config import Config
+from competition.console import describe_seconds
+from competition.files import InputError
+from competition.model import create_network, network_spec, train_everything
+from competition.submission_model import predict_views
+from competition.training import compile_model, one_hot
+from competition.weights import RANDOM, Weights
+
+SEARCH_SHARE = 0.35  # of the time that searching and training have together
+PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
+MOST_TRIALS, MOST_EPOCHS = 100, 60
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that the custom CNN takes here for a picture in training, a picture in prediction, and its first step."""
+
+    train: float
+    forward: float
+    compile: float
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many pictures are trained on, validated on (clean and distorted counted) and tested on (likewise)."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Estimates seconds from the custom CNN's speed, for a backbone that was trained already from its own.
+
+    factors: for such backbones, what an epoch and the first step really took, as multiples of what was estimated.
+    """
+
+    speed: Speed
+    sizes: Sizes
+    weights: dict[str, Weights]
+    factors: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def training_seconds(self, backbone: str, frozen_epochs: int, fine_tuning_epochs: int, limit: int = 0) -> float:
+        """Return the seconds of one training of both stages, on `limit` pictures (0: all)."""
+        entry, pretrained = get_backbone(backbone), self.weights[backbone].path is not None
+        pictures = min(limit or self.sizes.train, self.sizes.train)
+        train = pictures * self.speed.train * entry.train_cost
+        forward = self.speed.forward * entry.forward_cost
+        stages = (frozen_epochs > 0) + (fine_tuning_epochs > 0) if pretrained else 1
+        frozen = 1.3 * pictures * forward if pretrained else train
+        validation = self.sizes.validation * pictures / self.sizes.train * forward
+        epochs = frozen_epochs * frozen + fine_tuning_epochs * train + (frozen_epochs + fine_tuning_epochs) * validation
+        per_epoch, at_first = self.factors.get(backbone, (1.0, 1.0))
+        return at_first * stages * self.speed.compile * entry.compile_cost + per_epoch * epochs
+
+    def trial_seconds(self, backbone: str, config: Config) -> float:
+        """Return the seconds of one trial of the search."""
+        schedule = config.search
+        return self.training_seconds(
+            backbone, schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs, schedule.trial_pictures
+        )
+
+    def evaluation_seconds(self, backbone: str, config: Config) -> float:
+        """Return the seconds of scoring one run on validation and test with all views."""
+        entry = get_backbone(backbone)
+        forward = self.speed.forward * entry.forward_cost
+        pictures = (self.sizes.validation + self.sizes.test) * config.evaluation.views
+        return pictures * forward + self.speed.compile * entry.compile_cost
+
+    def learn(self, backbone: str, config: Config, trials: list[tuple[float, float]]) -> "Planner":
+        """Return a planner that knows what the trials of `backbone` took: seconds of the first and of a later epoch."""
+        if not trials:
+            return self
+        first, later = np.median(trials, axis=0)
+        plain, limit = replace(self, factors={}), config.search.trial_pictures
+        epoch = plain.training_seconds(backbone, 0, 2, limit) - plain.training_seconds(backbone, 0, 1, limit)
+        start = self.speed.compile * get_backbone(backbone).compile_cost
+        factors = float(later / epoch), float(max(first - later, 0.1) / start)
+        return replace(self, factors=self.factors | {backbone: factors})
+
+    def final_seconds(self, config: Config) -> dict[str, float]:
+        """Return the seconds of each backbone's full training."""
+        training = config.training
+        epochs = training.frozen_epochs, training.fine_tuning_epochs
+        return {name: self.training_seconds(name, *epochs) for name in self.weights}
+
+    def total_seconds(self, config: Config, search: bool) -> float:
+        """Return the seconds of the whole job."""
+        trials = config.search.trials * sum(self.trial_seconds(name, config) for name in self.weights)
+        return (trials if search else 0.0) + sum(self.final_seconds(config).values()) + self.reserve(config)
+
+    def reserve(self, config: Config) -> float:
+        """Return the seconds that what follows the training needs."""
+        return PACKAGE_SECONDS + sum(self.evaluation_seconds(name, config) for name in self.weights)
+
+    def plan_search(self, config: Config, seconds: float, trials: int | None) -> Config:
+        """Return `config` with as many trials as fit; with fewer pictures a trial where not even two would.
+
+        trials: the number that the user asked for, which is an upper limit.
+        """
+        share = SEARCH_SHARE * (seconds - self.reserve(config))
+        pictures = min(config.search.trial_pictures, self.sizes.train)
+        while True:
+            search = replace(config.search, trial_pictures=pictures)
+            cost = sum(self.trial_seconds(name, replace(config, search=search)) for name in self.weights)
+            fitting = int(share / cost)
+            if fitting >= 2 or pictures <= 200:
+                count = max(1, min(fitting, trials or MOST_TRIALS))
+                return replace(config, search=replace(search, trials=count))
+            pictures = max(200, pictures // 2)
+
+    def plan_training(self, config: Config, seconds: float) -> Config:
+        """Return `config` with as many epochs as fit into `seconds`, at least one; one in five is frozen."""
+        room = seconds - self.reserve(config)
+        for epochs in range(MOST_EPOCHS, 0, -1):
+            frozen = min(round(epochs / 5), 10) if config.training.frozen_epochs else 0
+            training = replace(config.training, frozen_epochs=frozen, fine_tuning_epochs=epochs - frozen)
+            planned = replace(config, training=training)
+            if sum(self.final_seconds(planned).values()) <= room:
+                return planned
+        return planned
+
+    def require_time(self, config: Config, seconds: float) -> None:
+        """Raise InputError where `seconds` are too few for one epoch of each backbone."""
+        training = replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
+        needed = sum(self.final_seconds(replace(config, training=training)).values()) + self.reserve(config)
+        if needed > seconds:
+            raise InputError(
+                f"The time budget leaves {describe_seconds(seconds)} after preparing the data, and one epoch of each "
+                f"backbone takes about {describe_seconds(needed)}; give more, or fewer backbones (--backbone)."
+            )
+
+
+def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: int) -> Speed:
+    """Time a few steps of the custom CNN at the configured size, augmentation included; takes some ten seconds."""
+    spec = network_spec(replace(config.model, backbone="custom_cnn"), picture_shape, num_classes)
+    network = create_network(spec, RANDOM)
+    train_everything(network, config.training.batch_norm_momentum)
+    batch = config.training.batch_size
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch, *picture_shape), np.uint8)
+    targets = one_hot(generator.integers(0, num_classes, batch), num_classes)
+    model = compile_model(network, build_augmentation(config.augmentation, 0), config.training, 1e-3, 1)
+    first = _time_of(lambda: model.train_on_batch(images, targets))
+    train = min(_time_of(lambda: model.train_on_batch(images, targets)) for _ in range(5)) / batch
+    predict_views(network, images, 1, batch)
+    forward = min(_time_of(lambda: predict_views(network, images, 1, batch)) for _ in range(5)) / batch
+    keras.utils.clear_session(free_memory=True)
+    return Speed(train, forward, max(0.1, first - train * batch))
+
+
+def _time_of(action: object) -> float:
+    started = time.perf_counter()
+    action()  # type: ignore[operator]
+    return time.perf_counter() - started
+
+
+def describe_plan(config: Config, planner: Planner, search: bool) -> str:
+    """Return what the job will do and how long it will take, in words."""
+    lines = []
+    if search:
+        schedule = config.search
+        pictures = min(schedule.trial_pictures, planner.sizes.train)
+        epochs = schedule.trial_frozen_epochs + schedule.trial_fine_tuning_epochs
+        lines.append(f"search: {schedule.trials} trials for each backbone, {epochs} epochs of {pictures} pictures each")
+    training = config.training
+    stages = f"{training.frozen_epochs} epochs frozen and {training.fine_tuning_epochs} of fine-tuning"
+    lines.append(f"training: {stages} on {planner.sizes.train} pictures")
+    for name, seconds in planner.final_seconds(config).items():
+        lines.append(f"  {BACKBONES[name].title}, {planner.weights[name].origin} weights: {describe_seconds(seconds)}")
+    lines.append(f"in all about {describe_seconds(planner.total_seconds(config, search))} from here")
+    return "\n".join(lines)

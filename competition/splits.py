@@ -1,0 +1,241 @@
+"""Which kept pictures train, validate and test; and the balancing of classes by geometric augmentation."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from competition.config import Config, SplitConfig
+from competition.console import progress
+from competition.data import Dataset
+from competition.files import InputError, digest, mark_done, read_arrays, replacing, write_arrays
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Indices into the data set, int64, sorted, disjoint.
+
+    fingerprint: hash of the data, the indices and how validation is balanced; scores compare only where it is equal.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    fingerprint: str
+
+
+def split(dataset: Dataset, folder: Path, config: Config) -> Splits:
+    """Split what cleaning kept: reads keep.npy and groups.npy of `folder`, writes splits.npz, balance.csv, splits.json.
+
+    Raises InputError where cleaning has not run on this data set, or a class is too small.
+    """
+    inputs = splits_inputs(dataset, folder, config)
+    keep, groups = (_read_mask(folder / f"{name}.npy", len(dataset.labels)) for name in ("keep", "groups"))
+    splits = make_splits(dataset, keep, groups, config)
+    indices = {part: getattr(splits, part) for part in PARTS}
+    # The old marker must not vouch for new files, should this run be cut off between them.
+    (folder / "splits.json").unlink(missing_ok=True)
+    write_arrays(folder / "splits.npz", **indices, fingerprint=np.array(splits.fingerprint))
+    with replacing(folder / "balance.csv") as temporary:
+        class_balance_table(dataset, keep, splits).to_csv(temporary, index=False)
+    counts = {part: len(chosen) for part, chosen in indices.items()}
+    settings = dataclasses.asdict(config.split)
+    mark_done(folder / "splits.json", inputs, fingerprint=splits.fingerprint, counts=counts, settings=settings)
+    return splits
+
+
+def splits_inputs(dataset: Dataset, folder: Path, config: Config) -> str:
+    """Return the hash of all that `split` depends on; raises InputError where cleaning's files are missing."""
+    files = [folder / "keep.npy", folder / "groups.npy"]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"There is no {file}; run the cleaning stage (--clean) before the split.")
+    settings = dataclasses.asdict(dataclasses.replace(config.split, balance_to=0))
+    return digest(dataset.fingerprint, *files, settings, config.seed)
+
+
+def read_splits(folder: Path) -> Splits:
+    """Read what `split` wrote; raises InputError where it is missing or broken."""
+    arrays = read_arrays(folder / "splits.npz")
+    if missing := {*PARTS, "fingerprint"} - set(arrays):
+        raise InputError(f"{folder / 'splits.npz'} lacks '{min(missing)}'; delete it and run the stage again.")
+    return Splits(arrays["train"], arrays["validation"], arrays["test"], str(arrays["fingerprint"]))
+
+
+def make_splits(dataset: Dataset, keep: np.ndarray, groups: np.ndarray, config: Config) -> Splits:
+    """Cut the kept pictures into parts with equal class shares, no group across a border.
+
+    keep: (n,) bool. groups: (n,) int64, equal numbers for copies of one picture. The test part is drawn first and
+    depends on the seed and its share alone, not on the folds. Raises InputError where a part would lack a class.
+    """
+    _check_folds(config.split)
+    settings, kept = config.split, np.flatnonzero(keep)
+    _check_classes(dataset, np.bincount(dataset.labels[kept], minlength=len(dataset.class_names)))
+    in_test = _cut(dataset.labels[kept], groups[kept], [settings.test, 1 - settings.test], [config.seed, 0]) == 0
+    test, rest = kept[in_test], kept[~in_test]
+    share = settings.validation / (1 - settings.test)
+    shares = [1 / settings.folds] * settings.folds if settings.folds else [share, 1 - share]
+    part = _cut(dataset.labels[rest], groups[rest], shares, [config.seed, 1])
+    for indices in (test, *(rest[part == number] for number in range(len(shares)))):
+        _check_part(dataset, kept, indices)
+    train, validation = rest[part != settings.fold], rest[part == settings.fold]
+    fingerprint = digest(dataset.fingerprint, train, validation, test, settings.balance_validation_to)
+    return Splits(train, validation, test, fingerprint)
+
+
+def class_balance_table(dataset: Dataset, keep: np.ndarray, splits: Splits) -> "pd.DataFrame":
+    """Return the pictures of each class: columns class, all, kept, train, validation, test."""
+    import pandas as pd  # loading it takes longer than all else here
+
+    chosen = {"all": np.arange(len(keep)), "kept": np.flatnonzero(keep)}
+    chosen |= {part: getattr(splits, part) for part in PARTS}
+    num_classes = len(dataset.class_names)
+    counts = {name: np.bincount(dataset.labels[rows], minlength=num_classes) for name, rows in chosen.items()}
+    return pd.DataFrame({"class": dataset.class_names, **counts})
+
+
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return (num_classes,) weights n / (K * pictures of the class), 0 for a class without pictures.
+
+    scikit-learn's `balanced`: each class weighs the same in the sum, and the mean over the pictures is 1.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
+
+
+def balanced(
+    images: np.ndarray, labels: np.ndarray, per_class: int, seed: int, shift: float = 0.1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill every class that has fewer pictures up to `per_class` with turned, mirrored and shifted ones.
+
+    images: (n, h, w, 3) uint8; labels: (n,). The originals come first, unchanged; every picture of a class serves as
+    a source equally often, and is turned by any angle and moved by up to `shift` of its side, with reflected borders.
+    """
+    generator = np.random.default_rng(seed)
+    present, counts = np.unique(labels, return_counts=True)
+    missing = np.maximum(per_class - counts, 0)
+    sources = [
+        _draw_sources(np.flatnonzero(labels == label), number, generator)
+        for label, number in zip(present, missing, strict=True)
+    ]
+    chosen = np.concatenate([np.empty(0, np.int64), *sources])
+    result = np.concatenate([images, np.empty((len(chosen), *images.shape[1:]), np.uint8)])
+    transforms = _draw_transforms(len(chosen), images.shape[1:3], shift, generator)
+    pairs = zip(chosen, transforms, strict=True)
+    bar = progress(pairs, "balancing classes", total=len(chosen), unit="picture")
+    for index, (source, transform) in enumerate(bar, start=len(images)):
+        result[index] = _warp(images[source], transform)
+    return result, np.concatenate([labels, labels[chosen]])
+
+
+def _read_mask(file: Path, length: int) -> np.ndarray:
+    """Read one of cleaning's two arrays, which must fit the data set."""
+    try:
+        values = np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy raises several kinds for a truncated file
+        raise InputError(f"{file} cannot be read ({error}); run the cleaning stage (--clean) again.") from error
+    if not isinstance(values, np.ndarray) or values.shape != (length,) or values.dtype.kind not in "biu":
+        raise InputError(f"{file} does not fit the {length} pictures; run the cleaning stage (--clean) again.")
+    return values.astype(bool if file.stem == "keep" else np.int64)
+
+
+def _check_folds(settings: SplitConfig) -> None:
+    if settings.folds == 1:
+        raise InputError("split.folds got 1, and expects 0 (one validation part) or at least 2.")
+    if settings.fold >= max(settings.folds, 1):
+        raise InputError(
+            f"split.fold got {settings.fold} of {settings.folds} folds; "
+            "expects a number from 0 to split.folds - 1, so lower it or raise split.folds."
+        )
+
+
+def _check_classes(dataset: Dataset, counts: np.ndarray) -> None:
+    rarest = int(counts.argmin())
+    if counts[rarest] < len(PARTS):
+        raise InputError(
+            f"Class {rarest} ('{dataset.class_names[rarest]}') has {counts[rarest]} pictures left after cleaning; the "
+            f"three parts need at least one each, so add pictures of it, or look into issues.csv at what was dropped."
+        )
+
+
+def _check_part(dataset: Dataset, kept: np.ndarray, indices: np.ndarray) -> None:
+    num_classes = len(dataset.class_names)
+    counts = np.bincount(dataset.labels[indices], minlength=num_classes)
+    if not counts.all():
+        absent = int(counts.argmin())
+        total = int((dataset.labels[kept] == absent).sum())
+        raise InputError(
+            f"Class {absent} ('{dataset.class_names[absent]}') has {total} pictures after cleaning, too few for every "
+            "part to get one; add pictures of it, lower split.folds, or raise split.test or split.validation."
+        )
+
+
+def _cut(labels: np.ndarray, groups: np.ndarray, shares: list[float], seed: list[int]) -> np.ndarray:
+    """Return the part (n,) of each picture, 0 to len(shares) - 1: whole groups, each class in the given shares.
+
+    Class by class, groups in random order, the large ones first, go to the part that lacks most of its share.
+    """
+    generator = np.random.default_rng(seed)
+    _, first, member_of, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    group_labels = labels[first]
+    part_of_group = np.empty(len(first), np.int64)
+    for label in np.unique(group_labels):
+        members = generator.permutation(np.flatnonzero(group_labels == label))
+        members = members[np.argsort(-sizes[members], kind="stable")]
+        lacking = [share * float(sizes[members].sum()) for share in shares]
+        for group in members:
+            part = lacking.index(max(lacking))
+            lacking[part] -= sizes[group]
+            part_of_group[group] = part
+    return part_of_group[member_of]
+
+
+def _draw_sources(members: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
+    """Return `number` indices, as equally often as it goes."""
+    rounds = -(-number // len(members))
+    drawn = [generator.permutation(members) for _ in range(rounds)]
+    return np.concatenate([np.empty(0, np.int64), *drawn])[:number]
+
+
+@dataclass(frozen=True)
+class _Transform:
+    angle_radians: float
+    mirror: int  # -1 or 1
+    shift_pixels: tuple[float, float]
+
+
+def _draw_transforms(
+    number: int, side: tuple[int, ...], shift: float, generator: np.random.Generator
+) -> list[_Transform]:
+    height, width = side
+    angles = generator.uniform(-np.pi, np.pi, number)
+    mirrors = generator.choice([-1, 1], number)
+    shifts = generator.uniform(-shift, shift, (number, 2)) * (width, height)
+    rows = zip(angles.tolist(), mirrors.tolist(), shifts.tolist(), strict=True)
+    return [_Transform(angle, mirror, (right, down)) for angle, mirror, (right, down) in rows]
+
+
+def _warp(image: np.ndarray, transform: _Transform) -> np.ndarray:
+    """Return the picture (h, w, 3) turned, mirrored and shifted about its centre; bilinear, borders reflected."""
+    height, width = image.shape[:2]
+    reach = np.hypot(height, width) / 2 - min(height, width) / 2
+    pad = int(np.ceil(reach + max(map(abs, transform.shift_pixels)))) + 1
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    cosine, sine = np.cos(transform.angle_radians), np.sin(transform.angle_radians)
+    # Pillow wants the way from the result's pixels to the source's.
+    a, b, d, e = transform.mirror * cosine, transform.mirror * sine, -sine, cosine
+    right, down = transform.shift_pixels
+    c = width / 2 + pad + right - a * width / 2 - b * height / 2
+    f = height / 2 + pad + down - d * width / 2 - e * height / 2
+    turned = Image.fromarray(padded).transform(
+        (width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned)

@@ -1,0 +1,220 @@
+"""Training in two stages: a frozen backbone under a new head, then its upper part with it; resumable at every epoch."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from competition.augmentation import build_augmentation
+from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, read_state
+from competition.config import Config, TrainingConfig
+from competition.files import InputError, replacing
+from competition.model import (
+    create_network,
+    freeze_backbone,
+    network_spec,
+    penalise_head,
+    train_everything,
+    unfreeze_backbone,
+)
+from competition.weights import Weights
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "lion": keras.optimizers.Lion}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """images: (n, h, w, 3) uint8, labels: (n,) int; validation holds the clean and the distorted pictures, joined."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+    num_classes: int
+
+    def limited(self, limit: int, seed: int) -> "TrainingData":
+        """Return `limit` training pictures and the same share of validation, drawn evenly from each class (0: all)."""
+        if not 0 < limit < len(self.labels):
+            return self
+        share = limit / len(self.labels)
+        few = _stratified(self.labels, share, seed)
+        half = len(self.validation_labels) // 2  # clean and distorted come in the same order: keep pairs together
+        pairs = _stratified(self.validation_labels[:half], share, seed)
+        kept = np.concatenate([pairs, pairs + half])
+        validation = self.validation_images[kept], self.validation_labels[kept]
+        return TrainingData(self.images[few], self.labels[few], *validation, self.num_classes)
+
+
+def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    groups = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    return np.sort(np.concatenate([group[: max(1, round(share * len(group)))] for group in groups]))
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets."""
+
+    def __init__(self, data: TrainingData, batch_size: int, seed: int, class_weights: np.ndarray | None) -> None:
+        super().__init__()
+        self.data, self.batch_size, self.seed, self.epoch = data, min(batch_size, len(data.labels)), seed, 0
+        self.targets = one_hot(data.labels, data.num_classes)
+        self.weights = None if class_weights is None else class_weights[data.labels].astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.data.labels) // self.batch_size
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.data.labels))
+        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        batch = self.data.images[chosen], self.targets[chosen]
+        return batch if self.weights is None else (*batch, self.weights[chosen])
+
+
+def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return labels (n,) as (n, num_classes) float32."""
+    return np.eye(num_classes, dtype=np.float32)[labels]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what is trained (`prepare` sets it on the network), for how long, how fast, with what penalty."""
+
+    name: str
+    epochs: int
+    learning_rate: float
+    l2: float
+    prepare: Callable[[keras.Model], Any]
+
+
+def plan_stages(config: Config, weights: Weights) -> list[Stage]:
+    """Return the stages: two from pretrained weights; from random ones one stage of as many epochs."""
+    training, model = config.training, config.model
+    if weights.path is None:
+        epochs = training.frozen_epochs + training.fine_tuning_epochs
+        prepare = partial(train_everything, batch_norm_momentum=training.batch_norm_momentum)
+        return [Stage("from scratch", epochs, training.head_learning_rate, model.l2, prepare)]
+    unfreeze = partial(unfreeze_backbone, share=training.unfreeze)
+    frozen = Stage("frozen", training.frozen_epochs, training.head_learning_rate, model.l2, freeze_backbone)
+    rate, l2 = training.fine_tuning_learning_rate, training.fine_tuning_l2
+    fine_tuning = Stage("fine-tuning", training.fine_tuning_epochs, rate, l2, unfreeze)
+    return [stage for stage in (frozen, fine_tuning) if stage.epochs]
+
+
+def train(
+    config: Config,
+    data: TrainingData,
+    weights: Weights,
+    folder: Path,
+    seconds: float | None = None,
+    class_weights: np.ndarray | None = None,
+) -> keras.Model:
+    """Train the network of `config` and return it with the weights of its best epoch by the selection score.
+
+    folder: takes network.weights.h5, history.csv and, while it goes on, a checkpoint to resume from. seconds: ends
+    after the last epoch that fits. class_weights: (K,) weights of the loss. Raises InputError where the loss diverges.
+    """
+    keras.utils.set_random_seed(config.seed)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    data = data.limited(config.training.limit, config.seed)
+    network = create_network(network_spec(config.model, data.images.shape[1:], data.num_classes), weights)
+    checkpoints = folder / "checkpoint"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    stages = plan_stages(config, weights)
+    for number, stage in enumerate(stages):
+        if stage.name not in read_state(checkpoints)["stages"]:
+            limit = _stage_deadline(deadline, stages[number:])
+            _train_stage(stage, network, config, data, checkpoints, limit, class_weights)
+        network.load_weights(checkpoints / "best.weights.h5")
+    with replacing(folder / "network.weights.h5") as temporary:
+        network.save_weights(temporary)
+    with replacing(folder / "history.csv") as temporary:
+        pd.DataFrame(read_state(checkpoints)["history"]).to_csv(temporary, index=False)
+    return network
+
+
+def _stage_deadline(deadline: float | None, stages: list[Stage]) -> float | None:
+    """Leave the stages that follow their share of the time; a frozen epoch takes about a third of another."""
+    if deadline is None:
+        return None
+    costs = [stage.epochs * (1 / 3 if stage.name == "frozen" else 1) for stage in stages]
+    now = time.monotonic()
+    return now + (deadline - now) * costs[0] / sum(costs)
+
+
+def _train_stage(
+    stage: Stage,
+    network: keras.Model,
+    config: Config,
+    data: TrainingData,
+    folder: Path,
+    deadline: float | None,
+    class_weights: np.ndarray | None,
+) -> None:
+    stage.prepare(network)
+    penalise_head(network, stage.l2)
+    batches = Batches(data, config.training.batch_size, config.seed, class_weights)
+    augmentation = build_augmentation(config.augmentation, config.seed)
+    model = compile_model(network, augmentation, config.training, stage.learning_rate, stage.epochs * len(batches))
+    rules = _stopping_rules(config.training)
+    checkpoint = Checkpoint(folder, network, stage.name, rules)
+    checkpoint.set_model(model)
+    checkpoint.restore()
+    done = checkpoint.epochs_done
+    callbacks = [Reseed(batches, augmentation.seed_generator, config.seed), keras.callbacks.TerminateOnNaN(), *rules]
+    callbacks += [checkpoint, ProgressBar(stage.name, done)]
+    callbacks += [TimeLimit(deadline)] if deadline is not None else []
+    if done < stage.epochs and not _stopped(checkpoint):
+        validation = data.validation_images, one_hot(data.validation_labels, data.num_classes)
+        model.fit(
+            batches,
+            epochs=stage.epochs,
+            initial_epoch=done,
+            validation_data=validation,
+            validation_batch_size=64,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+        _require_finite(checkpoint, stage)
+    checkpoint.finish_stage()
+
+
+def compile_model(
+    network: keras.Model, augmentation: keras.layers.Layer, config: TrainingConfig, learning_rate: float, steps: int
+) -> keras.Model:
+    """Return the training model around `network`: uint8 pictures, augmented in training only, and the loss."""
+    inputs = keras.Input(network.input_shape[1:], dtype="uint8")
+    model = keras.Model(inputs, network(augmentation(inputs)))
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
+    rate = schedule if config.schedule == "cosine" else learning_rate
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
+    model.compile(OPTIMIZERS[config.optimizer](rate), loss=loss, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def _stopping_rules(config: TrainingConfig) -> list[keras.callbacks.Callback]:
+    stopping = keras.callbacks.EarlyStopping(SCORE, mode="max", patience=config.stopping_patience)
+    if config.schedule == "cosine":
+        return [stopping]
+    factor, patience = config.plateau_factor, config.plateau_patience
+    return [stopping, keras.callbacks.ReduceLROnPlateau(SCORE, mode="max", factor=factor, patience=patience)]
+
+
+def _stopped(checkpoint: Checkpoint) -> bool:
+    """Tell whether early stopping had already ended this stage when the process died."""
+    return bool(checkpoint.epochs_done) and bool(checkpoint.state["callbacks"][0]["stopped_epoch"])
+
+
+def _require_finite(checkpoint: Checkpoint, stage: Stage) -> None:
+    history = [row for row in checkpoint.state["history"] if row["stage"] == stage.name]
+    if not checkpoint.best_path.is_file() or not history or not np.isfinite(history[-1]["loss"]):
+        raise InputError(
+            f"The loss of stage '{stage.name}' became infinite or NaN at a learning rate of {stage.learning_rate:g}; "
+            "a lower rate is needed (--set training.head_learning_rate=... or training.fine_tuning_learning_rate=...)."
+        )
