@@ -16,9 +16,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from competition import augmentation_operations as operations
-from competition.augmentation_operations import Operation, Tensor
+from competition import image_operations, rand_augment
 from competition.config import AugmentationConfig
+from competition.image_operations import Tensor
+from competition.rand_augment import Operation
 
 # Evenly drawn numbers in 0..1 that every picture gets, by name; those ending in `_on` decide whether it happens.
 EVEN_DRAWS = (
@@ -80,16 +81,15 @@ def draw(shape: tuple[Any, ...], config: AugmentationConfig, seed: keras.random.
 def augment(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
     """Return `images` (n, h, w, 3) in 0..255, changed as `draws` say, as float32 in 0..255."""
     chosen = choose_operations(draws, config)
-    result = warp(images, draws, chosen, config)
-    matrix = operations.hue_turn(_occasional(draws, "hue", config, 2 * math.pi * config.hue * _signed(draws["hue"])))
-    shift = _channel_shift(draws, config)
+    result = warp(images, draws, chosen, config) if _moves(config) else ops.cast(images, "float32")
+    angle = _occasional(draws, "hue", config, 2 * math.pi * config.hue * _signed(draws["hue"]))
+    matrix = image_operations.hue_turn(angle)
     if chosen:
-        first, last = operations.color_shares(chosen)
-        result = operations.mix_colors(result, operations.degeneration(first), ops.zeros_like(shift))
-        result = operations.apply_tables(result, chosen)
-        matrix = ops.matmul(matrix, operations.degeneration(last))
+        first, last = (image_operations.degeneration(share) for share in rand_augment.color_shares(chosen))
+        result = rand_augment.apply_tables(image_operations.mix_and_round(result, first), chosen)
+        matrix = ops.matmul(matrix, last)
     if chosen or config.hue or config.channel_shift:
-        result = operations.mix_colors(result, matrix, shift)
+        result = image_operations.mix_colors(result, matrix, _channel_shift(draws, config))
     for setting, step in OCCASIONAL.items():
         if getattr(config, setting):
             result = step(result, draws, config)
@@ -103,7 +103,7 @@ def choose_operations(draws: dict[str, Tensor], config: AugmentationConfig) -> l
 
 def _choose(draws: dict[str, Tensor], config: AugmentationConfig, index: int) -> Operation:
     drawn = {name: draws[name][:, index] for name in (*OPERATION_DRAWS, "strength", "second")}
-    chosen = ops.cast(ops.floor(drawn["operation"] * len(operations.OPERATIONS)), "int32")
+    chosen = ops.cast(ops.floor(drawn["operation"] * len(rand_augment.OPERATIONS)), "int32")
     return Operation(
         chosen=ops.where(drawn["operation_on"] < config.rate, chosen, -1),
         strength=drawn["strength"],
@@ -113,21 +113,26 @@ def _choose(draws: dict[str, Tensor], config: AugmentationConfig, index: int) ->
     )
 
 
-@operations.fused
+def _moves(config: AugmentationConfig) -> bool:
+    settings = (config.num_operations, config.flips, config.transposition, config.rotation, config.zoom)
+    return any(settings) or config.black_shift > 0
+
+
+@image_operations.fused
 def warp(images: Tensor, draws: dict[str, Tensor], chosen: list[Operation], config: AugmentationConfig) -> Tensor:
     """Return `images` after all geometry, read once: each pixel is followed back from the last step to the first."""
     height, width = images.shape[1:3]
     x, y = ops.arange(width, dtype="float32")[None, None, :], ops.arange(height, dtype="float32")[None, :, None]
     outside: list[Tensor] = []
     if chosen:
-        matrices = [operations.shear_and_translate(operation, height, width) for operation in chosen]
+        matrices = [rand_augment.shear_and_translate(operation, height, width) for operation in chosen]
         x, y = _follow(functools.reduce(ops.matmul, matrices), x, y, outside, (height, width), config.fill)
     if config.black_shift:
         move_x, move_y = _black_shift(draws, config)
         x, y = x - ops.round(move_x * width)[:, None, None], y - ops.round(move_y * height)[:, None, None]
-        outside.append(~operations.is_inside(x, y, height, width))
+        outside.append(~image_operations.is_inside(x, y, height, width))
     x, y = _follow(_turn(draws, config, (height, width)), x, y, outside, (height, width), config.fill)
-    result = operations.sample(images, x, y, config.interpolation)
+    result = image_operations.sample(images, x, y, config.interpolation)
     for black in outside:
         result = ops.where(black[..., None], 0.0, result)
     return result
@@ -137,10 +142,10 @@ def _follow(
     matrix: Tensor, x: Tensor, y: Tensor, outside: list[Tensor], side: tuple[int, int], fill: str
 ) -> tuple[Tensor, Tensor]:
     """Return where `matrix` leads, folded into the picture; with constant fill `outside` gains what left it."""
-    x, y = operations.place(matrix, x, y)
+    x, y = image_operations.place(matrix, x, y)
     if fill == "constant":
-        outside.append(~operations.is_inside(x, y, *side))
-    return operations.mirror(x, side[1]), operations.mirror(y, side[0])
+        outside.append(~image_operations.is_inside(x, y, *side))
+    return image_operations.mirror(x, side[1]), image_operations.mirror(y, side[0])
 
 
 def _black_shift(draws: dict[str, Tensor], config: AugmentationConfig) -> list[Tensor]:
@@ -151,7 +156,7 @@ def _black_shift(draws: dict[str, Tensor], config: AugmentationConfig) -> list[T
 
 def _turn(draws: dict[str, Tensor], config: AugmentationConfig, side: tuple[int, int]) -> Tensor:
     zoom = 1.0 + config.zoom * _occasional(draws, "zoom", config, _signed(draws["zoom"]))
-    return operations.turn_about_center(
+    return image_operations.turn_about_center(
         flip_x=(draws["flip_x"] < 0.5) & config.flips,
         flip_y=(draws["flip_y"] < 0.5) & config.flips,
         transpose=(draws["transpose"] < 0.5) & config.transposition,
@@ -167,18 +172,18 @@ def _channel_shift(draws: dict[str, Tensor], config: AugmentationConfig) -> Tens
 
 
 def _blur(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
-    return operations.blur(images, _occasional(draws, "blur", config, config.blur * draws["blur"]))
+    return image_operations.blur(images, _occasional(draws, "blur", config, config.blur * draws["blur"]))
 
 
 def _noise(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
     offset = ops.cast(ops.floor(draws["noise_offset"] * draws["field"].shape[0]), "int32")
     deviation = _occasional(draws, "noise", config, 255.0 * config.noise * draws["noise"])
-    return operations.add_noise(images, draws["field"], offset, deviation)
+    return image_operations.add_noise(images, draws["field"], offset, deviation)
 
 
 def _cutout(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
     side = _occasional(draws, "cutout", config, config.cutout * (0.5 + 0.5 * draws["cutout"]))
-    return operations.cut_out(images, draws["cutout_x"], draws["cutout_y"], side)
+    return image_operations.cut_out(images, draws["cutout_x"], draws["cutout_y"], side)
 
 
 # What comes last, in this order; a step whose setting is 0 is left out.

@@ -34,10 +34,12 @@ class CleaningConfig:
     backbone: whose ImageNet features are laid out, where its weights are at hand (else the pixels are).
     perplexity, iterations, maximum_on_map (pictures laid out one by one): of the t-SNE map.
     blank_contrast: standard deviation in grey levels under which a picture is blank. broken_share: of the rows that
-    are of one colour, give or take flat_tolerance grey levels. noise_roughness: of neighbours, 1 if independent.
+    are of one colour, give or take flat_tolerance grey levels, which at most flat_elsewhere of the rows above shows.
+    noise_roughness: of neighbouring pixels, 1 if independent.
     cluster_size: fewest pictures of a cluster. sharing: share of its details that are common to all of a cluster of
-    non-cells. correlation: with the shared details, above which a picture is one of them. label_distance: total
-    variation distance of their labels' shares from the rest's, below which they are no kind of cell.
+    non-cells. correlation: with the shared details, above which a picture is one of them. margin, doubtful: how many
+    pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
+    from the rest's, below which they are no kind of cell.
     """
 
     backbone: str = "mobilenetv3small"
@@ -46,11 +48,14 @@ class CleaningConfig:
     maximum_on_map: int = number(20_000, 100)
     blank_contrast: float = number(5.0, 0.0, 255.0)
     flat_tolerance: float = number(4.0, 0.0, 255.0)
+    flat_elsewhere: float = number(0.1, 0.0, 1.0)
     broken_share: float = number(0.1, 0.0, 1.0)
     noise_roughness: float = number(0.5, 0.0, 1.0)
     cluster_size: int = number(20, 5)
     sharing: float = number(0.4, 0.0, 1.0)
-    correlation: float = number(0.5, 0.0, 1.0)
+    correlation: float = number(0.4, 0.0, 1.0)
+    margin: float = number(0.1, 0.0, 1.0)
+    doubtful: float = number(0.1, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
 
 
@@ -218,6 +223,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # What fits the drawn pictures and ten minutes on two cores; the command line wins over it.
     "demo": {
         "model.input_size": 64,
+        "training.batch_size": 16,
+        "training.head_learning_rate": 2e-3,
         "training.schedule": "cosine",
         "search.trial_pictures": 500,
         "search.trial_frozen_epochs": 0,
@@ -246,6 +253,7 @@ def replace(config: Config, changes: dict[str, Any]) -> Config:
         changed: dict[str, Any] = {sections[0]: part} if sections else {name: getattr(part, name)}
         config = dataclasses.replace(config, **changed)
     get_backbone(config.model.backbone)
+    get_backbone(config.cleaning.backbone)
     return config
 
 
@@ -276,7 +284,7 @@ def _convert(key: str, target: dataclasses.Field[Any], value: Any) -> Any:
     kind: Any = target.type
     try:
         result = _CONVERTERS[kind](value)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise InputError(f"Setting {key} got '{value}', and expects {_expectation(target, kind)}.") from None
     low, high = target.metadata.get("low", -math.inf), target.metadata.get("high", math.inf)
     options = target.metadata.get("options")
@@ -291,7 +299,8 @@ def _expectation(target: dataclasses.Field[Any], kind: Any) -> str:
     if kind is bool:
         return "true or false"
     names = {int: "a whole number", float: "a number"}
-    bounds = f" from {target.metadata['low']:g} to {target.metadata['high']:g}" if "low" in target.metadata else ""
+    low, high = target.metadata.get("low"), target.metadata.get("high", math.inf)
+    bounds = "" if low is None else f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
     return names.get(kind, "text") + bounds
 
 

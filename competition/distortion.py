@@ -90,7 +90,7 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
     low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     flat = high == low
     scale = np.where(flat, 1.0, 255.0 / np.where(flat, 1.0, high - low)).astype(np.float32)
-    return np.subtract(image, np.where(flat, np.float32(0), low)) * scale
+    return np.asarray((image - np.where(flat, np.float32(0), low)) * scale)
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ def _equalize_table(values: np.ndarray) -> np.ndarray:
     if step == 0:
         return np.arange(256, dtype=np.float32)
     before = np.cumsum(histogram) - histogram
-    return np.minimum((before + step // 2) // step, 255).astype(np.float32)
+    return np.asarray(np.minimum((before + step // 2) // step, 255), np.float32)
 
 
 def solarize(image: np.ndarray, addition: float, threshold: float) -> np.ndarray:
@@ -132,7 +132,7 @@ def adjust_brightness(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def _clipped(image: np.ndarray) -> np.ndarray:
-    return np.minimum(np.maximum(image, 0), 255)
+    return np.asarray(np.minimum(np.maximum(image, 0), 255))
 
 
 def slide_rows(image: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ def lay_out(features: np.ndarray, perplexity: float, iterations: int, maximum: i
         random_state=seed,
         n_jobs=-1,
     )
-    places = tsne.fit_transform(points[drawn]).astype(np.float32)
+    places: np.ndarray = tsne.fit_transform(points[drawn]).astype(np.float32)
     if len(drawn) == len(points):
         return places
     nearest = NearestNeighbors(n_neighbors=1).fit(points[drawn]).kneighbors(points, return_distance=False)
@@ -61,7 +61,8 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
     factor = max(1, min(images.shape[1:3]) // side)
     height, width = (length // factor for length in images.shape[1:3])
     cut = images[:, : height * factor, : width * factor]
-    return cut.reshape(len(cut), height, factor, width, factor, 3).mean((2, 4), dtype=np.float32)
+    small: np.ndarray = cut.reshape(len(cut), height, factor, width, factor, 3).mean((2, 4), dtype=np.float32)
+    return small
 
 
 def batches(images: np.ndarray, what: str, size: int = BATCH_SIZE) -> Iterator[np.ndarray]:

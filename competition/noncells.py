@@ -23,18 +23,21 @@ class Template:
     def score(self, details: np.ndarray) -> np.ndarray:
         """Return the correlation of each picture's details (n, p) with the shared ones: (n,) in -1..1."""
         shared, power = self.trust * self.mean, self.trust @ np.square(self.mean)
-        parts = [details[start : start + 2048].astype(np.float32) for start in range(0, len(details), 2048)]
-        scores = [part @ shared / np.sqrt(np.square(part) @ self.trust * power + 1e-6) for part in parts]
-        return np.concatenate(scores)
+        parts = (details[start : start + 1024] for start in range(0, len(details), 1024))
+        return np.concatenate([part @ shared / np.sqrt(np.square(part) @ self.trust * power + 1e-6) for part in parts])
 
 
 @dataclass(frozen=True)
 class NonCells:
-    """One kind of non-cell: its members (n,) bool, each picture's correlation with what they share (n,)."""
+    """One kind of non-cell: its members (n,) bool, and each picture's correlation with what they share (n,).
+
+    label_distance: see `measure_label_distance`. doubtful: pictures that are nearly members, or hardly, per member.
+    """
 
     members: np.ndarray
     scores: np.ndarray
     label_distance: float
+    doubtful: float
 
 
 def find_non_cells(
@@ -44,7 +47,8 @@ def find_non_cells(
 
     A cluster of cells averages to a blur, one of cells blended over a fixed picture to that picture. Such a mean is
     compared with every picture, wherever the map has put it, so members outside of the cluster are found, and cells
-    inside of it are spared. What is found is no kind of cell if it carries the labels in the proportions of the rest.
+    inside of it are spared. What is found is no kind of cell if it carries the labels in the proportions of the rest
+    and stands apart from the rest: kinds of cells merge into one another.
     """
     details = extract_details(images)
     found: list[NonCells] = []
@@ -53,8 +57,8 @@ def find_non_cells(
         if taken[cluster].mean() > 0.5 or measure_sharing(details[cluster]) < config.sharing:
             continue
         kind = _gather(details, labels, cluster, config)
-        kind_is_new = kind.members.sum() >= config.cluster_size and not (kind.members & taken).any()
-        if kind_is_new and kind.label_distance < config.label_distance:
+        apart = kind.label_distance < config.label_distance and kind.doubtful < config.doubtful
+        if apart and kind.members.sum() >= config.cluster_size and not (kind.members & taken).any():
             found.append(kind)
             taken |= kind.members
     return found
@@ -78,14 +82,14 @@ def find_clusters(coordinates: np.ndarray, smallest: int) -> list[np.ndarray]:
 
 
 def extract_details(images: np.ndarray) -> np.ndarray:
-    """Return what a blur takes away from the pictures in grey: (n, h, w, 3) uint8 -> (n, p) float16."""
+    """Return what a blur takes away from the pictures in grey: (n, h, w, 3) uint8 -> (n, p) float32."""
     from scipy.ndimage import uniform_filter
 
     parts = []
     for batch in batches(images, "looking for non-cells"):
         grey = shrink(batch, DETAIL_SIDE).mean(-1)
         detail = grey - uniform_filter(grey, (0, BLUR_SIDE, BLUR_SIDE))
-        parts.append(detail.reshape(len(batch), -1).astype(np.float16))
+        parts.append(detail.reshape(len(batch), -1))
     return np.concatenate(parts)
 
 
@@ -94,9 +98,8 @@ def measure_sharing(details: np.ndarray) -> float:
 
     It is the root of the ratio of the mean's power to the mean power, less what chance leaves of it.
     """
-    whole = details.astype(np.float32)
-    power = float(np.square(whole).mean())
-    return float(np.sqrt(max(0.0, np.square(whole.mean(0)).mean() / max(power, 1e-6) - 1 / len(whole))))
+    power = float(np.square(details).mean())
+    return float(np.sqrt(max(0.0, np.square(details.mean(0)).mean() / max(power, 1e-6) - 1 / len(details))))
 
 
 def measure_label_distance(labels: np.ndarray, members: np.ndarray) -> float:
@@ -112,10 +115,13 @@ def _gather(details: np.ndarray, labels: np.ndarray, cluster: np.ndarray, config
     for _ in range(REFINEMENTS):
         scores = _learn_template(details[members]).score(details)
         members = scores > config.correlation
-    return NonCells(members, scores, measure_label_distance(labels, members))
+        if not members.any():
+            break
+    doubtful = np.abs(scores - config.correlation) < config.margin
+    distance = measure_label_distance(labels, members)
+    return NonCells(members, scores, distance, float(doubtful.sum() / max(1, members.sum())))
 
 
 def _learn_template(details: np.ndarray) -> Template:
-    whole = details.astype(np.float32)
-    mean, spread = whole.mean(0), whole.var(0)
+    mean, spread = details.mean(0), details.var(0)
     return Template(mean, np.square(mean) / (np.square(mean) + spread + 1e-6))

@@ -40,7 +40,7 @@ from competition.planning import Planner, Sizes, describe_plan, measure_speed
 from competition.search import SearchJob, search
 from competition.splits import Splits, make_splits, read_splits, split, splits_inputs
 from competition.submission import Limits, package, run_submission, verify
-from competition.weights import Weights, find_weights, resolve_weights
+from competition.weights import Weights, check_weights, find_weights, resolve_weights
 
 DEMO_SECONDS = 510.0  # the demo's time budget where none is given
 FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the competition's file at
@@ -144,6 +144,7 @@ class Job:
         environment = describe_environment()
         say(f"{self.paths.name}: {environment['device']}, keras {environment['keras']}, seed {self.config.seed}")
         for name, weights in self.weights.items():
+            check_weights(weights, name)
             say(f"  {get_backbone(name).title}: {weights.origin} weights")
 
     def load(self) -> Dataset:
@@ -167,13 +168,19 @@ class Job:
         """Flag faults, unless that was done for the same data and settings."""
         headline("Clean")
         folder = self.paths.data
-        weights = find_weights(self.config.weights, self.config.cleaning.backbone, self.paths.weights)
+        weights = self._embedding_weights()
         if not self.forces("clean") and is_done(
             folder / "cleaning.json", cleaning_inputs(dataset, self.config, weights)
         ):
             say(f"done already ({folder / 'issues.csv'}); --clean --force redoes it.")
             return
         clean(dataset, folder, self.config, weights)
+
+    def _embedding_weights(self) -> Path | None:
+        """The weights that cleaning embeds pictures with; a single file given for training is not for it."""
+        setting = self.config.weights
+        setting = "auto" if Path(setting).is_file() else setting
+        return find_weights(setting, self.config.cleaning.backbone, self.paths.weights)
 
     def split(self, dataset: Dataset) -> Splits:
         """Cut the kept pictures, unless that was done for the same mask and settings."""
@@ -338,7 +345,7 @@ class Job:
             f"the same labels as the trained network, probabilities within {figures['largest_difference']:.0e}"
         )
         if self.is_demo:
-            self._score_hidden_test(zip_path, metrics)
+            self._score_hidden_test(zip_path, prepared, metrics)
 
     def _best_run(self, prepared: Prepared) -> Path:
         table = read_rows(self.paths.runs)
@@ -351,8 +358,8 @@ class Job:
             )
         return Path(self.paths.runs / table.iloc[0]["run"])
 
-    def _score_hidden_test(self, zip_path: Path, metrics: dict[str, Any]) -> None:
-        images, labels = load_test(self.paths.data / "hidden_test.npz", self.config.data)
+    def _score_hidden_test(self, zip_path: Path, prepared: Prepared, metrics: dict[str, Any]) -> None:
+        images, labels = load_test(self.paths.data / "hidden_test.npz", self.config.data, prepared.class_names)
         score = float(np.mean(run_submission(zip_path, images, Limits()).labels == labels))
         expected = metrics["test"][PROFILE]["augmented"]
         low, high = expected["interval"]

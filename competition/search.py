@@ -124,7 +124,7 @@ def retry_interrupted(study: optuna.Study) -> None:
     """Fail the trials that a dead process left running, and queue their settings again."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number}, skip_if_exists=True)
+        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
         say(f"  trial {trial.number} was interrupted: it is tried again.")
 
 

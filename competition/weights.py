@@ -1,5 +1,6 @@
 """Pretrained weights: where they come from, and how they get into a backbone."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,15 +108,26 @@ def copy_weights(source: Any, target: Any) -> None:
             mine.finalize_state()
 
 
+def check_weights(weights: Weights, backbone: str) -> None:
+    """Raise InputError where `weights` are not those of `backbone`, before any work is done with it."""
+    if weights.path is None:
+        return
+    from competition.submission_model import build_backbone
+
+    entry = get_backbone(backbone)
+    load_backbone(build_backbone(entry.builder, entry.arguments, (96, 96, 3)), weights)
+
+
 def load_backbone(backbone: Any, weights: Weights) -> None:
     """Load `weights` into a freshly built backbone; raises InputError for the weights of another network."""
     if weights.path is None:
         return
     try:
-        backbone.load_weights(weights.path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns where layers stay as they were
+            backbone.load_weights(weights.path)
     except Exception as error:  # h5py and Keras raise many kinds: broken file, other layers, other shapes
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{weights.path} does not hold weights of this backbone ({reason}); "
-            f"it takes a Keras .weights.h5 file of the network without its top."
+            f"{weights.path} does not hold weights of this backbone, or is broken; "
+            "expected is a Keras .weights.h5 file of the same network without its top."
         ) from error

@@ -90,6 +90,15 @@ def test_no_group_crosses_a_border_and_the_shares_still_hold() -> None:
         assert np.abs(counts - share * np.array(COUNTS)).max() <= 2
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_large_groups_do_not_spoil_the_shares(seed: int) -> None:
+    dataset = make_dataset((100, 60))
+    groups = make_groups(dataset, sizes=(9, 1, 1, 1, 1, 1, 1))
+    splits = make_splits(dataset, np.ones(len(groups), bool), groups, replace(Config(), {"seed": seed}))
+    counts = np.bincount(dataset.labels[splits.test], minlength=2)
+    assert np.abs(counts - 0.15 * np.array([100, 60])).max() <= 1
+
+
 def test_a_seed_repeats_and_another_differs() -> None:
     dataset = make_dataset()
     first, again, other = split_singly(dataset), split_singly(dataset), split_singly(dataset, seed=1)

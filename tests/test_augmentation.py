@@ -1,0 +1,357 @@
+"""The augmentation layer: every operation's numbers against numpy, scipy or `distortion`, and how it draws."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import scipy.ndimage
+from keras import ops
+
+from competition import distortion, image_operations, rand_augment
+from competition.augmentation import EVEN_DRAWS, OPERATION_DRAWS, augment, build_augmentation, draw
+from competition.config import SECTION_PRESETS, AugmentationConfig
+
+PRESETS: dict[str, AugmentationConfig] = SECTION_PRESETS["augmentation"]
+SIDE = 16
+STILL = AugmentationConfig(num_operations=0, flips=False)
+
+
+def make_pictures(count: int = 4) -> np.ndarray:
+    """Return blobs on a light ground, (count, SIDE, SIDE, 3) uint8."""
+    rng = np.random.default_rng(5)
+    smooth = scipy.ndimage.gaussian_filter(rng.normal(size=(count, SIDE, SIDE, 3)), (0, 2, 2, 0))
+    return np.clip(160 + 400 * smooth, 5, 250).astype(np.uint8)
+
+
+def make_draws(count: int, **changes: float | list[float]) -> dict[str, Any]:
+    """Return draws for which nothing happens and every amount is 0, but for `changes`."""
+    draws: dict[str, Any] = {name: np.full(count, 0.5, np.float32) for name in EVEN_DRAWS}
+    draws |= {name: np.ones(count, np.float32) for name in EVEN_DRAWS if name.endswith("_on")}
+    for name, value in changes.items():
+        draws[name] = np.broadcast_to(np.asarray(value, np.float32), (count,))
+    return {name: ops.convert_to_tensor(value) for name, value in draws.items()}
+
+
+def make_operation(name: str, count: int, **amounts: float) -> rand_augment.Operation:
+    """Return the operation `name` for all pictures, with 0 for every amount that is not given."""
+    values = {field: ops.full((count,), amounts.get(field, 0.0)) for field in ("strength", "second", "signed", "even")}
+    return rand_augment.Operation(chosen=ops.full((count,), rand_augment.OPERATIONS.index(name), "int32"), **values)
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def each(images: np.ndarray, *functions: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return every picture, as float32, after `functions`."""
+    results = []
+    for image in images.astype(np.float32):
+        for function in functions:
+            image = function(image)
+        results.append(image)
+    return np.stack(results)
+
+
+def equal_pictures(count: int) -> np.ndarray:
+    return np.repeat(make_pictures(1), count, axis=0)
+
+
+TONES: list[tuple[str, dict[str, float], Callable[[np.ndarray], np.ndarray]]] = [
+    ("auto_contrast", {}, distortion.auto_contrast),
+    ("equalize", {}, distortion.equalize),
+    (
+        "solarize",
+        {"strength": 0.2, "second": 0.4},
+        lambda image: distortion.solarize(image, 110 * np.float32(0.2), 255 - 255 * np.float32(0.4)),
+    ),
+    ("contrast", {"even": 0.4}, lambda image: distortion.adjust_contrast(image, 1.4)),
+    ("brightness", {"even": -0.3}, lambda image: distortion.adjust_brightness(image, -0.3)),
+]
+
+
+@pytest.mark.parametrize(("name", "amounts", "reference"), TONES, ids=[name for name, _, _ in TONES])
+def test_a_tone_operation_agrees_with_its_reference(
+    name: str, amounts: dict[str, float], reference: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    images = make_pictures()
+    result = rand_augment.apply_tables(ops.convert_to_tensor(images), [make_operation(name, len(images), **amounts)])
+    np.testing.assert_allclose(to_numpy(result), each(images, reference), atol=0.01)
+
+
+@pytest.mark.parametrize("order", [(0, 3), (3, 1), (1, 2, 0), (4, 2, 1)])
+def test_tone_operations_are_applied_in_their_order(order: tuple[int, ...]) -> None:
+    images = make_pictures()
+    operations = [make_operation(TONES[index][0], len(images), **TONES[index][1]) for index in order]
+    result = to_numpy(rand_augment.apply_tables(ops.convert_to_tensor(images), operations))
+    difference = np.abs(result - each(images, *(TONES[index][2] for index in order)))
+    assert np.mean(difference < 0.01) > 0.99  # a value on the edge of rounding may fall to the other side
+
+
+def test_a_flat_picture_survives_every_tone_operation() -> None:
+    flat = np.full((1, SIDE, SIDE, 3), 90, np.uint8)
+    for name in ("auto_contrast", "equalize", "contrast"):
+        result = rand_augment.apply_tables(ops.convert_to_tensor(flat), [make_operation(name, 1, even=0.5)])
+        np.testing.assert_allclose(to_numpy(result), flat, atol=0.01)
+
+
+def test_color_degeneration_comes_before_the_tables_only_where_it_was_drawn_first() -> None:
+    color, tone = make_operation("degenerate_color", 1, strength=0.4), make_operation("equalize", 1)
+    shares = [to_numpy(share)[0] for share in rand_augment.color_shares([color, tone, color])]
+    np.testing.assert_allclose(shares, [0.4, 0.4], atol=1e-6)
+    shares = [to_numpy(share)[0] for share in rand_augment.color_shares([color, color, tone])]
+    np.testing.assert_allclose(shares, [1 - 0.6**2, 0], atol=1e-6)
+
+
+def test_color_degeneration_agrees_with_its_reference() -> None:
+    images = make_pictures()
+    matrix = image_operations.degeneration(ops.full((4,), 0.4))
+    result = image_operations.mix_colors(ops.convert_to_tensor(images, "float32"), matrix, ops.zeros((4, 3)))
+    np.testing.assert_allclose(
+        to_numpy(result), each(images, lambda image: distortion.degenerate_color(image, 0.4)), atol=0.1
+    )
+
+
+GEOMETRY: list[tuple[str, dict[str, float], Callable[[np.ndarray], np.ndarray]]] = [
+    ("shear_x", {"signed": 0.3}, lambda image: distortion.shear_x(image, 0.3)),
+    ("shear_y", {"signed": -0.3}, lambda image: distortion.shear_y(image, -0.3)),
+    ("translate_x", {"even": 0.4}, lambda image: distortion.translate_x(image, 0.4)),
+    ("translate_y", {"even": -0.4}, lambda image: distortion.translate_y(image, -0.4)),
+]
+
+
+def warp_by(matrix: Any, images: np.ndarray, interpolation: str = "bilinear") -> np.ndarray:
+    places = ops.arange(SIDE, dtype="float32")
+    x, y = image_operations.place(matrix, places[None, None, :], places[None, :, None])
+    x, y = image_operations.mirror(x, SIDE), image_operations.mirror(y, SIDE)
+    return to_numpy(image_operations.sample(ops.convert_to_tensor(images), x, y, interpolation))
+
+
+@pytest.mark.parametrize(("name", "amounts", "reference"), GEOMETRY, ids=[name for name, _, _ in GEOMETRY])
+def test_shears_and_translations_agree_with_their_reference(
+    name: str, amounts: dict[str, float], reference: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    images = make_pictures()
+    matrix = rand_augment.shear_and_translate(make_operation(name, 4, **amounts), SIDE, SIDE)
+    np.testing.assert_allclose(warp_by(matrix, images), each(images, reference), atol=0.05)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+def test_flips_and_transposition_are_exact(interpolation: str) -> None:
+    images = make_pictures()
+    config = AugmentationConfig(num_operations=0, transposition=True, interpolation=interpolation)
+    for name, expected in {
+        "flip_x": images[:, :, ::-1],
+        "flip_y": images[:, ::-1],
+        "transpose": images.transpose(0, 2, 1, 3),
+    }.items():
+        result = to_numpy(augment(ops.convert_to_tensor(images), make_draws(4, **{name: 0.1}), config))
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_all_three_mirrors_together_are_the_other_transposition() -> None:
+    images = make_pictures()
+    config = AugmentationConfig(num_operations=0, transposition=True)
+    draws = make_draws(4, flip_x=0.1, flip_y=0.1, transpose=0.1)
+    result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
+    np.testing.assert_array_equal(result, images[:, ::-1, ::-1].transpose(0, 2, 1, 3))
+
+
+def test_rotation_agrees_with_scipy() -> None:
+    images = make_pictures()
+    config = AugmentationConfig(num_operations=0, flips=False, rotation=0.1)
+    result = to_numpy(augment(ops.convert_to_tensor(images), make_draws(4, rotation=1.0), config))
+    angle = 36.0
+    rotated = scipy.ndimage.rotate(
+        images.astype(np.float32), angle, axes=(1, 2), reshape=False, order=1, mode="reflect"
+    )
+    np.testing.assert_allclose(result, rotated, atol=0.05)
+
+
+def test_a_zoom_of_two_shows_the_middle() -> None:
+    zeros = ops.zeros((4,), "bool")
+    matrix = image_operations.turn_about_center(zeros, zeros, zeros, ops.zeros((4,)), ops.full((4,), 2.0), (SIDE, SIDE))
+    images = make_pictures()
+    expected = scipy.ndimage.affine_transform(
+        images.astype(np.float32), [1, 0.5, 0.5, 1], [0, 3.75, 3.75, 0], order=1, mode="reflect"
+    )
+    np.testing.assert_allclose(warp_by(matrix, images), expected, atol=0.05)
+
+
+def test_a_black_shift_leaves_black_behind() -> None:
+    images = make_pictures()
+    config = AugmentationConfig(num_operations=0, flips=False, black_shift=0.25)
+    draws = make_draws(4, shift_on=[0.1, 0.1, 0.1, 0.9], shift_x=1.0, shift_y=0.0)
+    result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
+    expected = np.zeros_like(images)
+    expected[:3, :12, 4:] = images[:3, 4:, :12]
+    expected[3] = images[3]
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_constant_fill_is_black_and_reflection_is_not() -> None:
+    images = np.full((8, SIDE, SIDE, 3), 200, np.uint8)
+    for fill, is_black in (("constant", True), ("reflect", False)):
+        config = AugmentationConfig(num_operations=0, flips=False, rotation=0.125, fill=fill)
+        result = to_numpy(augment(ops.convert_to_tensor(images), make_draws(8, rotation=1.0), config))
+        assert (result.min() == 0) == is_black
+        assert result.max() == 200
+
+
+def test_a_half_turn_of_hue_takes_each_color_to_the_other_side_of_grey() -> None:
+    images = ops.convert_to_tensor(make_pictures(), "float32") * 0.3 + 90.0  # far from clipping
+    matrix = image_operations.hue_turn(ops.full((4,), np.pi))
+    result = to_numpy(image_operations.mix_colors(images, matrix, ops.zeros((4, 3))))
+    luma = to_numpy(images) @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(result, 2 * luma[..., None] - to_numpy(images), atol=0.2)
+
+
+def test_a_channel_shift_moves_each_channel_by_its_own_amount() -> None:
+    images = np.full((2, SIDE, SIDE, 3), 100, np.uint8)
+    config = AugmentationConfig(num_operations=0, flips=False, channel_shift=0.2, occasional_rate=0.5)
+    draws = make_draws(2, channel_shift_on=[0.1, 0.9], red=1.0, green=0.5, blue=0.0)
+    result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
+    np.testing.assert_allclose(result[0, 0, 0], [151, 100, 49], atol=0.01)
+    np.testing.assert_allclose(result[1], images[1], atol=0.01)
+
+
+def test_blur_agrees_with_scipy() -> None:
+    images = make_pictures().astype(np.float32)
+    result = to_numpy(image_operations.blur(ops.convert_to_tensor(images), ops.convert_to_tensor([0.0, 0.7, 1.0, 1.2])))
+    np.testing.assert_allclose(result[0], images[0], atol=0.01)
+    for index, sigma in ((1, 0.7), (2, 1.0), (3, 1.2)):
+        expected = scipy.ndimage.gaussian_filter(images[index], (sigma, sigma, 0), radius=(2, 2, 0), mode="reflect")
+        np.testing.assert_allclose(result[index], expected, atol=0.05)
+
+
+def test_noise_has_the_deviation_asked_for_and_is_another_for_each_picture() -> None:
+    images = ops.full((3, SIDE, SIDE, 3), 128.0)
+    field = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(SIDE * SIDE, 3)), "float32")
+    offset, deviation = ops.convert_to_tensor([0, 17, 30], "int32"), ops.convert_to_tensor([0.0, 5.0, 5.0])
+    noise = to_numpy(image_operations.add_noise(images, field, offset, deviation)) - 128
+    assert (noise[0] == 0).all()
+    assert noise[1].std() == pytest.approx(5, rel=0.1)
+    assert abs(np.corrcoef(noise[1].ravel(), noise[2].ravel())[0, 1]) < 0.2
+
+
+def test_cutout_blackens_a_square_of_its_side() -> None:
+    images = ops.full((2, SIDE, SIDE, 3), 128.0)
+    center, side = ops.full((2,), 0.5), ops.convert_to_tensor([0.25, 0.0])
+    result = to_numpy(image_operations.cut_out(images, center, center, side))
+    expected = np.full((SIDE, SIDE, 3), 128.0)
+    expected[6:10, 6:10] = 0
+    np.testing.assert_array_equal(result[0], expected)
+    assert (result[1] == 128).all()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_without_training_a_picture_is_only_cast(preset: str) -> None:
+    images = make_pictures()
+    result = build_augmentation(PRESETS[preset], 0)(images, training=False)
+    assert keras.backend.standardize_dtype(result.dtype) == "float32"
+    np.testing.assert_array_equal(to_numpy(result), images)
+
+
+def test_the_preset_none_changes_nothing_in_training() -> None:
+    np.testing.assert_array_equal(
+        to_numpy(build_augmentation(PRESETS["none"], 0)(make_pictures(), training=True)), make_pictures()
+    )
+
+
+@pytest.mark.parametrize("preset", ["default", "origin", "strong"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_augmented_pictures_stay_in_range_and_differ_within_a_batch(preset: str, dtype: str) -> None:
+    result = to_numpy(build_augmentation(PRESETS[preset], 0)(equal_pictures(12).astype(dtype), training=True))
+    assert result.shape == (12, SIDE, SIDE, 3)
+    assert result.dtype == np.float32
+    assert np.isfinite(result).all()
+    assert result.min() >= 0
+    assert result.max() <= 255
+    assert len({picture.tobytes() for picture in result}) >= 11
+
+
+def test_operations_magnitudes_and_signs_are_drawn_independently() -> None:
+    config = AugmentationConfig(num_operations=3, magnitude=0.5)
+    draws = {name: to_numpy(v) for name, v in draw((4000, 8, 8, 3), config, keras.random.SeedGenerator(0)).items()}
+    columns = [draws[name][:, slot] for name in (*OPERATION_DRAWS, "strength", "second") for slot in range(3)]
+    columns += [draws[name] for name in EVEN_DRAWS]
+    correlation = np.corrcoef(np.stack(columns)) - np.eye(len(columns))
+    assert np.abs(correlation).max() < 0.09
+    assert draws["strength"].mean() == pytest.approx(0.5, abs=0.01)
+    assert draws["strength"].std() == pytest.approx(0.15, abs=0.01)
+    frequencies = np.bincount((draws["operation"] * 10).astype(int).ravel(), minlength=10) / 12000
+    np.testing.assert_allclose(frequencies, 0.1, atol=0.015)
+
+
+def test_a_rate_of_zero_leaves_out_every_operation() -> None:
+    layer = build_augmentation(AugmentationConfig(num_operations=3, rate=0.0, flips=False), 0)
+    np.testing.assert_allclose(to_numpy(layer(make_pictures(), training=True)), make_pictures(), atol=0.01)
+
+
+def test_the_same_seed_and_state_give_the_same_pictures() -> None:
+    images = make_pictures()
+    one, other = (build_augmentation(PRESETS["default"], 3) for _ in range(2))
+    state = to_numpy(one.seed_generator.state)
+    first, second = to_numpy(one(images, training=True)), to_numpy(one(images, training=True))
+    assert (first != second).any()
+    np.testing.assert_array_equal(to_numpy(other(images, training=True)), first)
+    one.seed_generator.state.assign(state)
+    np.testing.assert_array_equal(to_numpy(one(images, training=True)), first)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_compiled_fit_trains_through_the_layer(jit_compile: bool) -> None:
+    inputs = keras.Input((SIDE, SIDE, 3), dtype="uint8")
+    features = keras.layers.GlobalAveragePooling2D()(build_augmentation(PRESETS["strong"], 0)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(features))
+    model.compile("sgd", keras.losses.MeanSquaredError(), jit_compile=jit_compile)
+    history = model.fit(make_pictures(6), np.zeros((6, 2)), batch_size=4, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+
+
+ON_JAX = """
+import sys
+import jax, keras, numpy as np
+from competition.augmentation import augment, build_augmentation
+from competition.config import SECTION_PRESETS
+assert keras.backend.backend() == "jax"
+with np.load(sys.argv[1]) as saved:
+    arrays = dict(saved)
+images, expected = arrays.pop("images"), arrays.pop("expected")
+strong = SECTION_PRESETS["augmentation"]["strong"]
+result = np.asarray(augment(images, {name: jax.numpy.asarray(value) for name, value in arrays.items()}, strong))
+assert np.mean(np.abs(result - expected) < 0.1) > 0.98, np.abs(result - expected).max()
+layer = build_augmentation(strong, 0)
+layer.build(images.shape)
+state = layer.seed_generator.state.value
+step = lambda images, state: layer.stateless_call([], [state], images, training=True)
+(eager, after), (compiled, same) = step(images, state), jax.jit(step)(images, state)
+assert np.mean(np.abs(np.asarray(eager) - np.asarray(compiled)) < 0.1) > 0.98
+assert (np.asarray(after[0]) == np.asarray(same[0])).all() and (np.asarray(same[0]) != np.asarray(state)).any()
+"""
+
+
+def test_jax_gives_the_same_pictures_eager_and_compiled(tmp_path: Path) -> None:
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("JAX is not installed (pip install jax)")
+    images, config = make_pictures(), PRESETS["strong"]
+    draws = draw(images.shape, config, keras.random.SeedGenerator(4))
+    expected = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
+    arrays = {name: to_numpy(value) for name, value in draws.items()}
+    np.savez(tmp_path / "draws.npz", images=images, expected=expected, **arrays)
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", ON_JAX, str(tmp_path / "draws.npz")],
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

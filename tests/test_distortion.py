@@ -1,0 +1,137 @@
+"""The distortion profiles: what each operation computes, and that a picture's draw is its own."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from PIL import Image, ImageOps
+
+from competition import distortion
+from competition.files import InputError
+
+
+def make_pictures(count: int = 6, side: int = 24) -> np.ndarray:
+    """Return blobs on a light ground, (count, side, side, 3) uint8."""
+    rng = np.random.default_rng(5)
+    smooth = scipy.ndimage.gaussian_filter(rng.normal(size=(count, side, side, 3)), (0, 2, 2, 0))
+    return np.clip(160 + 400 * smooth, 5, 250).astype(np.uint8)
+
+
+def test_distorted_pictures_keep_shape_and_type_and_differ() -> None:
+    images = make_pictures()
+    distorted = distortion.distort(images, "revealed", seed=1)
+    assert distorted.shape == images.shape
+    assert distorted.dtype == np.uint8
+    assert all((one != other).any() for one, other in zip(images, distorted, strict=True))
+
+
+def test_a_draw_depends_only_on_seed_and_index() -> None:
+    images = make_pictures()
+    all_of_them = distortion.distort(images, "revealed", seed=1)
+    np.testing.assert_array_equal(distortion.distort(images[:2], "revealed", seed=1), all_of_them[:2])
+    assert (distortion.distort(images, "revealed", seed=2) != all_of_them).any()
+
+
+def test_equal_pictures_are_distorted_in_many_ways() -> None:
+    distorted = distortion.distort(np.repeat(make_pictures(1), 20, axis=0), "revealed", seed=0)
+    assert len({picture.tobytes() for picture in distorted}) >= 19
+
+
+def test_an_unknown_profile_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="did you mean 'revealed'"):
+        distortion.distort(make_pictures(), "reveiled", seed=0)
+
+
+def test_pictures_of_another_type_are_refused() -> None:
+    with pytest.raises(InputError, match=r"float64.*expects"):
+        distortion.distort(make_pictures() / 255.0, "revealed", seed=0)
+
+
+def test_no_pictures_give_no_pictures() -> None:
+    assert distortion.distort(make_pictures()[:0], "revealed", seed=0).shape == (0, 24, 24, 3)
+
+
+def test_the_shift_leaves_black_at_the_left_and_the_bottom_alone() -> None:
+    image = np.full((100, 100, 3), 200, np.float32)
+    image[6, 0] = 77
+    shifted = distortion.shift_black(image, np.random.default_rng(0), low=0.05, high=0.05)
+    assert (shifted[:, :5] == 0).all()
+    assert (shifted[95:] == 0).all()
+    assert (shifted[:95, 5:] > 0).all()
+    assert (shifted[1, 5] == 77).all()
+
+
+def test_revealed_pictures_are_darkest_at_the_left_and_the_bottom() -> None:
+    light = distortion.distort(np.full((200, 40, 40, 3), 220, np.uint8), "revealed", seed=0).mean(axis=(0, 3))
+    assert light[:, 0].mean() < light[:, -1].mean() - 20
+    assert light[-1].mean() < light[0].mean() - 20
+
+
+@pytest.mark.parametrize(("ours", "pil"), [("auto_contrast", "autocontrast"), ("equalize", "equalize")])
+def test_histogram_operations_agree_with_pil(ours: str, pil: str) -> None:
+    image = make_pictures()[0]
+    expected = np.asarray(getattr(ImageOps, pil)(Image.fromarray(image)), np.float32)
+    result = getattr(distortion, ours)(image.astype(np.float32))
+    np.testing.assert_allclose(result, expected, atol=1.0)
+
+
+def test_a_flat_picture_survives_histogram_operations() -> None:
+    flat = np.full((8, 8, 3), 90, np.float32)
+    np.testing.assert_array_equal(distortion.auto_contrast(flat), flat)
+    np.testing.assert_array_equal(distortion.equalize(flat), flat)
+
+
+def test_solarize_adds_then_inverts_from_the_threshold_on() -> None:
+    image = np.array([[[10, 100, 250]]], np.float32)
+    np.testing.assert_array_equal(distortion.solarize(image, 20, 120), [[[30, 135, 0]]])
+
+
+def test_color_degeneration_agrees_with_pil() -> None:
+    image = make_pictures()[0]
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
+    for share in (0.0, 0.4, 1.0):
+        expected = (1 - share) * image + share * grey
+        np.testing.assert_allclose(distortion.degenerate_color(image.astype(np.float32), share), expected, atol=1.0)
+
+
+def test_contrast_and_brightness_follow_their_formulas() -> None:
+    image = make_pictures()[0].astype(np.float32)
+    mean = image.mean(axis=(0, 1))
+    np.testing.assert_allclose(
+        distortion.adjust_contrast(image, 1.5), np.clip((image - mean) * 1.5 + mean, 0, 255), atol=0.01
+    )
+    np.testing.assert_allclose(distortion.adjust_brightness(image, -0.3), np.clip(image - 76.5, 0, 255), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("function", "matrix", "offset"),
+    [
+        (distortion.shear_x, [[1, 0], [0.3, 1]], (0, 0)),
+        (distortion.shear_y, [[1, 0.3], [0, 1]], (0, 0)),
+        (distortion.translate_x, [[1, 0], [0, 1]], (0, -0.3 * 24)),
+        (distortion.translate_y, [[1, 0], [0, 1]], (-0.3 * 24, 0)),
+    ],
+)
+def test_geometry_agrees_with_scipy(
+    function: Callable[[np.ndarray, float], np.ndarray], matrix: list[list[float]], offset: tuple[float, float]
+) -> None:
+    image = make_pictures()[0].astype(np.float32)
+    expected = np.stack(
+        [
+            scipy.ndimage.affine_transform(image[..., channel], matrix, offset, order=1, mode="reflect")
+            for channel in range(3)
+        ],
+        axis=-1,
+    )
+    np.testing.assert_allclose(function(image, 0.3), expected, atol=0.02)
+
+
+def test_strengths_stay_within_their_bounds() -> None:
+    rng, strength = np.random.default_rng(0), distortion.Strength(magnitude=0.5, deviation=0.4)
+    drawn = np.array([strength.draw(rng) for _ in range(300)])
+    assert drawn.min() == 0
+    assert drawn.max() == 1
+    even = np.array([strength.draw_even(rng) for _ in range(300)])
+    assert abs(even).max() <= 0.5
+    assert even.min() < -0.4 < 0.4 < even.max()

@@ -1,0 +1,104 @@
+"""The whole way on tiny pictures, through the command line."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import run
+
+TINY = ["--backbone", "tiny_cnn", "--weights", "none", "--set", "model.head_units=16", "--set", "training.batch_size=16"]
+QUICK = ["--set", "training.frozen_epochs=0", "--set", "training.fine_tuning_epochs=6"]
+TRIALS = ["--trials", "2", "--set", "search.trial_fine_tuning_epochs=2", "--set", "search.trial_frozen_epochs=0"]
+
+
+def call(workdir: Path, *arguments: str) -> int:
+    return run.main([*arguments, "--workdir", str(workdir), *TINY, *QUICK])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, blobs_path: Path) -> Path:
+    """A folder in which the whole job has run once."""
+    workdir = tmp_path_factory.mktemp("job")
+    assert call(workdir, "--search", "--data", str(blobs_path), *TRIALS) == 0
+    return workdir
+
+
+def test_the_main_job_leaves_a_verified_zip_and_a_leaderboard(finished: Path) -> None:
+    with zipfile.ZipFile(finished / "submissions/blobs/tiny_cnn_001.zip") as archive:
+        assert sorted(archive.namelist()) == ["config.json", "model.py", "tiny_cnn_001.weights.h5"]
+    figures = json.loads((finished / "experiments/blobs/runs/tiny_cnn_001/package.json").read_text())
+    assert figures["pictures"] == 27
+    assert figures["largest_difference"] < 1e-4
+    table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv")
+    assert table["run"].tolist()[0] == "tiny_cnn_001"
+    assert table["run"].str.startswith("reference").sum() == 3
+    assert table["selection"][0] > 0.5
+    for picture in ("history.png", "confusion.png"):
+        assert (finished / "experiments/blobs/runs/tiny_cnn_001" / picture).stat().st_size > 1000
+
+
+def test_the_selection_score_is_the_accuracy_on_clean_and_distorted_validation_joined(finished: Path) -> None:
+    folder = finished / "experiments/blobs/runs/tiny_cnn_001"
+    with np.load(folder / "predictions_validation.npz") as stored:
+        labels = stored["labels"]
+        hits = [stored[version][0].argmax(axis=1) == labels for version in ("clean", "revealed")]
+    history = pd.read_csv(folder / "history.csv")
+    selection = json.loads((folder / "metrics.json").read_text())["selection_score"]
+    assert selection == pytest.approx(np.concatenate(hits).mean())
+    assert selection == pytest.approx(history["val_accuracy"].max(), abs=1e-6)
+
+
+def test_a_second_call_trains_and_scores_nothing_anew(finished: Path, blobs_path: Path) -> None:
+    runs = finished / "experiments/blobs/runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.h5")}
+    assert call(finished, "--search", "--data", str(blobs_path), *TRIALS) == 0
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.h5")} == before
+    assert json.loads((runs / "tiny_cnn_001/metrics.json").read_text())["test_looks"] == 1
+
+
+def test_recording_a_public_score_shows_the_error_of_the_expectation(finished: Path, blobs_path: Path) -> None:
+    assert call(finished, "--record", "tiny_cnn_001", "0.5", "--data", str(blobs_path)) == 0
+    row = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").iloc[0]
+    assert row["public"] == 0.5
+    assert row["error"] == pytest.approx(row["test revealed TTA"] - 0.5)
+
+
+def test_a_changed_setting_makes_a_second_row_on_the_same_splits(finished: Path, blobs_path: Path) -> None:
+    arguments = ["--train", "--data", str(blobs_path), "--set", "training.label_smoothing=0.2"]
+    assert call(finished, *arguments) == 0
+    table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").dropna(subset=["splits"])
+    assert sorted(table["run"]) == ["tiny_cnn_001", "tiny_cnn_002"]
+    assert table["splits"].nunique() == 1
+
+
+def test_folds_share_the_test_and_report_their_spread(
+    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path, "--train", "--folds", "2", "--data", str(blobs_path)) == 0
+    assert "on 2 folds" in capsys.readouterr().out
+    assert len(list((tmp_path / "experiments/blobs/runs").glob("*/metrics.json"))) == 3
+
+
+@pytest.mark.skipif(
+    subprocess.run([sys.executable, "-c", "import jax"], capture_output=True).returncode != 0, reason="jax is missing"
+)
+def test_the_main_job_runs_on_jax_without_tensorflow(tmp_path: Path, blobs_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "import run; sys.exit(run.main(sys.argv[1:]))"  # an import of TensorFlow now raises ImportError
+    )
+    arguments = ["--search", "--data", str(blobs_path), "--workdir", str(tmp_path), *TINY, *QUICK, *TRIALS]
+    environment = {"KERAS_BACKEND": "jax", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "jax" in done.stdout.splitlines()[0]
+    assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()

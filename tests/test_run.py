@@ -1,0 +1,150 @@
+"""The command line: quick help, and one sentence for each mistake, before any long work and with no file changed."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import run
+from competition.files import exclusive
+from tests.conftest import draw_blobs
+
+ROOT = Path(__file__).parents[1]
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> object:
+    def call(*arguments: str) -> str:
+        before = listing(tmp_path)
+        assert run.main([*arguments, "--workdir", str(tmp_path)]) == 2
+        assert listing(tmp_path) == before
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        return error
+
+    return call
+
+
+def write_data(path: Path, **changes: object) -> str:
+    images, labels = draw_blobs(60, 3, seed=0)
+    np.savez(path, **({"images": images, "labels": labels} | changes))  # type: ignore[arg-type]
+    return str(path)
+
+
+def test_help_loads_neither_keras_nor_pandas() -> None:
+    program = "import sys, run; run.build_parser().format_help(); print([m for m in ('keras', 'pandas', 'optuna', 'tensorflow', 'sklearn', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_stage_prints_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([]) == 2
+    assert "python run.py --search" in capsys.readouterr().out
+
+
+def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--serach"])
+    assert stop.value.code == 2
+    assert "--serach" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-3m", "0", "90x"])
+def test_a_bad_duration_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--search", "--time-budget", text])
+
+
+def test_durations_have_units() -> None:
+    assert [run.parse_duration(text) for text in ("90m", "1.5h", "45s", "30")] == [5400, 5400, 45, 30]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--search", "--backbone", "mobilenetv3larg"], "did you mean 'mobilenetv3large'"),
+        (["--search", "--final", "bestt"], "Unknown backbone 'bestt'"),
+        (["--train", "--set", "training.bach_size=3"], "did you mean 'training.batch_size'"),
+        (["--train", "--set", "training.batch_size"], "expects KEY=VALUE"),
+        (["--train", "--set", "model.dropout=2"], "a number from 0 to 0.95"),
+        (["--train", "--trials", "0"], "search.trials got '0'"),
+        (["--clean", "--data", "missing.npz"], "missing.npz"),
+        (["--clean", "--name", "mine"], "needs --data"),
+        (["--search", "--weights", "nowhere", "--backbone", "mobilenetv3small"], "nowhere"),
+        (["--record", "tiny_cnn_001", "0.8"], "There is no scored run"),
+        (["--record", "tiny_cnn_001", "good"], "expects a number"),
+    ],
+)
+def test_mistakes_on_the_command_line_get_one_sentence(arguments: list[str], sentence: str, call: object) -> None:
+    assert sentence in call(*arguments)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"labels": np.full(60, 1.5)}, "labels"),
+        ({"labels": np.arange(60)}, "class"),
+        ({"images": np.zeros((60, 32, 32), np.float32)}, "images"),
+        ({"labels": np.array([object()] * 60)}, "pickle"),
+    ],
+)
+def test_bad_data_gets_one_sentence(changes: dict[str, object], sentence: str, tmp_path: Path, call: object) -> None:
+    path = write_data(tmp_path / "bad.npz", **changes)
+    assert sentence in call("--clean", "--data", path)  # type: ignore[operator]
+
+
+def test_weights_of_another_network_are_refused_before_the_long_work(tmp_path: Path, call: object) -> None:
+    path = tmp_path / "mobilenetv3small_imagenet_notop.weights.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/dense/vars/0", data=np.zeros(3))
+    data = write_data(tmp_path / "good.npz")
+    arguments = ["--search", "--data", data, "--weights", str(path), "--backbone", "mobilenetv3small"]
+    assert "does not hold weights of this backbone" in call(*arguments)  # type: ignore[operator]
+
+
+def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path, call: object) -> None:
+    data = write_data(tmp_path / "good.npz")
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with exclusive(tmp_path / "experiments" / "good"):
+            entered.set()
+            leave.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait(20)
+    try:
+        assert "Another run is at work" in call("--clean", "--data", data)  # type: ignore[operator]
+    finally:
+        leave.set()
+        holder.join()
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path, call: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "good.npz")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20})())
+    assert "1 MB free" in call("--clean", "--data", data)  # type: ignore[operator]
+
+
+def test_a_disk_that_fills_up_on_the_way_gets_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*arguments: object, **names: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "tsne.npz"))
+
+    data = write_data(tmp_path / "good.npz")
+    monkeypatch.setattr("competition.pipeline.clean", fill)
+    assert run.main(["--clean", "--data", data, "--workdir", str(tmp_path), "--weights", "none"]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "Traceback" not in error

@@ -1,0 +1,128 @@
+"""Training resumes as if it had not stopped, in both stages."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from competition import callbacks, training
+from competition.config import Config, replace
+from competition.files import InputError
+from competition.training import TrainingData, plan_stages, train
+from competition.weights import RANDOM, Weights
+from tests.conftest import draw_blobs
+
+CONFIG = replace(
+    Config(),
+    {
+        "model.backbone": "tiny_cnn",
+        "model.head_units": 16,
+        "training.batch_size": 16,
+        "training.frozen_epochs": 2,
+        "training.fine_tuning_epochs": 3,
+        "training.unfreeze": 0.5,
+        "augmentation": "none",
+    },
+)
+
+
+def make_data(count: int = 60) -> TrainingData:
+    images, labels = draw_blobs(count, 3, seed=2)
+    checked, targets = draw_blobs(18, 3, seed=3)
+    return TrainingData(images, labels, np.concatenate([checked, checked]), np.tile(targets, 2), 3)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """Weights that make the tiny network count as pretrained, so that it trains in two stages."""
+    from competition.submission_model import build_tiny_cnn
+
+    path = tmp_path_factory.mktemp("weights") / "tiny_cnn_imagenet_notop.weights.h5"
+    keras.utils.set_random_seed(5)
+    build_tiny_cnn((32, 32, 3)).save_weights(path)
+    return Weights(path, "imagenet")
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let the process die right after the checkpoint of that many epochs."""
+    original = callbacks.Checkpoint.on_epoch_end
+
+    def on_epoch_end(self: callbacks.Checkpoint, epoch: int, logs: dict[str, float]) -> None:
+        original(self, epoch, logs)
+        if len(self.state["history"]) == epochs:
+            raise Killed
+
+    monkeypatch.setattr(callbacks.Checkpoint, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_a_killed_training_repeats_what_an_unbroken_one_does(
+    epochs: int, pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(CONFIG, make_data(), pretrained, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, epochs)
+        train(CONFIG, make_data(), pretrained, tmp_path / "broken")
+    train(CONFIG, make_data(), pretrained, tmp_path / "broken")
+    whole, broken = (pd.read_csv(tmp_path / name / "history.csv") for name in ("whole", "broken"))
+    assert whole["stage"].tolist() == ["frozen"] * 2 + ["fine-tuning"] * 3
+    columns = ["stage", "epoch", "val_loss", "val_accuracy", "learning_rate"]
+    pd.testing.assert_frame_equal(whole[columns], broken[columns], rtol=2e-3)
+
+
+def test_early_stopping_remembers_its_patience_across_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"training.fine_tuning_epochs": 8, "training.stopping_patience": 3, "training.head_learning_rate": 1e-8}
+    config = replace(CONFIG, changes)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after(patch, 3)
+        train(config, make_data(), RANDOM, tmp_path)
+    waited = callbacks.read_state(tmp_path / "checkpoint")["callbacks"][0]["wait"]
+    train(config, make_data(), RANDOM, tmp_path)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert waited > 0
+    assert len(history) == history["val_accuracy"].idxmax() + 1 + 3
+
+
+def test_the_best_epoch_is_what_remains(tmp_path: Path) -> None:
+    data = make_data()
+    network = train(CONFIG, data, RANDOM, tmp_path)
+    hits = network.predict(data.validation_images, verbose=0).argmax(axis=1) == data.validation_labels
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert hits.mean() == pytest.approx(history["val_accuracy"].max(), abs=1e-6)
+
+
+def test_a_rate_that_diverges_says_what_to_change(tmp_path: Path) -> None:
+    data = make_data()
+    broken = TrainingData(data.images, data.labels, data.validation_images, data.validation_labels, 3)
+    config = replace(CONFIG, {"training.head_learning_rate": 1.0, "training.optimizer": "lion", "model.l2": 1.0})
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(training, "one_hot", lambda labels, classes: np.full((len(labels), classes), np.nan, np.float32))
+        with pytest.raises(InputError, match="a lower rate is needed"):
+            train(config, broken, RANDOM, tmp_path)
+
+
+def test_random_weights_train_in_one_stage_of_all_epochs() -> None:
+    (stage,) = plan_stages(CONFIG, RANDOM)
+    assert (stage.name, stage.epochs, stage.learning_rate) == ("from scratch", 5, 1e-3)
+
+
+def test_a_limit_keeps_classes_even_and_pairs_of_validation_together() -> None:
+    few = make_data().limited(30, seed=0)
+    assert np.bincount(few.labels).tolist() == [10, 10, 10]
+    half = len(few.validation_labels) // 2
+    np.testing.assert_array_equal(few.validation_images[:half], few.validation_images[half:])
+    assert half == 9
+
+
+def test_the_time_limit_ends_training_after_an_epoch(tmp_path: Path) -> None:
+    train(CONFIG, make_data(), RANDOM, tmp_path, seconds=0.01)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
