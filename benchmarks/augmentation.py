@@ -17,7 +17,7 @@ import tensorflow as tf
 from competition.augmentation import build_augmentation
 from competition.config import SECTION_PRESETS, AugmentationConfig
 
-SIDE, BATCH_SIZE, NUM_BATCHES, NUM_OPERATIONS, NUM_ROUNDS, SECONDS = 96, 64, 2, 3, 5, 1.0
+SIDE, BATCH_SIZE, NUM_BATCHES, NUM_OPERATIONS, NUM_ROUNDS, SECONDS = 96, 64, 2, 3, 3, 1.0
 REFERENCE = "keras.layers.RandAugment, 3 operations"
 
 

@@ -51,11 +51,11 @@ class CleaningConfig:
     flat_elsewhere: float = number(0.1, 0.0, 1.0)
     broken_share: float = number(0.1, 0.0, 1.0)
     noise_roughness: float = number(0.5, 0.0, 1.0)
-    cluster_size: int = number(20, 5)
+    cluster_size: int = number(15, 5)
     sharing: float = number(0.4, 0.0, 1.0)
     correlation: float = number(0.4, 0.0, 1.0)
-    margin: float = number(0.1, 0.0, 1.0)
-    doubtful: float = number(0.1, 0.0, 1.0)
+    margin: float = number(0.05, 0.0, 1.0)
+    doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
 
 

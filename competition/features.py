@@ -14,6 +14,8 @@ MINIMUM_SIDE = 32
 # Side in pixels at which principal components of pixels are taken; more shows no more of the whole picture.
 PIXEL_SIDE = 32
 NUM_COMPONENTS = 50
+# On a map of fewer pictures, threads wait for one another longer than they work.
+MINIMUM_FOR_THREADS = 5_000
 # Fitting the components needs no more pictures than this; all are then projected batch by batch.
 MAXIMUM_FITTED = 10_000
 
@@ -37,6 +39,7 @@ def lay_out(features: np.ndarray, perplexity: float, iterations: int, maximum: i
     """
     from sklearn.manifold import TSNE
     from sklearn.neighbors import NearestNeighbors
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     if len(features) < 4:
         return np.zeros((len(features), 2), np.float32)
@@ -49,7 +52,8 @@ def lay_out(features: np.ndarray, perplexity: float, iterations: int, maximum: i
         random_state=seed,
         n_jobs=-1,
     )
-    places: np.ndarray = tsne.fit_transform(points[drawn]).astype(np.float32)
+    with threadpool_limits(None if len(drawn) >= MINIMUM_FOR_THREADS else 1):
+        places: np.ndarray = tsne.fit_transform(points[drawn]).astype(np.float32)
     if len(drawn) == len(points):
         return places
     nearest = NearestNeighbors(n_neighbors=1).fit(points[drawn]).kneighbors(points, return_distance=False)
@@ -80,6 +84,8 @@ def _reduce(features: np.ndarray, seed: int) -> np.ndarray:
     """Return the first principal components of (n, d) features, fitted to some of many: (n, up to 50) float32."""
     from sklearn.decomposition import PCA
 
+    if len(features) < 2:
+        return features.astype(np.float32)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(features))[:MAXIMUM_FITTED])
     components = min(NUM_COMPONENTS, len(drawn), features.shape[1])
     pca = PCA(components, svd_solver="randomized", random_state=seed).fit(features[drawn])

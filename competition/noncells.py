@@ -56,9 +56,9 @@ def find_non_cells(
     for cluster in find_clusters(coordinates, config.cluster_size):
         if taken[cluster].mean() > 0.5 or measure_sharing(details[cluster]) < config.sharing:
             continue
-        kind = _gather(details, labels, cluster, config)
+        kind = _gather(details, labels, cluster, taken, config)
         apart = kind.label_distance < config.label_distance and kind.doubtful < config.doubtful
-        if apart and kind.members.sum() >= config.cluster_size and not (kind.members & taken).any():
+        if apart and kind.members.sum() >= config.cluster_size:
             found.append(kind)
             taken |= kind.members
     return found
@@ -103,21 +103,27 @@ def measure_sharing(details: np.ndarray) -> float:
 
 
 def measure_label_distance(labels: np.ndarray, members: np.ndarray) -> float:
-    """Return the total variation distance, 0..1, between the labels' shares among `members` and among the rest."""
-    size = int(labels.max()) + 1
-    shares = [np.bincount(labels[part], minlength=size) / max(1, part.sum()) for part in (members, ~members)]
-    return float(np.abs(shares[0] - shares[1]).sum() / 2)
+    """Return the total variation distance, up to 1, between the labels' shares among `members` and among the rest.
+
+    What chance alone is expected to give so few members is taken off.
+    """
+    size, number = int(labels.max()) + 1, max(1, int(members.sum()))
+    mine, rest = (np.bincount(labels[part], minlength=size) / max(1, part.sum()) for part in (members, ~members))
+    chance = np.sqrt(2 / np.pi * rest * (1 - rest) / number).sum() / 2
+    return float(np.abs(mine - rest).sum() / 2 - chance)
 
 
-def _gather(details: np.ndarray, labels: np.ndarray, cluster: np.ndarray, config: CleaningConfig) -> NonCells:
-    """Grow a cluster into all pictures that share its detail, learning anew from each round's members."""
-    members = np.isin(np.arange(len(details)), cluster)
+def _gather(
+    details: np.ndarray, labels: np.ndarray, cluster: np.ndarray, taken: np.ndarray, config: CleaningConfig
+) -> NonCells:
+    """Grow a cluster into all pictures, but those `taken`, that share its detail, learning anew from each round's."""
+    members = np.isin(np.arange(len(details)), cluster) & ~taken
     for _ in range(REFINEMENTS):
         scores = _learn_template(details[members]).score(details)
-        members = scores > config.correlation
+        members = (scores > config.correlation) & ~taken
         if not members.any():
             break
-    doubtful = np.abs(scores - config.correlation) < config.margin
+    doubtful = (np.abs(scores - config.correlation) < config.margin) & ~taken
     distance = measure_label_distance(labels, members)
     return NonCells(members, scores, distance, float(doubtful.sum() / max(1, members.sum())))
 

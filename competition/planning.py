@@ -151,7 +151,9 @@ def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: i
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, *picture_shape), np.uint8)
     targets = one_hot(generator.integers(0, num_classes, batch), num_classes)
-    model = compile_model(network, build_augmentation(config.augmentation, 0), config.training, 1e-3, 1)
+    augmentation = build_augmentation(config.augmentation, 0)
+    augmentation(images, training=True)  # it compiles once a process, whatever the network
+    model = compile_model(network, augmentation, config.training, 1e-3, 1)
     first = _time_of(lambda: model.train_on_batch(images, targets))
     train = min(_time_of(lambda: model.train_on_batch(images, targets)) for _ in range(5)) / batch
     predict_views(network, images, 1, batch)
@@ -174,9 +176,9 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
         pictures = min(schedule.trial_pictures, planner.sizes.train)
         epochs = schedule.trial_frozen_epochs + schedule.trial_fine_tuning_epochs
         lines.append(f"search: {schedule.trials} trials for each backbone, {epochs} epochs of {pictures} pictures each")
-    training = config.training
-    stages = f"{training.frozen_epochs} epochs frozen and {training.fine_tuning_epochs} of fine-tuning"
-    lines.append(f"training: {stages} on {planner.sizes.train} pictures")
+    frozen, rest = config.training.frozen_epochs, config.training.fine_tuning_epochs
+    stages = f"{frozen} epochs frozen and {rest} of fine-tuning; from random weights {frozen + rest} of all layers"
+    lines.append(f"training: {stages}; {planner.sizes.train} pictures")
     for name, seconds in planner.final_seconds(config).items():
         lines.append(f"  {BACKBONES[name].title}, {planner.weights[name].origin} weights: {describe_seconds(seconds)}")
     lines.append(f"in all about {describe_seconds(planner.total_seconds(config, search))} from here")

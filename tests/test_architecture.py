@@ -18,7 +18,8 @@ LEVELS = {
     "metrics": 0,
     "submission_model": 0,
     "submission_runner": 0,
-    "augmentation_operations": 0,
+    "image_operations": 0,
+    "rand_augment": 0,
     "augmentation": 1,
     "data": 1,
     "distortion": 1,
@@ -43,7 +44,7 @@ LEVELS = {
     "submission": 4,
     "pipeline": 5,
 }
-KERAS_BELOW_LEVEL_2 = {"submission_model", "augmentation", "augmentation_operations"}
+KERAS_BELOW_LEVEL_2 = {"submission_model", "augmentation", "image_operations", "rand_augment"}
 SLOW = {"keras", "tensorflow", "jax", "torch", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}
 
 

@@ -12,9 +12,33 @@ import pytest
 
 import run
 
-TINY = ["--backbone", "tiny_cnn", "--weights", "none", "--set", "model.head_units=16", "--set", "training.batch_size=16"]
+TINY = [
+    "--backbone",
+    "tiny_cnn",
+    "--weights",
+    "none",
+    "--set",
+    "model.head_units=16",
+    "--set",
+    "training.batch_size=16",
+]
 QUICK = ["--set", "training.frozen_epochs=0", "--set", "training.fine_tuning_epochs=6"]
 TRIALS = ["--trials", "2", "--set", "search.trial_fine_tuning_epochs=2", "--set", "search.trial_frozen_epochs=0"]
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Missing())
+import run
+code = run.main(sys.argv[1:])
+assert "tensorflow" not in sys.modules
+sys.exit(code)
+"""
 
 
 def call(workdir: Path, *arguments: str) -> int:
@@ -89,14 +113,10 @@ def test_folds_share_the_test_and_report_their_spread(
     subprocess.run([sys.executable, "-c", "import jax"], capture_output=True).returncode != 0, reason="jax is missing"
 )
 def test_the_main_job_runs_on_jax_without_tensorflow(tmp_path: Path, blobs_path: Path) -> None:
-    program = (
-        "import sys; sys.modules['tensorflow'] = None\n"
-        "import run; sys.exit(run.main(sys.argv[1:]))"  # an import of TensorFlow now raises ImportError
-    )
     arguments = ["--search", "--data", str(blobs_path), "--workdir", str(tmp_path), *TINY, *QUICK, *TRIALS]
     environment = {"KERAS_BACKEND": "jax", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments],
         cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -92,7 +92,9 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 
 def test_children_die_with_the_submission(tmp_path: Path) -> None:
-    program = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
+    program = (
+        "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
+    )
     with pytest.raises(InputError, match="stopped after 2 s"):
         run_limited([os.sys.executable, "-c", program], tmp_path, 2, 500, dict(os.environ))  # type: ignore[attr-defined]
     child = int((tmp_path / "output.log").read_text())
