@@ -28,9 +28,13 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1),
-    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0"),
-    "mobilenetv3small": Backbone("MobileNetV3Small", "MobileNetV3Small"),
-    "mobilenetv3large": Backbone("MobileNetV3Large", "MobileNetV3Large"),
+    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=2.9, forward_cost=2.4, compile_cost=3.5),
+    "mobilenetv3small": Backbone(
+        "MobileNetV3Small", "MobileNetV3Small", train_cost=1, forward_cost=1, compile_cost=1.6
+    ),
+    "mobilenetv3large": Backbone(
+        "MobileNetV3Large", "MobileNetV3Large", train_cost=1.9, forward_cost=1.7, compile_cost=2.2
+    ),
     "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
     "tiny_cnn": Backbone(
         "tiny CNN (for tests)", "tiny_cnn", pretrained=False, train_cost=0.1, forward_cost=0.1, compile_cost=1

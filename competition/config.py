@@ -223,7 +223,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # What fits the drawn pictures and ten minutes on two cores; the command line wins over it.
     "demo": {
         "model.input_size": 64,
-        "training.batch_size": 16,
         "training.head_learning_rate": 2e-3,
         "training.schedule": "cosine",
         "search.trial_pictures": 500,

@@ -29,6 +29,7 @@ LEVELS = {
     "smear": 1,
     "weights": 1,
     "callbacks": 2,
+    "optimizers": 1,
     "demo": 2,
     "features": 2,
     "model": 2,
@@ -44,7 +45,7 @@ LEVELS = {
     "submission": 4,
     "pipeline": 5,
 }
-KERAS_BELOW_LEVEL_2 = {"submission_model", "augmentation", "image_operations", "rand_augment"}
+KERAS_BELOW_LEVEL_2 = {"optimizers", "submission_model", "augmentation", "image_operations", "rand_augment"}
 SLOW = {"keras", "tensorflow", "jax", "torch", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}
 
 
