@@ -222,7 +222,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # What fits the drawn pictures and ten minutes on two cores; the command line wins over it.
     "demo": {
-        "model.input_size": 64,
+        "model.input_size": 48,
+        "augmentation.rate": 0.4,
+        "training.label_smoothing": 0.0,
         "training.head_learning_rate": 2e-3,
         "training.schedule": "cosine",
         "search.trial_pictures": 500,

@@ -23,7 +23,7 @@ from competition.experiment import (
     run_evaluation,
     run_training,
 )
-from competition.figures import draw_confusion, draw_history
+from competition.figures import draw_class_balance, draw_confusion, draw_history
 from competition.files import (
     InputError,
     digest,
@@ -42,7 +42,7 @@ from competition.splits import Splits, make_splits, read_splits, split, splits_i
 from competition.submission import Limits, package, run_submission, verify
 from competition.weights import Weights, check_weights, find_weights, resolve_weights
 
-DEMO_SECONDS = 510.0  # the demo's time budget where none is given
+DEMO_SECONDS = 540.0  # the demo's time budget where none is given
 FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the competition's file at
 data/training_set.npz, or name any .npz or folder of class folders:  python run.py --search --data FILE
 With ImageNet weights (downloaded by Keras, or put into data/weights/) and some hours instead of minutes the scores
@@ -190,7 +190,10 @@ class Job:
             say(f"done already ({folder / 'splits.npz'}); --split --force redoes it.")
             return read_splits(folder)
         splits = split(dataset, folder, self.config)
-        say((folder / "balance.csv").read_text().replace(",", "\t").rstrip())
+        table = pd.read_csv(folder / "balance.csv", index_col="class")
+        say(table.to_string())
+        counts = {part: table[part].to_numpy() for part in ("all", "kept", "train", "validation", "test")}
+        draw_class_balance(folder / "balance.png", counts, dataset.class_names)
         return splits
 
     # -- training
@@ -255,7 +258,7 @@ class Job:
         costs = {name: planner.trial_seconds(name, config) for name in self.backbones}
         share = {name: cost * config.search.trials for name, cost in costs.items()}
         for name in self.backbones:
-            deadline = None if self.deadline is None else time.monotonic() + 1.3 * share[name]
+            deadline = None if self.deadline is None else time.monotonic() + 2 * share[name]
             best = search(self._search_job(name, prepared, config, deadline))
             seconds = read_json(self.paths.studies / f"{name}_best.json")["seconds"]
             planner = planner.learn(name, config, seconds)

@@ -18,6 +18,7 @@ from competition.weights import RANDOM, Weights
 
 SEARCH_SHARE = 0.35  # of the time that searching and training have together
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
+TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
 MOST_TRIALS, MOST_EPOCHS = 100, 60
 
 
@@ -76,7 +77,7 @@ class Planner:
         entry = get_backbone(backbone)
         forward = self.speed.forward * entry.forward_cost
         pictures = (self.sizes.validation + self.sizes.test) * config.evaluation.views
-        return pictures * forward + self.speed.compile * entry.compile_cost
+        return pictures * forward + self.speed.compile * entry.compile_cost / 4  # no gradients to compile
 
     def learn(self, backbone: str, config: Config, trials: list[tuple[float, float]]) -> "Planner":
         """Return a planner that knows what the trials of `backbone` took: seconds of the first and of a later epoch."""
@@ -122,7 +123,7 @@ class Planner:
 
     def plan_training(self, config: Config, seconds: float) -> Config:
         """Return `config` with as many epochs as fit into `seconds`, at least one; one in five is frozen."""
-        room = seconds - self.reserve(config)
+        room = TRAINING_MARGIN * (seconds - self.reserve(config))
         for epochs in range(MOST_EPOCHS, 0, -1):
             frozen = min(round(epochs / 5), 10) if config.training.frozen_epochs else 0
             training = replace(config.training, frozen_epochs=frozen, fine_tuning_epochs=epochs - frozen)

@@ -38,10 +38,10 @@ def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
     if path := find_weights(setting, backbone, folder):
         return Weights(path, "imagenet")
     local = folder / f"{backbone}{SUFFIX}"
-    sentence = f"ImageNet weights of {entry.title} are neither in {folder} nor to be downloaded"
+    sentence = f"ImageNet weights of {entry.title} are neither in {folder} nor can they be downloaded"
     if setting == "imagenet":
         raise InputError(f"{sentence}; put {local.name} there, or use --weights auto or none.")
-    say(f"ATTENTION: {sentence}: it starts from RANDOM weights, and its scores will be far lower than they could be.")
+    say(f"ATTENTION: {sentence}: RANDOM weights, and far lower scores.")
     return RANDOM
 
 

@@ -1,0 +1,68 @@
+"""Rows come from the runs' files; ranks compare only rows of the same splits."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from competition.files import InputError, write_json
+from competition.leaderboard import read_rows, record_public_score, write_leaderboard
+
+
+def make_run(runs: Path, name: str, selection: float, splits: str = "a") -> None:
+    accuracy: dict[str, Any] = {"accuracy": 0.9, "interval": [0.88, 0.92], "f1_weighted": 0.89, "f1_macro": 0.8}
+    versions = {version: {"plain": accuracy, "augmented": accuracy} for version in ("clean", "revealed")}
+    write_json(
+        runs / name / "metrics.json",
+        {
+            "validation": versions,
+            "test": versions | {"milliseconds": 2.0},
+            "selection_score": selection,
+            "parameters": 1234,
+            "test_looks": 1,
+        },
+    )
+    facts = {"network": {"builder": "tiny"}, "weights": "random", "splits": splits, "distortion": "d"}
+    write_json(runs / name / "config.json", facts)
+    write_json(runs / name / "environment.json", {"device": "CPU"})
+
+
+def test_runs_are_ranked_by_the_selection_score(tmp_path: Path) -> None:
+    for name, selection in (("one_001", 0.7), ("two_001", 0.9), ("three_001", 0.8)):
+        make_run(tmp_path, name, selection)
+    table = read_rows(tmp_path)
+    assert table["run"].tolist() == ["two_001", "three_001", "one_001"]
+    assert table["rank"].tolist() == [1, 2, 3]
+
+
+def test_runs_of_other_splits_have_ranks_of_their_own(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7, splits="a")
+    make_run(tmp_path, "two_001", 0.9, splits="b")
+    make_run(tmp_path, "three_001", 0.8, splits="a")
+    table = read_rows(tmp_path)
+    assert table[["run", "rank"]].to_numpy().tolist() == [["three_001", 1], ["one_001", 2], ["two_001", 1]]
+
+
+def test_the_table_has_reference_rows_without_a_rank(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "one_001", 0.7)
+    text = write_leaderboard(tmp_path / "runs", tmp_path, with_references=True)
+    table = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert table["rank"].isna().sum() == 3
+    assert "82.0" in text
+    assert (tmp_path / "leaderboard.md").read_text().startswith("| rank | run |")
+
+
+def test_a_public_score_shows_the_error_of_the_expectation(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7)
+    record_public_score(tmp_path, "one_001", 0.82)
+    row = read_rows(tmp_path).iloc[0]
+    assert row["error"] == pytest.approx(0.9 - 0.82)
+    with pytest.raises(InputError, match="known are one_001"):
+        record_public_score(tmp_path, "one_002", 0.82)
+    with pytest.raises(InputError, match="from 0 to 1"):
+        record_public_score(tmp_path, "one_001", 82)
+
+
+def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
+    assert "no run was scored" in write_leaderboard(tmp_path, tmp_path, with_references=True)
