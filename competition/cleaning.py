@@ -13,11 +13,12 @@ from competition.console import say, timed
 from competition.data import Dataset
 from competition.faults import find_faults, group_copies
 from competition.features import embed, lay_out
-from competition.figures import draw_map
+from competition.figures import contact_sheet, draw_map
 from competition.noncells import find_non_cells
 
 # Enters the hash of the stage: raise it with every change of what is found.
 CLEANING_VERSION = 1
+MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
     "broken": "one colour fills it from the bottom, as a truncated file decodes",
@@ -49,7 +50,8 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) 
 
     weights: ImageNet weights of the backbone `config.cleaning.backbone`; None: pictures are embedded by their pixels.
     Writes into `folder` issues.csv (one row per picture and issue), keep.npy, groups.npy (n,) int64 (copies share the
-    index of the first of them), tsne.npz (coordinates (n, 2) float32), map.png and, last, the marker cleaning.json.
+    index of the first of them), tsne.npz (coordinates (n, 2) float32), map.png, removed.png (the
+    dropped pictures) and, last, the marker cleaning.json.
     """
     marker = folder / "cleaning.json"
     marker.unlink(missing_ok=True)
@@ -64,6 +66,7 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) 
     keep[[issue.index for issue in issues if issue.action == "drop"]] = False
     _write_arrays(folder, keep, groups, coordinates)
     files.write_text(folder / "issues.csv", _format_issues(issues))
+    contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
     draw_map(folder / "map.png", coordinates, dataset.labels, dataset.class_names, ~keep)
     counts = count_drops(issues)
     say(f"keeping {keep.sum()} of {len(keep)} pictures; flagged: {counts or 'nothing'}")

@@ -9,10 +9,10 @@ from competition.files import InputError, read_json, replacing, write_json, writ
 
 # What others published of the competition's hidden test (accuracy); their validation was clean.
 REFERENCES = (
-    {"run": "reference: the seeds' CNN", "backbone": "custom CNN", "val clean": 0.95, "public": 0.24},
-    {"run": "reference: the seeds' EfficientNetB0", "backbone": "EfficientNetB0", "val clean": 0.916, "public": 0.56},
+    {"run": "published: the seeds' CNN", "backbone": "custom CNN", "val clean": 0.95, "public": 0.24},
+    {"run": "published: the seeds' EfficientNetB0", "backbone": "EfficientNetB0", "val clean": 0.916, "public": 0.56},
     {
-        "run": "reference: the seeds' MobileNetV3Large",
+        "run": "published: the seeds' MobileNetV3Large",
         "backbone": "MobileNetV3Large",
         "val clean": 0.977,
         "public": 0.82,
@@ -107,7 +107,14 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def _layout(table: pd.DataFrame) -> str:
-    return str(_as_text(table).to_string(index=False, justify="left"))
+    """Return the table with texts to the left and numbers to the right of their columns."""
+    cells = _as_text(table)
+    columns = []
+    for name in cells.columns:
+        column = [name, *cells[name]]
+        width = max(map(len, column))
+        columns.append([text.ljust(width) if name == "run" else text.rjust(width) for text in column])
+    return "\n".join("  ".join(row) for row in zip(*columns, strict=True))
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:

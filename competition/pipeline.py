@@ -258,14 +258,17 @@ class Job:
         costs = {name: planner.trial_seconds(name, config) for name in self.backbones}
         share = {name: cost * config.search.trials for name, cost in costs.items()}
         for name in self.backbones:
-            deadline = None if self.deadline is None else time.monotonic() + 2 * share[name]
-            best = search(self._search_job(name, prepared, config, deadline))
+            job = self._search_job(name, prepared, config)
+            if self.deadline is not None:
+                latest = self.deadline - planner.reserve(config) - sum(planner.final_seconds(config).values()) / 2
+                job = dataclasses.replace(job, deadline=time.monotonic() + 1.3 * share[name], last_moment=latest)
+            best = search(job)
             seconds = read_json(self.paths.studies / f"{name}_best.json")["seconds"]
             planner = planner.learn(name, config, seconds)
             say(f"  {', '.join(f'{key}={value}' for key, value in best.items())}")
         return planner
 
-    def _search_job(self, name: str, prepared: Prepared, config: Config, deadline: float | None) -> SearchJob:
+    def _search_job(self, name: str, prepared: Prepared, config: Config) -> SearchJob:
         folder = self.paths.studies
         folder.mkdir(parents=True, exist_ok=True)
         database = folder / f"{name}.db"
@@ -273,7 +276,7 @@ class Job:
             database.unlink(missing_ok=True)
         storage = self.options.storage or f"sqlite:///{database}"
         own = replace(config, {"model.backbone": name})
-        return SearchJob(own, prepared.training, self.weights[name], folder, storage, prepared.fingerprint, deadline)
+        return SearchJob(own, prepared.training, self.weights[name], folder, storage, prepared.fingerprint)
 
     def train(self, name: str, prepared: Prepared, config: Config, planner: Planner) -> Path:
         """Train the best settings known for one backbone."""

@@ -24,7 +24,7 @@ HEAD_SPACE: dict[str, Any] = {
     "model.head_units": (64, 128, 256, 512, 1024),
     "model.dropout": (0.0, 0.6, False),
     "model.l2": (1e-7, 1e-2, True),
-    "training.head_learning_rate": (1e-4, 1e-2, True),
+    "training.head_learning_rate": (3e-4, 4e-3, True),
 }
 FINE_TUNING_SPACE: dict[str, Any] = {
     "training.fine_tuning_learning_rate": (1e-5, 1e-3, True),
@@ -35,7 +35,11 @@ FINE_TUNING_SPACE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SearchJob:
-    """What a search needs: the settings it starts from, data, weights, where it keeps itself and when it must end."""
+    """What a search needs: the settings it starts from, data, weights, and where it keeps itself.
+
+    deadline, last_moment: when (time.monotonic) no further trial begins, and when a running one is cut short, whose
+    score then means less.
+    """
 
     config: Config
     data: TrainingData
@@ -43,7 +47,8 @@ class SearchJob:
     folder: Path
     storage: str
     fingerprint: str
-    deadline: float | None
+    deadline: float | None = None
+    last_moment: float | None = None
 
     @property
     def backbone(self) -> str:
@@ -150,7 +155,7 @@ def _objective(job: SearchJob) -> Callable[[Trial], float]:
         config = replace(job.config, suggest(trial, search_space(job.weights)) | _trial_schedule(job.config))
         folder = job.folder / f".{job.backbone}_trial"
         shutil.rmtree(folder, ignore_errors=True)
-        left = None if job.deadline is None else max(1.0, job.deadline - time.monotonic())
+        left = None if job.last_moment is None else max(1.0, job.last_moment - time.monotonic())
         try:
             train(config, job.data, job.weights, folder, left)
             history = read_state(folder / "checkpoint")["history"]

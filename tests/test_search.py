@@ -22,7 +22,7 @@ from tests.test_training import make_data
 @pytest.fixture
 def job(tmp_path: Path) -> SearchJob:
     config = replace(Config(), {"model.backbone": "tiny_cnn", "search.trials": 3})
-    return SearchJob(config, make_data(), RANDOM, tmp_path, f"sqlite:///{tmp_path}/study.db", "data-1", None)
+    return SearchJob(config, make_data(), RANDOM, tmp_path, f"sqlite:///{tmp_path}/study.db", "data-1")
 
 
 @pytest.fixture
