@@ -154,9 +154,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The search for each backbone; a trial trains both stages on fewer pictures and for fewer epochs."""
+    """The search for each backbone; a trial trains both stages on fewer pictures and for fewer epochs.
+
+    share: of a time budget, what searching gets of the time that it and training have together.
+    """
 
     trials: int = number(10, 1)
+    share: float = number(0.35, 0.01, 0.99)
     trial_pictures: int = number(2000, 1)
     trial_frozen_epochs: int = number(2, 0)
     trial_fine_tuning_epochs: int = number(3, 0)
@@ -229,8 +233,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.schedule": "cosine",
         "search.trial_pictures": 500,
         "search.trial_frozen_epochs": 0,
-        "search.trial_fine_tuning_epochs": 4,
-        "search.trials": 2,
+        "search.trial_fine_tuning_epochs": 2,
+        "search.share": 0.2,
     },
 }
 

@@ -1,6 +1,7 @@
 """The stages in order: what was asked for, and what that needs that is missing or stale."""
 
 import argparse
+import dataclasses
 import time
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,7 @@ from competition.splits import Splits, make_splits, read_splits, split, splits_i
 from competition.submission import Limits, package, run_submission, verify
 from competition.weights import Weights, check_weights, find_weights, resolve_weights
 
-DEMO_SECONDS = 540.0  # the demo's time budget where none is given
+DEMO_SECONDS = 560.0  # the demo's time budget where none is given
 FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the competition's file at
 data/training_set.npz, or name any .npz or folder of class folders:  python run.py --search --data FILE
 With ImageNet weights (downloaded by Keras, or put into data/weights/) and some hours instead of minutes the scores

@@ -16,7 +16,6 @@ from competition.submission_model import predict_views
 from competition.training import compile_model, one_hot
 from competition.weights import RANDOM, Weights
 
-SEARCH_SHARE = 0.35  # of the time that searching and training have together
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
 TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
 MOST_TRIALS, MOST_EPOCHS = 100, 60
@@ -110,7 +109,7 @@ class Planner:
 
         trials: the number that the user asked for, which is an upper limit.
         """
-        share = SEARCH_SHARE * (seconds - self.reserve(config))
+        share = config.search.share * (seconds - self.reserve(config))
         pictures = min(config.search.trial_pictures, self.sizes.train)
         while True:
             search = replace(config.search, trial_pictures=pictures)
