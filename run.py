@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from competition.backbones import COMPARED
+from competition.backbones import COMPARED, unknown
 from competition.config import PRESETS
 from competition.console import quiet_import
 from competition.files import InputError
@@ -23,8 +23,9 @@ needs that is missing or stale. With no data of your own, a demo competition is 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line's parser; building it loads neither Keras nor pandas."""
+    layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "run.py", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        "run.py", description=__doc__, epilog=EPILOG, formatter_class=layout, allow_abbrev=False
     )
     stages = parser.add_argument_group("stages")
     for stage in STAGES:
@@ -83,7 +84,10 @@ def parse_duration(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run the driver; returns the exit code. A user's mistake gives one sentence, not a traceback."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        parser.error(unknown("argument", rest[0], flags))
     if not options.record and not any(getattr(options, stage) for stage in STAGES):
         parser.print_usage()
         print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")

@@ -56,7 +56,7 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run.main(["--serach"])
     assert stop.value.code == 2
-    assert "--serach" in capsys.readouterr().err
+    assert "Unknown argument '--serach'; did you mean '--search'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-3m", "0", "90x"])
