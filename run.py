@@ -44,9 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--backbone", action="append", metavar="NAME", help=f"repeatable (default: {', '.join(COMPARED)})"
     )
-    work.add_argument(
-        "--final", default="mobilenetv3large", metavar="NAME|best", help="what is packaged (default: mobilenetv3large)"
-    )
+    work.add_argument("--final", metavar="NAME|best", help="what is packaged (default: mobilenetv3large)")
     work.add_argument("--trials", type=int, help="trials of each search (default: 10)")
     work.add_argument(
         "--time-budget", type=parse_duration, metavar="90m", help="plan trials and epochs to end within it"
@@ -88,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     if rest:
         flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
         parser.error(unknown("argument", rest[0], flags))
+    if options.folds < 0 or options.folds == 1:
+        parser.error(f"--folds got {options.folds}, and expects 2 or more")
     if not options.record and not any(getattr(options, stage) for stage in STAGES):
         parser.print_usage()
         print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")

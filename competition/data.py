@@ -177,6 +177,8 @@ def _check_images(path: Path, name: str, images: np.ndarray) -> None:
         )
     if min(images.shape[1:3]) < MINIMUM_SIDE:
         raise InputError(f"{received}; pictures need sides of at least {MINIMUM_SIDE} pixels, so save larger ones.")
+    if images.shape[1] != images.shape[2]:
+        raise InputError(f"{received}; pictures need to be square, so crop or pad them to one side length.")
     if images.dtype != np.uint8:
         raise InputError(f"{received}; {expected}: {_mend_type(images)}.")
     if images.max() <= 1:

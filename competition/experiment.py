@@ -3,6 +3,7 @@
 import platform
 import shutil
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from competition.config import Config, flatten
 from competition.console import say
 from competition.data import Dataset
 from competition.distortion import distort
-from competition.files import digest, read_json, write_json
+from competition.files import InputError, digest, read_json, write_json
 from competition.model import create_network, describe_device, network_spec
 from competition.prediction import ScoredSet, evaluate
-from competition.splits import Splits, balanced, class_weights
+from competition.splits import Splits, balanced
 from competition.training import TrainingData, train
 from competition.weights import RANDOM, Weights
 
@@ -59,18 +60,21 @@ def _scored_set(name: str, images: np.ndarray, labels: np.ndarray, seed: int) ->
 def run_fingerprint(config: Config, prepared: Prepared, weights: Weights) -> str:
     """Return the hash that tells whether a run is the same experiment: its settings, data, weights and backend."""
     parts = {key: value for key, value in flatten(config).items() if key.split(".")[0] in _RELEVANT}
-    origin = weights.path if weights.path else "random"
-    return digest(parts, prepared.fingerprint, prepared.distortion_hash, origin, keras.backend.backend())
+    return digest(parts, prepared.fingerprint, prepared.distortion_hash, weights.fingerprint, keras.backend.backend())
 
 
-_RELEVANT = ("seed", "split", "augmentation", "model", "training", "evaluation")
+_RELEVANT = ("seed", "split", "augmentation", "model", "training")
 
 
 def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
-    """Return the folder of the run with `fingerprint`, or a new one with the next number."""
+    """Return the folder of the run with `fingerprint`, or a new one with the next number.
+
+    force: a finished run does not count, one that was interrupted does.
+    """
     folders = sorted(runs.glob(f"{backbone}_[0-9]*"))
-    for folder in [] if force else folders:
-        if (folder / "config.json").is_file() and read_json(folder / "config.json")["fingerprint"] == fingerprint:
+    for folder in reversed(folders):
+        known = (folder / "config.json").is_file() and read_json(folder / "config.json")["fingerprint"] == fingerprint
+        if known and not (force and (folder / "network.weights.h5").is_file()):
             return folder
     numbers = [int(folder.name.rpartition("_")[2]) for folder in folders]
     return runs / f"{backbone}_{max(numbers, default=0) + 1:03d}"
@@ -97,8 +101,11 @@ def run_training(
     write_json(run / "config.json", {"settings": flatten(config), **facts})
     write_json(run / "environment.json", describe_environment())
     started = time.monotonic()
-    balance = class_weights(prepared.training.labels, prepared.training.num_classes)
-    train(config, prepared.training, weights, run, seconds, balance if config.training.class_weights else None)
+    try:
+        train(config, prepared.training, weights, run, seconds)
+    except InputError:  # a loss that diverged would do so again from its checkpoint
+        shutil.rmtree(run / "checkpoint", ignore_errors=True)
+        raise
     say(f"{run.name}: trained in {time.monotonic() - started:.0f} s")
     shutil.rmtree(run / "checkpoint")
     return run
@@ -114,18 +121,24 @@ def load_run(run: Path) -> keras.Model:
 def run_evaluation(config: Config, prepared: Prepared, run: Path, force: bool = False) -> dict[str, Any]:
     """Score a run on validation and test, write metrics.json and return it; each look at the test is counted."""
     path = run / "metrics.json"
-    looks = read_json(path)["test_looks"] if path.is_file() else 0
-    if looks and not force:
+    known: dict[str, Any] = read_json(path) if path.is_file() else {"test_looks": 0}
+    looks, facts = known["test_looks"], {"views": config.evaluation.views, "distortion": prepared.distortion_hash}
+    if looks and not force and facts.items() <= known.items():
         say(f"{run.name}: scored already; --force scores anew.")
-        return dict(read_json(path))
+        return known
     network = load_run(run)
     validation = evaluate(network, prepared.validation, config.evaluation, run, config.seed)
     test = evaluate(network, prepared.test, config.evaluation, run, config.seed)
     scores = [validation[version]["plain"]["accuracy"] for version in ("clean", PROFILE)]
     result = {"validation": validation, "test": test, "test_looks": looks + 1, "parameters": network.count_params()}
-    result |= {"selection_score": float(np.mean(scores)), "views": config.evaluation.views}
+    result |= {"selection_score": float(np.mean(scores)), "zip_megabytes": _compressed_megabytes(run), **facts}
     write_json(path, result)
     return result
+
+
+def _compressed_megabytes(run: Path) -> float:
+    """Return what the weights take in a zip."""
+    return len(zlib.compress((run / "network.weights.h5").read_bytes())) / 2**20
 
 
 def describe_environment() -> dict[str, str]:

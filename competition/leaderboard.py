@@ -24,7 +24,8 @@ COLUMNS = (
     "test clean", "test revealed", "gap", "test clean TTA", "test revealed TTA", "expected low", "expected high",
     "F1 weighted", "F1 macro", "ms/picture", "zip MB", "public", "error", "test looks", "splits", "distortion",
 )  # fmt: skip
-TERMINAL = ("rank", "run", "selection", "val clean", "val revealed", "test clean", "test revealed", "gap", "public")
+SCORES = ("rank", "run", "selection", "val clean", "val revealed", "test clean", "test revealed", "gap", "public")
+FACTS = ("rank", "run", "parameters", "weights", "F1 weighted", "F1 macro", "ms/picture", "zip MB", "device")
 
 
 def read_rows(runs: Path) -> pd.DataFrame:
@@ -65,10 +66,9 @@ def read_row(run: Path) -> dict[str, Any]:
         "ms/picture": metrics["test"]["milliseconds"],
         "test looks": metrics["test_looks"],
         "splits": config["splits"],
-        "distortion": config["distortion"],
+        "distortion": metrics["distortion"],
+        "zip MB": metrics["zip_megabytes"],
     }
-    if (run / "package.json").is_file():
-        row["zip MB"] = read_json(run / "package.json")["megabytes"]
     if (run / "public.json").is_file():
         row["public"] = read_json(run / "public.json")["score"]
         row["error"] = row["test revealed TTA"] - row["public"]
@@ -95,8 +95,10 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
     with replacing(folder / "leaderboard.csv") as temporary:
         table.to_csv(temporary, index=False)
     write_text(folder / "leaderboard.md", to_markdown(table))
-    narrow = list(TERMINAL) + (["error"] if table["error"].notna().any() else [])
-    return _layout(table[narrow])
+    several = ["splits"] if table["splits"].nunique() > 1 else []
+    error = ["error"] if table["error"].notna().any() else []
+    runs_only = table[table["rank"].notna()]
+    return f"{_layout(table[[*SCORES, *error, *several]])}\n\n{_layout(runs_only[list(FACTS)])}"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -113,7 +115,7 @@ def _layout(table: pd.DataFrame) -> str:
     for name in cells.columns:
         column = [name, *cells[name]]
         width = max(map(len, column))
-        columns.append([text.ljust(width) if name == "run" else text.rjust(width) for text in column])
+        columns.append([text.ljust(width) if name in ("run", "device") else text.rjust(width) for text in column])
     return "\n".join("  ".join(row) for row in zip(*columns, strict=True))
 
 

@@ -10,15 +10,18 @@ from competition.config import ModelConfig
 from competition.submission_model import build_network
 from competition.weights import Weights, load_backbone
 
+SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller pictures are enlarged
+
 
 def network_spec(config: ModelConfig, picture_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:
     """Return what `submission_model.build_network` needs, as it stands in a submission's config.json."""
     entry = get_backbone(config.backbone)
+    side = config.input_size or picture_shape[0]
     return {
         "builder": entry.builder,
         "arguments": entry.arguments,
         "picture_shape": list(picture_shape),
-        "input_size": config.input_size,
+        "input_size": config.input_size if side >= SMALLEST_INPUT else SMALLEST_INPUT,
         "head_units": config.head_units,
         "dropout": config.dropout,
         "num_classes": num_classes,

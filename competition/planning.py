@@ -71,6 +71,10 @@ class Planner:
             backbone, schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs, schedule.trial_pictures
         )
 
+    def search_seconds(self, config: Config) -> float:
+        """Return the seconds of all searches."""
+        return config.search.trials * sum(self.trial_seconds(name, config) for name in self.weights)
+
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on validation and test with all views."""
         entry = get_backbone(backbone)
@@ -97,8 +101,8 @@ class Planner:
 
     def total_seconds(self, config: Config, search: bool) -> float:
         """Return the seconds of the whole job."""
-        trials = config.search.trials * sum(self.trial_seconds(name, config) for name in self.weights)
-        return (trials if search else 0.0) + sum(self.final_seconds(config).values()) + self.reserve(config)
+        searching = self.search_seconds(config) if search else 0.0
+        return searching + sum(self.final_seconds(config).values()) + self.reserve(config)
 
     def reserve(self, config: Config) -> float:
         """Return the seconds that what follows the training needs."""

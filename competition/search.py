@@ -37,8 +37,8 @@ FINE_TUNING_SPACE: dict[str, Any] = {
 class SearchJob:
     """What a search needs: the settings it starts from, data, weights, and where it keeps itself.
 
-    deadline, last_moment: when (time.monotonic) no further trial begins, and when a running one is cut short, whose
-    score then means less.
+    fixed: keys that the user set, which are not searched. deadline, last_moment: when (time.monotonic) no further
+    trial begins, and when a running one is cut short, whose score then means less.
     """
 
     config: Config
@@ -47,6 +47,7 @@ class SearchJob:
     folder: Path
     storage: str
     fingerprint: str
+    fixed: frozenset[str] = frozenset()
     deadline: float | None = None
     last_moment: float | None = None
 
@@ -54,10 +55,11 @@ class SearchJob:
     def backbone(self) -> str:
         return self.config.model.backbone
 
-
-def search_space(weights: Weights) -> dict[str, Any]:
-    """Return the space: from random weights there is no second stage, and so nothing of it to search."""
-    return HEAD_SPACE if weights.path is None else HEAD_SPACE | FINE_TUNING_SPACE
+    @property
+    def space(self) -> dict[str, Any]:
+        """What is searched: from random weights there is no second stage, and so nothing of it."""
+        space = HEAD_SPACE if self.weights.path is None else HEAD_SPACE | FINE_TUNING_SPACE
+        return {key: options for key, options in space.items() if key not in self.fixed}
 
 
 def search(job: SearchJob) -> dict[str, Any]:
@@ -74,37 +76,38 @@ def search(job: SearchJob) -> dict[str, Any]:
         say(f"{job.backbone}: {count_finished(study)} trials are done already; --trials asks for more.")
     else:
         left = None if job.deadline is None else max(1.0, job.deadline - time.monotonic())
-        caught = (InputError, MemoryError, RuntimeError)
-        study.optimize(_objective(job), n_trials=remaining, timeout=left, catch=caught, callbacks=[_report(job)])
+        study.optimize(_objective(job), n_trials=remaining, timeout=left, catch=(InputError,), callbacks=[_report(job)])
     return _write_results(study, job)
 
 
 def open_study(job: SearchJob) -> optuna.Study:
     """Open or create the study; its first trial is the settings as they stand.
 
-    The name carries the trial's schedule, since scores of shorter and longer trials do not compare.
+    The name carries all that is not searched, the trials' schedule too, since scores compare only where it is equal.
     """
-    schedule = {"space": search_space(job.weights), "weights": job.weights.origin, **_trial_schedule(job.config)}
-    fixed = {key: value for key, value in flatten(job.config).items() if key.startswith(("augmentation.", "split."))}
-    name = f"{job.backbone}-{digest(schedule, fixed, job.config.model.input_size, keras.backend.backend())[:8]}"
+    same = {key: value for key, value in flatten(job.config).items() if key.split(".")[0] in _DECISIVE}
+    same |= _trial_schedule(job.config) | dict.fromkeys(job.space, "searched")
+    name = f"{job.backbone}-{digest(same, job.space, job.weights.fingerprint, keras.backend.backend())[:8]}"
     try:
-        sampler = optuna.samplers.TPESampler(seed=job.config.seed, multivariate=True, n_startup_trials=5)
-        study = optuna.create_study(
-            storage=job.storage, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
-        )
+        study = optuna.create_study(storage=job.storage, study_name=name, direction="maximize", load_if_exists=True)
+        seed = job.config.seed + len(study.get_trials(deepcopy=False))  # or a resumed study would repeat its draws
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
     except Exception as error:  # SQLAlchemy raises its own kinds for a missing driver, host or file
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"The storage {job.storage} cannot be used ({reason}); nothing was lost, mend it.") from error
     owner = study.user_attrs.get("data")
     if owner is None:
         study.set_user_attr("data", job.fingerprint)
-        study.enqueue_trial(_inside_space(flatten(job.config), search_space(job.weights)))
+        study.enqueue_trial(_inside_space(flatten(job.config), job.space))
     elif owner != job.fingerprint:
         raise InputError(
             f"The study '{name}' in {job.storage} belongs to other data (splits {owner}, now {job.fingerprint}); "
             "use --force to begin it anew, or --name for a folder of its own."
         )
     return study
+
+
+_DECISIVE = ("seed", "split", "augmentation", "model", "training")
 
 
 def _trial_schedule(config: Config) -> dict[str, Any]:
@@ -152,16 +155,19 @@ def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
 
 def _objective(job: SearchJob) -> Callable[[Trial], float]:
     def objective(trial: Trial) -> float:
-        config = replace(job.config, suggest(trial, search_space(job.weights)) | _trial_schedule(job.config))
+        config = replace(job.config, suggest(trial, job.space) | _trial_schedule(job.config))
         folder = job.folder / f".{job.backbone}_trial"
         shutil.rmtree(folder, ignore_errors=True)
         left = None if job.last_moment is None else max(1.0, job.last_moment - time.monotonic())
         try:
             train(config, job.data, job.weights, folder, left)
             history = read_state(folder / "checkpoint")["history"]
-        except (InputError, MemoryError, RuntimeError) as error:
-            trial.set_user_attr("reason", str(error).splitlines()[0][:300] if str(error) else type(error).__name__)
+        except OSError:  # a full disk is nothing that another trial would do better
             raise
+        except Exception as error:  # a loss that diverged, or no memory, which each backend raises in its own way
+            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            trial.set_user_attr("reason", reason)
+            raise InputError(reason) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             keras.utils.clear_session(free_memory=True)
@@ -201,7 +207,8 @@ def _write_results(study: optuna.Study, job: SearchJob) -> dict[str, Any]:
         reasons = sorted({trial.user_attrs["reason"] for trial in study.trials if "reason" in trial.user_attrs})
         raise InputError(f"No trial of {job.backbone} succeeded ({'; '.join(reasons) or 'none was finished'}).")
     best = study.best_trial
-    result = {"settings": best.params, "selection_score": best.value, "trial": best.number, "data": job.fingerprint}
+    result = {"settings": best.params, "selection_score": best.value, "trial": best.number}
+    result |= {"data": job.fingerprint, "weights": job.weights.fingerprint}
     seconds = [trial.user_attrs["seconds"] for trial in finished if trial.user_attrs.get("seconds")]
     write_json(job.folder / f"{job.backbone}_best.json", result | {"trials": len(finished), "seconds": seconds})
     say(f"{job.backbone}: best of {len(finished)} trials {best.value:.4f} (trial {best.number})")

@@ -102,15 +102,6 @@ def class_balance_table(dataset: Dataset, keep: np.ndarray, splits: Splits) -> "
     return pd.DataFrame({"class": dataset.class_names, **counts})
 
 
-def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return (num_classes,) weights n / (K * pictures of the class), 0 for a class without pictures.
-
-    scikit-learn's `balanced`: each class weighs the same in the sum, and the mean over the pictures is 1.
-    """
-    counts = np.bincount(labels, minlength=num_classes)
-    return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
-
-
 def balanced(
     images: np.ndarray, labels: np.ndarray, per_class: int, seed: int, shift: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -38,8 +38,8 @@ class Answers:
 
 
 def package(run: Path, spec: dict[str, Any], class_names: tuple[str, ...], views: int, zip_path: Path) -> Path:
-    """Write the submission of a finished run as a folder and as a flat zip; return the zip's path."""
-    folder = zip_path.with_suffix("")
+    """Write the submission of a finished run as a folder beside `zip_path`, and as that flat zip; return its path."""
+    folder = zip_path.parent / run.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     weights = f"{run.name}.weights.h5"
@@ -68,8 +68,8 @@ def run_submission(zip_path: Path, images: np.ndarray, limits: Limits) -> Answer
         np.save(root / "pictures.npy", images)
         runner = shutil.copy(submission_runner.__file__, root / "submission_runner.py")
         arguments = [str(root / "code"), str(root / "pictures.npy"), str(root / "answers.npz")]
-        command = [sys.executable, "-I", str(runner), *arguments]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [sys.executable, "-P", str(runner), *arguments]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | _SHARED_DEVICE
         finished = run_limited(command, root / "work", limits.seconds, limits.memory_megabytes, environment)
         if finished.return_code != 0:
             lines = [line for line in finished.output.strip().splitlines() if line.strip()]
@@ -80,6 +80,10 @@ def run_submission(zip_path: Path, images: np.ndarray, limits: Limits) -> Answer
         raise InputError(f"{zip_path} answers {labels.dtype} {labels.shape}; expected {len(images)} integer labels.")
     load, predict = answers["seconds"].tolist()
     return Answers(labels, answers.get("probabilities"), load, predict, finished.peak_megabytes)
+
+
+# So that the submission finds room on an accelerator whose memory this process would else hold.
+_SHARED_DEVICE = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def extract(zip_path: Path, folder: Path, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""Runs a submission as a server does, in a process of its own: python -I submission_runner.py FOLDER X.npy OUT.npz.
+"""Runs a submission as a server does, in a process of its own: python -P submission_runner.py FOLDER X.npy OUT.npz.
 
 OUT.npz gets `labels`, `probabilities` where the model offers them, and `seconds` for loading and for predicting.
 """

@@ -75,6 +75,12 @@ class Batches(keras.utils.PyDataset):
         return batch if self.weights is None else (*batch, self.weights[chosen])
 
 
+def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return weights (K,) that make up for unequal classes, as scikit-learn's "balanced"; 0 for a class with none."""
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
+
+
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Return labels (n,) as (n, num_classes) float32."""
     return np.eye(num_classes, dtype=np.float32)[labels]
@@ -94,8 +100,10 @@ class Stage:
 def plan_stages(config: Config, weights: Weights) -> list[Stage]:
     """Return the stages: two from pretrained weights; from random ones one stage of as many epochs."""
     training, model = config.training, config.model
+    epochs = training.frozen_epochs + training.fine_tuning_epochs
+    if not epochs:
+        raise InputError("training.frozen_epochs and training.fine_tuning_epochs are 0; at least one must be more.")
     if weights.path is None:
-        epochs = training.frozen_epochs + training.fine_tuning_epochs
         prepare = partial(train_everything, batch_norm_momentum=training.batch_norm_momentum)
         return [Stage("from scratch", epochs, training.head_learning_rate, model.l2, prepare)]
     unfreeze = partial(unfreeze_backbone, share=training.unfreeze)
@@ -111,12 +119,11 @@ def train(
     weights: Weights,
     folder: Path,
     seconds: float | None = None,
-    class_weights: np.ndarray | None = None,
 ) -> keras.Model:
     """Train the network of `config` and return it with the weights of its best epoch by the selection score.
 
     folder: takes network.weights.h5, history.csv and, while it goes on, a checkpoint to resume from. seconds: ends
-    after the last epoch that fits. class_weights: (K,) weights of the loss. Raises InputError where the loss diverges.
+    after the last epoch that fits. Raises InputError where the loss diverges, or no epoch is asked for.
     """
     keras.utils.set_random_seed(config.seed)
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -128,12 +135,12 @@ def train(
     for number, stage in enumerate(stages):
         if stage.name not in read_state(checkpoints)["stages"]:
             limit = _stage_deadline(deadline, stages[number:])
-            _train_stage(stage, network, config, data, checkpoints, limit, class_weights)
+            _train_stage(stage, network, config, data, checkpoints, limit)
         network.load_weights(checkpoints / "best.weights.h5")
-    with replacing(folder / "network.weights.h5") as temporary:
-        network.save_weights(temporary)
     with replacing(folder / "history.csv") as temporary:
         pd.DataFrame(read_state(checkpoints)["history"]).to_csv(temporary, index=False)
+    with replacing(folder / "network.weights.h5") as temporary:  # last: it says that the training is finished
+        network.save_weights(temporary)
     return network
 
 
@@ -153,11 +160,11 @@ def _train_stage(
     data: TrainingData,
     folder: Path,
     deadline: float | None,
-    class_weights: np.ndarray | None,
 ) -> None:
     stage.prepare(network)
     penalise_head(network, stage.l2)
-    batches = Batches(data, config.training.batch_size, config.seed, class_weights)
+    weights = class_weights(data.labels, data.num_classes) if config.training.class_weights else None
+    batches = Batches(data, config.training.batch_size, config.seed, weights)
     augmentation = build_augmentation(config.augmentation, config.seed)
     model = compile_model(network, augmentation, config.training, stage.learning_rate, stage.epochs * len(batches))
     rules = _stopping_rules(config.training)
@@ -193,7 +200,7 @@ def compile_model(
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
     rate = schedule if config.schedule == "cosine" else learning_rate
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
-    model.compile(get_optimizer(config.optimizer, rate), loss=loss, metrics=["accuracy"], jit_compile=False)
+    model.compile(get_optimizer(config.optimizer, rate), loss=loss, metrics=["accuracy"])
     return model
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from competition.backbones import Backbone, get_backbone
 from competition.console import say
-from competition.files import InputError, replacing
+from competition.files import InputError, digest, replacing
 
 SUFFIX = "_imagenet_notop.weights.h5"
 
@@ -20,6 +20,11 @@ class Weights:
 
     path: Path | None
     origin: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the file, or `random`."""
+        return "random" if self.path is None else digest(self.path)
 
 
 RANDOM = Weights(None, "random")
@@ -36,7 +41,7 @@ def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
     if setting == "none" or not entry.pretrained:
         return RANDOM
     if path := find_weights(setting, backbone, folder):
-        return Weights(path, "imagenet")
+        return Weights(path, "imagenet" if path.name == f"{backbone}{SUFFIX}" else path.name)
     local = folder / f"{backbone}{SUFFIX}"
     sentence = f"ImageNet weights of {entry.title} are neither in {folder} nor can they be downloaded"
     if setting == "imagenet":

@@ -40,6 +40,7 @@ LEVELS = {
     "training": 3,
     "cleaning": 4,
     "experiment": 4,
+    "job": 4,
     "planning": 4,
     "search": 4,
     "submission": 4,

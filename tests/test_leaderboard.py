@@ -21,9 +21,11 @@ def make_run(runs: Path, name: str, selection: float, splits: str = "a") -> None
             "selection_score": selection,
             "parameters": 1234,
             "test_looks": 1,
+            "distortion": "d",
+            "zip_megabytes": 2.5,
         },
     )
-    facts = {"network": {"builder": "tiny"}, "weights": "random", "splits": splits, "distortion": "d"}
+    facts = {"network": {"builder": "tiny"}, "weights": "random", "splits": splits}
     write_json(runs / name / "config.json", facts)
     write_json(runs / name / "environment.json", {"device": "CPU"})
 

@@ -5,12 +5,17 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import run
+from competition import pipeline
+from competition.config import Config
+from competition.files import InputError
+from tests.conftest import draw_blobs
 
 TINY = [
     "--backbone",
@@ -35,6 +40,10 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 import run
+from competition import pipeline
+from competition.config import Config
+from competition.files import InputError
+from tests.conftest import draw_blobs
 code = run.main(sys.argv[1:])
 assert "tensorflow" not in sys.modules
 sys.exit(code)
@@ -106,7 +115,48 @@ def test_folds_share_the_test_and_report_their_spread(
 ) -> None:
     assert call(tmp_path, "--train", "--folds", "2", "--data", str(blobs_path)) == 0
     assert "on 2 folds" in capsys.readouterr().out
-    assert len(list((tmp_path / "experiments/blobs/runs").glob("*/metrics.json"))) == 3
+    assert len(list((tmp_path / "experiments/blobs/folds").glob("tiny_cnn_*/history.csv"))) == 2
+    scores = json.loads((tmp_path / "experiments/blobs/folds/folds.json").read_text())["selection_scores"]
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_what_the_user_sets_wins_over_what_the_search_found(finished: Path, blobs_path: Path) -> None:
+    arguments = ["--train", "--data", str(blobs_path), "--set", "training.head_learning_rate=0.0005"]
+    assert call(finished, *arguments) == 0
+    newest = sorted((finished / "experiments/blobs/runs").glob("tiny_cnn_*"))[-1]
+    settings = json.loads((newest / "config.json").read_text())["settings"]
+    best = json.loads((finished / "experiments/blobs/studies/tiny_cnn_best.json").read_text())["settings"]
+    assert settings["training.head_learning_rate"] == 0.0005
+    assert settings["model.dropout"] == best["model.dropout"]
+
+
+def test_another_data_set_under_the_same_name_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = draw_blobs(60, 3, seed=9)
+    np.savez(tmp_path / "blobs.npz", images=images, labels=labels)
+    before = (finished / "data/blobs/keep.npy").read_bytes()
+    assert call(finished, "--search", "--data", str(tmp_path / "blobs.npz"), *TRIALS) == 2
+    assert "another data set" in capsys.readouterr().err
+    assert (finished / "data/blobs/keep.npy").read_bytes() == before
+
+
+def test_one_backbone_that_fails_does_not_take_the_others_along(
+    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = vars(pipeline)["run_training"]
+
+    def fail_for_the_custom_cnn(config: Config, *arguments: Any) -> Path:
+        if config.model.backbone == "custom_cnn":
+            raise InputError("The loss became infinite.")
+        finished: Path = original(config, *arguments)
+        return finished
+
+    monkeypatch.setattr(pipeline, "run_training", fail_for_the_custom_cnn)
+    arguments = ["--train", "--package", "--data", str(blobs_path), "--backbone", "custom_cnn", "--final", "best"]
+    assert call(tmp_path, *arguments) == 2
+    assert "custom_cnn: The loss became infinite." in capsys.readouterr().err
+    assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
 
 
 @pytest.mark.skipif(

@@ -74,6 +74,7 @@ def test_durations_have_units() -> None:
     [
         (["--search", "--backbone", "mobilenetv3larg"], "did you mean 'mobilenetv3large'"),
         (["--search", "--final", "bestt"], "Unknown backbone 'bestt'"),
+        (["--search", "--final", "efficientnetv2b0"], "add --backbone efficientnetv2b0"),
         (["--train", "--set", "training.bach_size=3"], "did you mean 'training.batch_size'"),
         (["--train", "--set", "training.batch_size"], "expects KEY=VALUE"),
         (["--train", "--set", "model.dropout=2"], "a number from 0 to 0.95"),

@@ -69,7 +69,7 @@ def test_results_lie_in_files(job: SearchJob, trained: list[Config]) -> None:
 def test_an_interrupted_trial_is_tried_again_with_its_settings(job: SearchJob, trained: list[Config]) -> None:
     study = open_study(job)
     running = study.ask()
-    settings = module.suggest(running, module.search_space(RANDOM))
+    settings = module.suggest(running, job.space)
     search(job)
     study = open_study(job)
     assert count_finished(study) == 3
@@ -115,12 +115,21 @@ def test_a_storage_out_of_reach_is_named(job: SearchJob) -> None:
         search(dataclasses.replace(job, storage="sqlite:////no/such/folder/study.db"))
 
 
-def test_the_second_stage_is_searched_only_from_pretrained_weights() -> None:
-    pretrained = module.search_space(Weights(Path("weights.h5"), "imagenet"))
-    assert {"training.fine_tuning_learning_rate", "training.fine_tuning_l2", "training.unfreeze"} == set(
-        pretrained
-    ) - set(module.search_space(RANDOM))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trial = optuna.create_study().ask()
-    settings = module.suggest(trial, pretrained)
+def test_the_second_stage_is_searched_only_from_pretrained_weights(job: SearchJob) -> None:
+    pretrained = dataclasses.replace(job, weights=Weights(Path("weights.h5"), "imagenet")).space
+    keys = {"training.fine_tuning_learning_rate", "training.fine_tuning_l2", "training.unfreeze"}
+    assert set(pretrained) - set(job.space) == keys
+    settings = module.suggest(optuna.create_study().ask(), pretrained)
     assert replace(Config(), settings).training.unfreeze == settings["training.unfreeze"]
+
+
+def test_what_the_user_set_is_not_searched(job: SearchJob, trained: list[Config]) -> None:
+    config = replace(job.config, {"model.l2": 0.005})
+    search(dataclasses.replace(job, config=config, fixed=frozenset({"model.l2"})))
+    assert {settings.model.l2 for settings in trained} == {0.005}
+
+
+def test_a_study_of_other_settings_is_another_study(job: SearchJob, trained: list[Config]) -> None:
+    search(job)
+    search(dataclasses.replace(job, config=replace(job.config, {"training.optimizer": "lion"})))
+    assert [settings.training.optimizer for settings in trained] == ["adam"] * 3 + ["lion"] * 3

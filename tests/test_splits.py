@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.utils.class_weight import compute_class_weight
 
 from competition.config import Config, replace
 from competition.data import Dataset
@@ -17,7 +16,6 @@ from competition.splits import (
     Splits,
     balanced,
     class_balance_table,
-    class_weights,
     make_splits,
     read_splits,
     split,
@@ -255,13 +253,6 @@ def test_the_balance_table_counts_each_class() -> None:
     assert table["class"].tolist() == list(dataset.class_names)
     assert table["kept"].tolist() == [190, 90, 37, 20]
     assert (table["train"] + table["validation"] + table["test"]).tolist() == table["kept"].tolist()
-
-
-def test_class_weights_are_scikit_learn_s_balanced_ones() -> None:
-    labels = make_dataset().labels
-    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    np.testing.assert_allclose(class_weights(labels, 4), expected)
-    assert class_weights(labels, 5)[4] == 0
 
 
 def smooth_pictures(count: int, height: int = 24, width: int = 24) -> np.ndarray:

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
 from competition import callbacks, training
 from competition.config import Config, replace
 from competition.files import InputError
-from competition.training import TrainingData, plan_stages, train
+from competition.training import TrainingData, class_weights, plan_stages, train
 from competition.weights import RANDOM, Weights
 from tests.conftest import draw_blobs
 
@@ -124,3 +125,16 @@ def test_a_limit_keeps_classes_even_and_pairs_of_validation_together() -> None:
 def test_the_time_limit_ends_training_after_an_epoch(tmp_path: Path) -> None:
     train(CONFIG, make_data(), RANDOM, tmp_path, seconds=0.01)
     assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+
+
+def test_class_weights_are_scikit_learn_s_balanced_ones() -> None:
+    labels = np.repeat([0, 1, 2, 3], [5, 10, 15, 30])
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(class_weights(labels, 4), expected)
+    assert class_weights(labels, 5)[4] == 0
+
+
+def test_no_epoch_at_all_is_refused(tmp_path: Path) -> None:
+    config = replace(CONFIG, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 0})
+    with pytest.raises(InputError, match="at least one must be more"):
+        train(config, make_data(), RANDOM, tmp_path)

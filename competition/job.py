@@ -1,0 +1,110 @@
+"""What one call of the driver asks for, resolved and checked before any work."""
+
+import argparse
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from competition.backbones import COMPARED, get_backbone
+from competition.config import PRESETS, Config, replace
+from competition.files import InputError
+from competition.paths import Paths
+from competition.weights import SUFFIX, Weights, find_weights, resolve_weights
+
+STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
+DEMO_SECONDS = 560.0  # the demo's time budget where none is given
+
+
+class Job:
+    """The command line, resolved: source (None: the demo's drawing), paths, config, backbones, final, stages, deadline.
+
+    Raises InputError for unknown names, bad values and settings that contradict each other.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.stages = {stage for stage in STAGES if getattr(options, stage)}
+        self.source = options.data or _existing(options.workdir / "data" / "training_set.npz")
+        self.is_demo = self.source is None and options.name in (None, "demo")
+        demo = f"demo_{options.seed}" if options.seed else "demo"
+        self.paths = Paths(options.workdir, options.name or (self.source.resolve().stem if self.source else demo))
+        self.config = self._configure()
+        self.backbones = tuple(dict.fromkeys(options.backbone or COMPARED))
+        for name in self.backbones:
+            get_backbone(name)
+        self.final = self._final_backbone()
+        self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
+        self.deadline = None if self.budget is None else time.monotonic() + self.budget
+
+    def _configure(self) -> Config:
+        options = self.options
+        changes: dict[str, Any] = dict(PRESETS["demo"]) if self.is_demo else {}
+        changes |= PRESETS[options.preset] if options.preset else {}
+        named = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}
+        changes |= {key: value for key, value in named.items() if value is not None}
+        for assignment in options.set:
+            key, separator, value = assignment.partition("=")
+            if not separator:
+                raise InputError(f"--set got '{assignment}', and expects KEY=VALUE, as training.batch_size=16.")
+            changes.pop(key, None)  # what is given last is applied last
+            changes[key] = value
+        return replace(Config(), changes)
+
+    def _final_backbone(self) -> str:
+        """What is packaged: as asked for, else MobileNetV3Large where it is among the backbones, else the first."""
+        final: str | None = self.options.final
+        if final is None:
+            return "mobilenetv3large" if "mobilenetv3large" in self.backbones else self.backbones[0]
+        if final != "best":
+            get_backbone(final)
+            if final not in self.backbones:
+                raise InputError(f"--final names {final}, which is not trained; add --backbone {final}.")
+        return final
+
+    @property
+    def user_keys(self) -> frozenset[str]:
+        """The settings that --set names; no search changes them."""
+        return frozenset(assignment.partition("=")[0] for assignment in self.options.set)
+
+    @property
+    def fixed_keys(self) -> frozenset[str]:
+        """The settings that an earlier search does not change: by --set, or by --preset where nothing searches."""
+        preset = PRESETS[self.options.preset] if self.options.preset and not self.options.search else {}
+        return self.user_keys | preset.keys()
+
+    @property
+    def training_order(self) -> list[str]:
+        """The packaged backbone first: whatever happens later, it is there."""
+        return sorted(self.backbones, key=lambda name: name != self.final)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds of the time budget that are left."""
+        assert self.deadline is not None
+        return self.deadline - time.monotonic()
+
+    def wants(self, *stages: str) -> bool:
+        """Tell whether one of `stages` was asked for; --search asks for all."""
+        return "search" in self.stages or bool(self.stages & set(stages))
+
+    def forces(self, stage: str) -> bool:
+        """Tell whether a stage is to be redone."""
+        return bool(self.options.force and self.wants(stage))
+
+    @cached_property
+    def weights(self) -> dict[str, Weights]:
+        """The weights of each backbone."""
+        return {name: resolve_weights(self.config.weights, name, self.paths.weights) for name in self.backbones}
+
+    @cached_property
+    def embedding_weights(self) -> Path | None:
+        """The weights that cleaning embeds pictures with, or None: what is given for training need not fit it."""
+        setting, backbone = self.config.weights, self.config.cleaning.backbone
+        if setting != "none" and not (Path(setting) / f"{backbone}{SUFFIX}").is_file():
+            setting = "auto"
+        return find_weights(setting, backbone, self.paths.weights)
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
