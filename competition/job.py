@@ -10,7 +10,7 @@ from competition.backbones import COMPARED, get_backbone
 from competition.config import PRESETS, Config, replace
 from competition.files import InputError
 from competition.paths import Paths
-from competition.weights import SUFFIX, Weights, find_weights, resolve_weights
+from competition.weights import KEYWORDS, SUFFIX, Weights, find_weights, resolve_weights
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
 DEMO_SECONDS = 560.0  # the demo's time budget where none is given
@@ -34,6 +34,8 @@ class Job:
         for name in self.backbones:
             get_backbone(name)
         self.final = self._final_backbone()
+        if self.wants("train") and self.config.weights not in KEYWORDS:
+            _ = self.weights  # a file that is missing is told now
         self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
         self.deadline = None if self.budget is None else time.monotonic() + self.budget
 

@@ -122,7 +122,7 @@ class Pipeline:
         return dataset
 
     def _require_same_data(self, dataset: Dataset, path: Path) -> None:
-        """Raise InputError where the folders of this name hold the results of other data."""
+        """Raise InputError where the folders of this name hold the results of other data (`clean` notes of which)."""
         marker = self.paths.experiments / "data.json"
         known = read_json(marker)["data"] if marker.is_file() else dataset.fingerprint
         if known != dataset.fingerprint and not self.job.options.force:
@@ -130,11 +130,11 @@ class Pipeline:
                 f"{self.paths.experiments} holds studies and runs of another data set than {path} "
                 f"({known}, now {dataset.fingerprint}); give this one folders of its own with --name, or use --force."
             )
-        write_json(marker, {"data": dataset.fingerprint, "path": str(path)})
 
     def clean(self, dataset: Dataset) -> None:
         """Flag faults, unless that was done for the same data and settings."""
         headline("Clean")
+        write_json(self.paths.experiments / "data.json", {"data": dataset.fingerprint})
         folder = self.paths.data
         weights = self.job.embedding_weights
         inputs = cleaning_inputs(dataset, self.config, weights)

@@ -11,6 +11,7 @@ from competition.backbones import Backbone, get_backbone
 from competition.console import say
 from competition.files import InputError, digest, replacing
 
+KEYWORDS = ("auto", "imagenet", "none")
 SUFFIX = "_imagenet_notop.weights.h5"
 
 
@@ -54,7 +55,7 @@ def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
     """Return the file that `setting` means (see `resolve_weights`), or None where there is none to be had."""
     if setting == "none":
         return None
-    if setting not in ("auto", "imagenet"):
+    if setting not in KEYWORDS:
         return _named_file(Path(setting), backbone)
     local = folder / f"{backbone}{SUFFIX}"
     return local if local.is_file() or _download(get_backbone(backbone), local) else None
