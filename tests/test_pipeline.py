@@ -25,9 +25,16 @@ TINY = [
     "--set",
     "model.head_units=16",
     "--set",
-    "training.batch_size=16",
+    "training.batch_size=8",
 ]
-QUICK = ["--set", "training.frozen_epochs=0", "--set", "training.fine_tuning_epochs=6"]
+QUICK = [
+    "--set",
+    "training.frozen_epochs=0",
+    "--set",
+    "training.fine_tuning_epochs=8",
+    "--set",
+    "training.head_learning_rate=0.01",
+]
 TRIALS = ["--trials", "2", "--set", "search.trial_fine_tuning_epochs=2", "--set", "search.trial_frozen_epochs=0"]
 
 WITHOUT_TENSORFLOW = """
@@ -121,13 +128,13 @@ def test_folds_share_the_test_and_report_their_spread(
 
 
 def test_what_the_user_sets_wins_over_what_the_search_found(finished: Path, blobs_path: Path) -> None:
-    arguments = ["--train", "--data", str(blobs_path), "--set", "training.head_learning_rate=0.0005"]
+    arguments = ["--train", "--data", str(blobs_path), "--set", "model.dropout=0.05"]
     assert call(finished, *arguments) == 0
     newest = sorted((finished / "experiments/blobs/runs").glob("tiny_cnn_*"))[-1]
     settings = json.loads((newest / "config.json").read_text())["settings"]
     best = json.loads((finished / "experiments/blobs/studies/tiny_cnn_best.json").read_text())["settings"]
-    assert settings["training.head_learning_rate"] == 0.0005
-    assert settings["model.dropout"] == best["model.dropout"]
+    assert settings["model.dropout"] == 0.05
+    assert settings["model.l2"] == best["model.l2"]
 
 
 def test_another_data_set_under_the_same_name_is_refused(
