@@ -9,8 +9,7 @@ from competition.backbones import COMPARED, unknown
 from competition.config import PRESETS
 from competition.console import quiet_import
 from competition.files import InputError
-
-STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
+from competition.job import STAGES
 
 EPILOG = """
 stages: --search does everything, from cleaning to the leaderboard; each other flag does that stage and whatever it
