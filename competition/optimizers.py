@@ -1,4 +1,4 @@
-"""Adam, AdamW and Lion that update all variables as one vector, which gives TensorFlow far fewer operations to trace."""
+"""Adam, AdamW and Lion that update all variables as one vector: far fewer operations for TensorFlow to trace."""
 
 from typing import Any
 
