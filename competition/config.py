@@ -276,6 +276,12 @@ def flatten(config: Config) -> dict[str, Any]:
     return table
 
 
+def training_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that decide what a training gives, by dotted key."""
+    sections = ("seed", "split", "augmentation", "model", "training")
+    return {key: value for key, value in flatten(config).items() if key.split(".")[0] in sections}
+
+
 def unflatten(table: dict[str, Any]) -> Config:
     """Return the Config of a table that `flatten` made; raises InputError as `replace` does."""
     return replace(Config(), table)

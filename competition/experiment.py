@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from competition.config import Config, flatten
+from competition.config import Config, flatten, training_settings
 from competition.console import say
 from competition.data import Dataset
 from competition.distortion import distort
@@ -59,11 +59,8 @@ def _scored_set(name: str, images: np.ndarray, labels: np.ndarray, seed: int) ->
 
 def run_fingerprint(config: Config, prepared: Prepared, weights: Weights) -> str:
     """Return the hash that tells whether a run is the same experiment: its settings, data, weights and backend."""
-    parts = {key: value for key, value in flatten(config).items() if key.split(".")[0] in _RELEVANT}
-    return digest(parts, prepared.fingerprint, prepared.distortion_hash, weights.fingerprint, keras.backend.backend())
-
-
-_RELEVANT = ("seed", "split", "augmentation", "model", "training")
+    data = prepared.fingerprint, prepared.distortion_hash
+    return digest(training_settings(config), *data, weights.fingerprint, keras.backend.backend())
 
 
 def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:

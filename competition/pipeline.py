@@ -167,18 +167,21 @@ class Pipeline:
         config, planner = self.plan(prepared)
         if self.job.options.search:
             planner = self.search(prepared, config, planner)
-        if self.job.deadline is not None and planner is not None:
+        if self.job.deadline is not None:
             config = self._planned("training", prepared, lambda: planner.plan_training(config, self.job.seconds_left))
             if self.job.options.search:
                 say("\nAfter the search, with what its trials took:\n" + describe_plan(config, planner, search=False))
         headline("Train")
-        runs = [self._attempt(name, self.train, prepared, config, planner) for name in self.job.training_order]
+        runs = [
+            self._attempt(name, partial(self.train, name, prepared, config, planner))
+            for name in self.job.training_order
+        ]
         return [run for run in runs if run is not None]
 
-    def _attempt(self, name: str, action: Callable[..., Result], *arguments: Any) -> Result | None:
+    def _attempt(self, name: str, action: Callable[[], Result]) -> Result | None:
         """Do `action` for one backbone; what goes wrong there is told, and ends the job only when it is over."""
         try:
-            return action(name, *arguments)
+            return action()
         except InputError as error:
             say(f"{name} FAILED: {error}")
             self.failures.append(f"{name}: {error}")
@@ -228,7 +231,7 @@ class Pipeline:
             if self.job.deadline is not None:
                 latest = self.job.deadline - planner.reserve(config) - sum(planner.final_seconds(config).values()) / 2
                 job = dataclasses.replace(job, deadline=time.monotonic() + 1.3 * share[name], last_moment=latest)
-            best = self._attempt(name, _search, job)
+            best = self._attempt(name, partial(search, job))
             if best is not None:
                 planner = planner.learn(name, config, read_json(self.paths.studies / f"{name}_best.json")["seconds"])
                 say(f"  {', '.join(f'{key}={value}' for key, value in best.items())}")
@@ -362,7 +365,3 @@ class Pipeline:
         headline("Leaderboard (accuracies in percent; selection: mean of clean and distorted validation)")
         say(write_leaderboard(self.paths.runs, self.paths.experiments, with_references=True))
         say(f"\nall columns: {self.paths.experiments / 'leaderboard.csv'} and leaderboard.md")
-
-
-def _search(name: str, job: SearchJob) -> dict[str, Any]:
-    return search(job)

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from competition.callbacks import SCORE, read_state
-from competition.config import Config, flatten, replace
+from competition.config import Config, flatten, replace, training_settings
 from competition.console import describe_seconds, say
 from competition.files import InputError, digest, replacing, write_json
 from competition.training import TrainingData, train
@@ -85,7 +85,7 @@ def open_study(job: SearchJob) -> optuna.Study:
 
     The name carries all that is not searched, the trials' schedule too, since scores compare only where it is equal.
     """
-    same = {key: value for key, value in flatten(job.config).items() if key.split(".")[0] in _DECISIVE}
+    same = training_settings(job.config)
     same |= _trial_schedule(job.config) | dict.fromkeys(job.space, "searched")
     name = f"{job.backbone}-{digest(same, job.space, job.weights.fingerprint, keras.backend.backend())[:8]}"
     try:
@@ -105,9 +105,6 @@ def open_study(job: SearchJob) -> optuna.Study:
             "use --force to begin it anew, or --name for a folder of its own."
         )
     return study
-
-
-_DECISIVE = ("seed", "split", "augmentation", "model", "training")
 
 
 def _trial_schedule(config: Config) -> dict[str, Any]:
