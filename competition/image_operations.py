@@ -30,7 +30,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return function
         import tensorflow
 
-        result: Callable[..., Tensor] = tensorflow.function(function, jit_compile=True)
+        result: Callable[..., Tensor] = tensorflow.function(function, jit_compile=True, autograph=False)
         return result
 
     @functools.wraps(function)

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+from keras import ops
 
 from competition.augmentation import build_augmentation
 from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, read_state
@@ -201,7 +202,17 @@ def compile_model(
     rate = schedule if config.schedule == "cosine" else learning_rate
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
     model.compile(get_optimizer(config.optimizer, rate), loss=loss, metrics=["accuracy"])
+    _build_all(model)
     return model
+
+
+def _build_all(model: keras.Model) -> None:
+    """Create the variables of optimiser, loss and metrics: where a step creates them, TensorFlow traces it twice."""
+    model.optimizer.build(model.trainable_variables)
+    example = ops.full((1, model.output_shape[-1]), 1 / model.output_shape[-1])
+    model.compute_loss(None, example, example)
+    model.compute_metrics(None, example, example)
+    model.reset_metrics()
 
 
 def _stopping_rules(config: TrainingConfig) -> list[keras.callbacks.Callback]:

@@ -138,3 +138,19 @@ def test_no_epoch_at_all_is_refused(tmp_path: Path) -> None:
     config = replace(CONFIG, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 0})
     with pytest.raises(InputError, match="at least one must be more"):
         train(config, make_data(), RANDOM, tmp_path)
+
+
+def test_a_training_step_is_traced_once_before_it_runs() -> None:
+    traced = []
+
+    class Count(keras.layers.Layer):
+        def call(self, x: object) -> object:
+            traced.append(x)
+            return x
+
+    data = make_data()
+    network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model = training.compile_model(network, Count(), CONFIG.training, 1e-3, 10)
+    traced.clear()
+    model.fit(data.images, training.one_hot(data.labels, 3), batch_size=20, epochs=2, verbose=0)
+    assert len(traced) == 1
