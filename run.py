@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--time-budget", type=parse_duration, metavar="90m", help="plan trials and epochs to end within it"
     )
+    work.add_argument(
+        "--workers", type=int, metavar="N", help="processes at once (default: one a core without a GPU, else one)"
+    )
     work.add_argument("--folds", type=int, default=0, metavar="K", help="train the final backbone on K folds, too")
     work.add_argument("--preset", choices=sorted(PRESETS), help="a whole recipe")
     work.add_argument(
@@ -87,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(unknown("argument", rest[0], flags))
     if options.folds < 0 or options.folds == 1:
         parser.error(f"--folds got {options.folds}, and expects 2 or more")
+    if options.workers is not None and options.workers < 1:
+        parser.error(f"--workers got {options.workers}, and expects 1 or more")
     if not options.record and not any(getattr(options, stage) for stage in STAGES):
         parser.print_usage()
         print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")

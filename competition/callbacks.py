@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from tqdm import tqdm
+import numpy as np
 
-from competition.console import describe_seconds, say
+from competition.console import describe_seconds, draw_bar, say
 from competition.files import read_json, replacing, write_json
 
 SCORE = "val_accuracy"  # the selection score: validation holds the clean and the distorted pictures
@@ -33,6 +33,11 @@ class Checkpoint(keras.callbacks.Callback):
         return self.folder / "best.weights.h5"
 
     @property
+    def title(self) -> str:
+        """What trains and in which stage, for the terminal."""
+        return f"{self.folder.parent.name.strip('.')}, {self.stage}"
+
+    @property
     def epochs_done(self) -> int:
         """Finished epochs of this stage."""
         return sum(row["stage"] == self.stage for row in self.state["history"])
@@ -49,17 +54,24 @@ class Checkpoint(keras.callbacks.Callback):
                 vars(other).update(state)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.started = time.perf_counter()
+        self.times = [time.perf_counter()]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.times.append(time.perf_counter())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        seconds = time.perf_counter() - self.started
+        steps, seconds = np.diff(self.times), time.perf_counter() - self.times[0]
         row = {"stage": self.stage, "epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
         row |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": round(seconds, 2)}
+        row |= {
+            "first_step_seconds": float(steps[0]),
+            "step_seconds": float(np.median(steps[1:] if len(steps) > 1 else steps)),
+        }
         if logs[SCORE] > max((item[SCORE] for item in self.state["history"]), default=-1.0):
             with replacing(self.best_path) as temporary:
                 self.network.save_weights(temporary)
         self._save(row)
-        say(_describe(row, self.params["epochs"]))
+        say(_describe(self.title, row, self.params["epochs"]))
 
     def _save(self, row: dict[str, Any]) -> None:
         previous = self.state["weights"]
@@ -73,11 +85,11 @@ class Checkpoint(keras.callbacks.Callback):
         if previous and previous != name:
             (self.folder / previous).unlink(missing_ok=True)
 
-    def finish_stage(self) -> None:
-        """Note that this stage is over, so that a resumed training does not enter it again."""
-        if self.stage not in self.state["stages"]:
-            self.state["stages"] = [*self.state["stages"], self.stage]
-            write_json(self.folder / "state.json", self.state)
+
+def finish_stage(folder: Path, stage: str) -> None:
+    """Note that `stage` is over, so that a resumed training does not enter it again."""
+    state = read_state(folder)
+    write_json(folder / "state.json", state | {"stages": [*state["stages"], stage]})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -86,9 +98,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {"weights": None, "history": [], "callbacks": [], "stages": []}
 
 
-def _describe(row: dict[str, Any], epochs: int) -> str:
+def _describe(title: str, row: dict[str, Any], epochs: int) -> str:
     return (
-        f"  {row['stage']} {row['epoch']}/{epochs}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
+        f"  {title} {row['epoch']}/{epochs}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, "
         f"selection score {row[SCORE]:.4f}, {describe_seconds(row['seconds'])}"
     )
 
@@ -96,14 +108,14 @@ def _describe(row: dict[str, Any], epochs: int) -> str:
 class ProgressBar(keras.callbacks.Callback):
     """One bar over all steps of a stage, on a terminal only."""
 
-    def __init__(self, stage: str, first_epoch: int) -> None:
+    def __init__(self, title: str, first_epoch: int) -> None:
         super().__init__()
-        self.stage, self.first_epoch = stage, first_epoch
+        self.title, self.first_epoch = title, first_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
         total = self.params["epochs"] * self.params["steps"]
         start = self.first_epoch * self.params["steps"]
-        self.bar = tqdm(desc=f"  {self.stage}", total=total, initial=start, unit="step", disable=None, leave=False)
+        self.bar = draw_bar(desc=f"  {self.title}", total=total, initial=start, unit="step")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.bar.update()
@@ -113,20 +125,25 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends training after the last epoch that fits before `deadline` (seconds of time.monotonic)."""
+    """Ends training after the last epoch that fits before `deadline` (seconds of time.monotonic; None: no limit)."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float | None) -> None:
         super().__init__()
-        self.deadline = deadline
+        self.deadline, self.reached = deadline, False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.started = time.monotonic()
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 0:  # compiling is no part of the epochs to come
+            self.started = time.monotonic()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.monotonic()
-        if now + (now - self.started) > self.deadline and epoch + 1 < self.params["epochs"]:
+        late = self.deadline is not None and now + (now - self.started) > self.deadline
+        if late and epoch + 1 < self.params["epochs"]:
             say(f"  The time planned for this training is over: it ends after epoch {epoch + 1}.")
-            self.model.stop_training = True
+            self.model.stop_training = self.reached = True
 
 
 class Reseed(keras.callbacks.Callback):

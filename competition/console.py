@@ -5,11 +5,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+_bar = {"position": 0}  # the line of this process's progress bars, where several processes draw some
 
 
 def say(text: str = "") -> None:
@@ -25,7 +26,18 @@ def headline(text: str) -> None:
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, unit: str = "it") -> Iterable[Item]:
     """Iterate with a bar that shows what is done and the time left; silent where standard error is no terminal."""
-    return tqdm(items, desc=what, total=total, unit=unit, disable=None, leave=False)
+    return draw_bar(items, desc=what, total=total, unit=unit)
+
+
+def draw_bar(items: Iterable[Any] | None = None, **settings: Any) -> Any:
+    """Return a tqdm bar in the place of this process, silent where standard error is no terminal."""
+    bar: Any = tqdm
+    return bar(items, disable=None, leave=False, **_bar, **settings)
+
+
+def set_bar_position(position: int) -> None:
+    """Draw this process's bars that many lines below the first."""
+    _bar["position"] = position
 
 
 @contextmanager

@@ -15,6 +15,9 @@ import numpy as np
 from competition.backbones import unknown
 from competition.files import InputError
 
+# Enters the hash of distorted sets that are kept: raise it with every change of what a profile does.
+DISTORTION_VERSION = 1
+
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Takes one picture (h, w, 3) float32 in 0..255 and returns another of the same kind."""
 

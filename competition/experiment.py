@@ -4,7 +4,6 @@ import platform
 import shutil
 import time
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +11,13 @@ import keras
 import numpy as np
 
 from competition.config import Config, flatten, training_settings
-from competition.console import say
-from competition.data import Dataset
-from competition.distortion import distort
+from competition.console import describe_seconds, say
 from competition.files import InputError, digest, read_json, write_json
 from competition.model import create_network, describe_device, network_spec
-from competition.prediction import ScoredSet, evaluate
-from competition.splits import Splits, balanced
-from competition.training import TrainingData, train
+from competition.prediction import evaluate
+from competition.prepared import PROFILE, Prepared
+from competition.training import train
 from competition.weights import RANDOM, Weights
-
-PROFILE = "revealed"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A data set ready for training and scoring; `fingerprint` is that of its splits."""
-
-    training: TrainingData
-    validation: ScoredSet
-    test: ScoredSet
-    class_names: tuple[str, ...]
-    fingerprint: str
-    distortion_hash: str
-
-
-def prepare(dataset: Dataset, splits: Splits, config: Config) -> Prepared:
-    """Cut `dataset` by `splits`: training pictures (balanced where asked), validation and test, clean and distorted."""
-    images, labels = dataset.images[splits.train], dataset.labels[splits.train]
-    if config.split.balance_to:
-        images, labels = balanced(images, labels, config.split.balance_to, config.seed)
-    checked = dataset.images[splits.validation], dataset.labels[splits.validation]
-    if config.split.balance_validation_to:
-        checked = balanced(*checked, config.split.balance_validation_to, config.seed + 1)
-    validation = _scored_set("validation", *checked, seed=10 * config.seed + 1)
-    test = _scored_set("test", dataset.images[splits.test], dataset.labels[splits.test], seed=10 * config.seed + 2)
-    pictures, targets = validation.joined(("clean", PROFILE))
-    training = TrainingData(images, labels, pictures, targets, len(dataset.class_names))
-    distorted = digest(validation.versions[PROFILE], test.versions[PROFILE])
-    return Prepared(training, validation, test, dataset.class_names, splits.fingerprint, distorted)
-
-
-def _scored_set(name: str, images: np.ndarray, labels: np.ndarray, seed: int) -> ScoredSet:
-    return ScoredSet(name, {"clean": images, PROFILE: distort(images, PROFILE, seed)}, labels)
 
 
 def run_fingerprint(config: Config, prepared: Prepared, weights: Weights) -> str:
@@ -78,12 +41,15 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
 
 
 def run_training(
-    config: Config, prepared: Prepared, weights: Weights, runs: Path, seconds: float | None = None, force: bool = False
+    config: Config, prepared: Prepared, weights: Weights, runs: Path, deadline: float | None = None, force: bool = False
 ) -> Path:
-    """Train the network of `config` fully, or go on where an earlier call was stopped; return the run's folder."""
+    """Train the network of `config` fully, or go on where an earlier call ended; return the run's folder.
+
+    deadline (of time.monotonic): what is cut short by it counts as trained, and the next call goes on with it.
+    """
     fingerprint = run_fingerprint(config, prepared, weights)
     run = find_run(runs, config.model.backbone, fingerprint, force)
-    if (run / "network.weights.h5").is_file():
+    if (run / "network.weights.h5").is_file() and not (run / "checkpoint").is_dir():
         say(f"{run.name}: trained already with these settings; --force trains anew.")
         return run
     say(f"{run.name}: {'resumes' if (run / 'checkpoint').is_dir() else 'starts'}, weights {weights.origin}")
@@ -99,12 +65,13 @@ def run_training(
     write_json(run / "environment.json", describe_environment())
     started = time.monotonic()
     try:
-        train(config, prepared.training, weights, run, seconds)
+        complete = train(config, prepared.training, weights, run, deadline)
     except InputError:  # a loss that diverged would do so again from its checkpoint
         shutil.rmtree(run / "checkpoint", ignore_errors=True)
         raise
-    say(f"{run.name}: trained in {time.monotonic() - started:.0f} s")
-    shutil.rmtree(run / "checkpoint")
+    say(f"{run.name}: trained in {describe_seconds(time.monotonic() - started)}")
+    if complete:
+        shutil.rmtree(run / "checkpoint")
     return run
 
 
@@ -119,7 +86,9 @@ def run_evaluation(config: Config, prepared: Prepared, run: Path, force: bool = 
     """Score a run on validation and test, write metrics.json and return it; each look at the test is counted."""
     path = run / "metrics.json"
     known: dict[str, Any] = read_json(path) if path.is_file() else {"test_looks": 0}
-    looks, facts = known["test_looks"], {"views": config.evaluation.views, "distortion": prepared.distortion_hash}
+    facts = {"views": config.evaluation.views, "distortion": prepared.distortion_hash}
+    facts["trained"] = digest(run / "network.weights.h5")
+    looks = known["test_looks"]
     if looks and not force and facts.items() <= known.items():
         say(f"{run.name}: scored already; --force scores anew.")
         return known

@@ -76,11 +76,6 @@ class Job:
         return self.user_keys | preset.keys()
 
     @property
-    def training_order(self) -> list[str]:
-        """The packaged backbone first: whatever happens later, it is there."""
-        return sorted(self.backbones, key=lambda name: name != self.final)
-
-    @property
     def seconds_left(self) -> float:
         """Seconds of the time budget that are left."""
         assert self.deadline is not None

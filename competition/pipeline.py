@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
-from competition.experiment import PROFILE, Prepared, describe_environment, prepare, run_evaluation, run_training
+from competition.experiment import describe_environment, run_evaluation, run_training
 from competition.figures import draw_class_balance, draw_confusion, draw_history
 from competition.files import (
     InputError,
@@ -32,11 +32,14 @@ from competition.files import (
 )
 from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
-from competition.planning import Planner, Sizes, describe_plan, measure_speed
+from competition.model import has_accelerator
+from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
+from competition.prepared import PROFILE, Prepared, prepare
 from competition.search import SearchJob, search
 from competition.splits import Splits, make_splits, read_splits, split, splits_inputs
 from competition.submission import Limits, package, run_submission, verify
 from competition.weights import check_weights
+from competition.workers import Workers, count_workers
 
 FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the competition's file at
 data/training_set.npz, or name any .npz or folder of class folders:  python run.py --search --data FILE
@@ -46,6 +49,11 @@ said, and the leaderboard shows how far the expected score was off."""
 
 
 Result = TypeVar("Result")
+
+
+def _search(job: SearchJob, prepared: Prepared) -> dict[str, Any]:
+    """Search in any process, to which `prepared` goes as the name of its folder."""
+    return search(job, prepared.training)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -70,6 +78,7 @@ class Pipeline:
     def __init__(self, job: Job) -> None:
         self.job, self.paths, self.config = job, job.paths, job.config
         self.failures: list[str] = []
+        self.workers = Workers(1)
 
     def run(self) -> None:
         """Run the stages in order, as far as they are asked for."""
@@ -82,7 +91,10 @@ class Pipeline:
         if wants("split", "train", "evaluate", "package"):
             splits = self.split(dataset)
         if wants("train", "evaluate", "package"):
-            self.experiment(dataset, prepare(dataset, splits, self.config))
+            prepared = prepare(dataset, splits, self.config, self.paths.data / "prepared")
+            tasks = len(self.job.backbones)
+            with Workers(self.job.options.workers or count_workers(tasks, has_accelerator())) as self.workers:
+                self.experiment(dataset, prepared)
 
     def experiment(self, dataset: Dataset, prepared: Prepared) -> None:
         """Search, train, evaluate, package and compare."""
@@ -171,29 +183,26 @@ class Pipeline:
             config = self._planned("training", prepared, lambda: planner.plan_training(config, self.job.seconds_left))
             if self.job.options.search:
                 say("\nAfter the search, with what its trials took:\n" + describe_plan(config, planner, search=False))
-        headline("Train")
-        runs = [
-            self._attempt(name, partial(self.train, name, prepared, config, planner))
-            for name in self.job.training_order
-        ]
-        return [run for run in runs if run is not None]
+        return self.train(prepared, config, planner)
 
-    def _attempt(self, name: str, action: Callable[[], Result]) -> Result | None:
-        """Do `action` for one backbone; what goes wrong there is told, and ends the job only when it is over."""
-        try:
-            return action()
-        except InputError as error:
-            say(f"{name} FAILED: {error}")
-            self.failures.append(f"{name}: {error}")
-            return None
+    def _run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
+        """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
+        for name, result in self.workers.run(tasks):
+            if isinstance(result, InputError):
+                say(f"{name} FAILED: {result}")
+                self.failures.append(f"{name}: {result}")
+            else:
+                yield name, result
 
     def plan(self, prepared: Prepared) -> tuple[Config, Planner]:
         """Measure this machine and fit trials and epochs into the time budget, or say how long the settings take."""
         headline("Plan")
         pictures = prepared.training.images
-        speed = measure_speed(self.config, pictures.shape[1:], prepared.training.num_classes)
+        measure = partial(measure_speed, self.config, pictures.shape[1:], prepared.training.num_classes)
+        measured = self._run_all({f"measurement {number + 1}": measure for number in range(self.workers.number)})
+        speed = slowest([speed for _, speed in measured])
         counts = [2 * len(scored.labels) for scored in (prepared.validation, prepared.test)]
-        planner = Planner(speed, Sizes(len(pictures), *counts), self.job.weights)
+        planner = Planner(speed, Sizes(len(pictures), *counts), self.job.weights, self.workers.number)
         config = self.config
         if self.job.deadline is not None:
             planner.require_time(config, self.job.seconds_left)
@@ -207,7 +216,7 @@ class Pipeline:
         if not self.job.options.search:
             return planner.plan_training(self.config, left)
         planned = planner.plan_search(self.config, left, self.job.options.trials)
-        return planner.plan_training(planned, left - planner.search_seconds(planned))
+        return planner.plan_training(planned, left - planner.span(planner.search_seconds(planned)))
 
     def _planned(self, part: str, prepared: Prepared, make: Callable[[], Config]) -> Config:
         """Return the plan that an interrupted call of the same command made, or make it and keep it."""
@@ -224,18 +233,24 @@ class Pipeline:
     def search(self, prepared: Prepared, config: Config, planner: Planner) -> Planner:
         """Search each backbone within its share of the time; return a planner that knows what trials take."""
         headline("Search")
-        costs = {name: planner.trial_seconds(name, config) for name in self.job.backbones}
-        share = {name: cost * config.search.trials for name, cost in costs.items()}
-        for name in self.job.backbones:
-            job = self._search_job(name, prepared, config)
-            if self.job.deadline is not None:
-                latest = self.job.deadline - planner.reserve(config) - sum(planner.final_seconds(config).values()) / 2
-                job = dataclasses.replace(job, deadline=time.monotonic() + 1.3 * share[name], last_moment=latest)
-            best = self._attempt(name, partial(search, job))
-            if best is not None:
-                planner = planner.learn(name, config, read_json(self.paths.studies / f"{name}_best.json")["seconds"])
-                say(f"  {', '.join(f'{key}={value}' for key, value in best.items())}")
+        costs = self._in_order(planner.search_seconds(config))
+        jobs = {name: self._search_job(name, prepared, config) for name in costs}
+        if self.job.deadline is not None:
+            now, ends = time.monotonic(), planner.finish_times(costs)
+            latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
+            jobs = {
+                name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
+                for name, job in jobs.items()
+            }
+        for name, best in self._run_all({name: partial(_search, job, prepared) for name, job in jobs.items()}):
+            trials = read_json(self.paths.studies / f"{name}_best.json")["seconds"]
+            planner = planner.learn(name, config.training.batch_size, trials)
+            say(f"  {', '.join(f'{key}={value}' for key, value in best.items())}")
         return planner
+
+    def _in_order(self, costs: dict[str, float]) -> dict[str, float]:
+        """The packaged backbone first, so that it is there whatever happens later; then the most expensive ones."""
+        return dict(sorted(costs.items(), key=lambda item: (item[0] != self.job.final, -item[1])))
 
     def _search_job(self, name: str, prepared: Prepared, config: Config) -> SearchJob:
         folder = self.paths.studies
@@ -246,17 +261,25 @@ class Pipeline:
         storage = self.job.options.storage or f"sqlite:///{database}"
         own = replace(config, {"model.backbone": name})
         weights, fixed = self.job.weights[name], self.job.user_keys
-        return SearchJob(own, prepared.training, weights, folder, storage, prepared.fingerprint, fixed)
+        return SearchJob(own, weights, folder, storage, prepared.fingerprint, fixed)
 
-    def train(self, name: str, prepared: Prepared, config: Config, planner: Planner) -> Path:
-        """Train the best settings known for one backbone."""
-        found = self._best_settings(name, prepared)
-        say(f"{name}: {'the best settings of its search' if found else 'settings as given'}")
-        own = replace(config, {"model.backbone": name, **found})
-        seconds = None
+    def train(self, prepared: Prepared, config: Config, planner: Planner) -> list[Path]:
+        """Train the best settings known for each backbone, within its share of the time; return the runs."""
+        headline("Train")
+        costs = self._in_order(planner.final_seconds(config))
+        deadlines: dict[str, float | None] = dict.fromkeys(costs)
         if self.job.deadline is not None:
-            seconds = self._share_of_time(name, config, planner)
-        return run_training(own, prepared, self.job.weights[name], self.paths.runs, seconds, self.job.forces("train"))
+            now, room = time.monotonic(), max(1.0, self.job.seconds_left - planner.reserve(config))
+            ends = planner.finish_times(costs)
+            deadlines |= {name: now + room * end / max(ends.values()) for name, end in ends.items()}
+        tasks = {}
+        for name in costs:
+            found = self._best_settings(name, prepared)
+            say(f"{name}: {'the best settings of its search' if found else 'settings as given'}")
+            own, weights = replace(config, {"model.backbone": name, **found}), self.job.weights[name]
+            force = self.job.forces("train")
+            tasks[name] = partial(run_training, own, prepared, weights, self.paths.runs, deadlines[name], force)
+        return [run for _, run in self._run_all(tasks)]
 
     def _best_settings(self, name: str, prepared: Prepared) -> dict[str, Any]:
         """What the search of a backbone found, but for what the command line says otherwise."""
@@ -265,13 +288,6 @@ class Pipeline:
         if best["data"] != prepared.fingerprint or best["weights"] != self.job.weights[name].fingerprint:
             return {}
         return {key: value for key, value in best["settings"].items() if key not in self.job.fixed_keys}
-
-    def _share_of_time(self, name: str, config: Config, planner: Planner) -> float:
-        """This backbone's part of the time left, by its cost among those not yet trained."""
-        costs, order = planner.final_seconds(config), self.job.training_order
-        waiting = order[order.index(name) :]
-        room = self.job.seconds_left - planner.reserve(config)
-        return max(1.0, room * costs[name] / sum(costs[item] for item in waiting))
 
     def train_folds(self, dataset: Dataset, prepared: Prepared) -> None:
         """Train the packaged run's settings on each fold, beside the time budget, and say how the score varies."""
@@ -282,7 +298,9 @@ class Pipeline:
         scores = []
         for fold in range(self.job.options.folds):
             config = replace(unflatten(settings), {"split.folds": self.job.options.folds, "split.fold": fold})
-            cut = prepare(dataset, make_splits(dataset, keep, groups, config), config)
+            cut = prepare(
+                dataset, make_splits(dataset, keep, groups, config), config, self.paths.data / "prepared_fold"
+            )
             weights, force = self.job.weights[config.model.backbone], self.job.forces("train")
             trained = run_training(config, cut, weights, self.paths.experiments / "folds", force=force)
             scores.append(float(pd.read_csv(trained / "history.csv")["val_accuracy"].max()))
@@ -300,8 +318,10 @@ class Pipeline:
     def evaluate(self, prepared: Prepared, runs: list[Path]) -> None:
         """Score the runs that are not scored yet, and draw their curves and confusion."""
         headline("Evaluate")
-        for run in runs:
-            metrics = run_evaluation(self.config, prepared, run, self.job.forces("evaluate"))
+        force = self.job.forces("evaluate")
+        tasks = {run.name: partial(run_evaluation, self.config, prepared, run, force) for run in runs}
+        for name, metrics in self._run_all(tasks):
+            run = self.paths.runs / name
             clean, distorted = (metrics["test"][version]["augmented"]["accuracy"] for version in ("clean", PROFILE))
             say(
                 f"{run.name}: selection score {metrics['selection_score']:.4f}; test with {metrics['views']} views "

@@ -17,6 +17,7 @@ from competition.submission_model import predict_views
 from competition.training import compile_model, one_hot
 from competition.weights import RANDOM, Weights
 
+EPOCH_SECONDS = 0.7  # of an epoch beside its steps: writing the checkpoint
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
 TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
 MOST_TRIALS, MOST_EPOCHS = 100, 60
@@ -44,12 +45,14 @@ class Sizes:
 class Planner:
     """Estimates seconds from the custom CNN's speed, for a backbone that was trained already from its own.
 
-    factors: for such backbones, what an epoch and the first step really took, as multiples of what was estimated.
+    workers: how many processes share the work, while which the speed was measured. factors: for backbones that were
+    trained, what a step and compiling it really took, as multiples of what was estimated.
     """
 
     speed: Speed
     sizes: Sizes
     weights: dict[str, Weights]
+    workers: int = 1
     factors: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def training_seconds(self, backbone: str, frozen_epochs: int, fine_tuning_epochs: int, limit: int = 0) -> float:
@@ -62,8 +65,9 @@ class Planner:
         frozen = 1.3 * pictures * forward if pretrained else train
         validation = self.sizes.validation * pictures / self.sizes.train * forward
         epochs = frozen_epochs * frozen + fine_tuning_epochs * train + (frozen_epochs + fine_tuning_epochs) * validation
-        per_epoch, at_first = self.factors.get(backbone, (1.0, 1.0))
-        return at_first * stages * self.speed.compile * entry.compile_cost + per_epoch * epochs
+        per_step, at_first = self.factors.get(backbone, (1.0, 1.0))
+        beside = EPOCH_SECONDS * (frozen_epochs + fine_tuning_epochs)
+        return at_first * stages * self.speed.compile * entry.compile_cost + per_step * epochs + beside
 
     def trial_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of one trial of the search."""
@@ -72,9 +76,9 @@ class Planner:
             backbone, schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs, schedule.trial_pictures
         )
 
-    def search_seconds(self, config: Config) -> float:
-        """Return the seconds of all searches."""
-        return config.search.trials * sum(self.trial_seconds(name, config) for name in self.weights)
+    def search_seconds(self, config: Config) -> dict[str, float]:
+        """Return the seconds of each backbone's search."""
+        return {name: config.search.trials * self.trial_seconds(name, config) for name in self.weights}
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on validation and test with all views."""
@@ -83,16 +87,27 @@ class Planner:
         pictures = (self.sizes.validation + self.sizes.test) * config.evaluation.views
         return pictures * forward + self.speed.compile * entry.compile_cost / 4  # no gradients to compile
 
-    def learn(self, backbone: str, config: Config, trials: list[tuple[float, float]]) -> "Planner":
-        """Return a planner that knows what the trials of `backbone` took: seconds of the first and of a later epoch."""
-        if not trials:
-            return self
-        first, later = np.median(trials, axis=0)
-        plain, limit = replace(self, factors={}), config.search.trial_pictures
-        epoch = plain.training_seconds(backbone, 0, 2, limit) - plain.training_seconds(backbone, 0, 1, limit)
-        start = self.speed.compile * get_backbone(backbone).compile_cost
-        factors = float(later / epoch), float(max(first - later, 0.1) / start)
+    def learn(self, backbone: str, batch_size: int, trials: list[tuple[float, float]]) -> "Planner":
+        """Return a planner that knows what trials of `backbone` took: seconds of compiling a step, and of a step."""
+        compiling, step = np.median(trials, axis=0)
+        entry = get_backbone(backbone)
+        estimates = batch_size * self.speed.train * entry.train_cost, self.speed.compile * entry.compile_cost
+        factors = float(step / estimates[0]), float(compiling / estimates[1])
         return replace(self, factors=self.factors | {backbone: factors})
+
+    def finish_times(self, costs: dict[str, float]) -> dict[str, float]:
+        """Return when each task ends, in seconds, if each begins in the given order as soon as a worker is free."""
+        free, ends = [0.0] * self.workers, {}
+        for name, cost in costs.items():
+            worker = free.index(min(free))
+            free[worker] += cost
+            ends[name] = free[worker]
+        return ends
+
+    def span(self, costs: dict[str, float]) -> float:
+        """Return the seconds until the last task ends, the most expensive ones begun first."""
+        in_order = dict(sorted(costs.items(), key=lambda item: -item[1]))
+        return max(self.finish_times(in_order).values())
 
     def final_seconds(self, config: Config) -> dict[str, float]:
         """Return the seconds of each backbone's full training."""
@@ -102,12 +117,12 @@ class Planner:
 
     def total_seconds(self, config: Config, search: bool) -> float:
         """Return the seconds of the whole job."""
-        searching = self.search_seconds(config) if search else 0.0
-        return searching + sum(self.final_seconds(config).values()) + self.reserve(config)
+        searching = self.span(self.search_seconds(config)) if search else 0.0
+        return searching + self.span(self.final_seconds(config)) + self.reserve(config)
 
     def reserve(self, config: Config) -> float:
         """Return the seconds that what follows the training needs."""
-        return PACKAGE_SECONDS + sum(self.evaluation_seconds(name, config) for name in self.weights)
+        return PACKAGE_SECONDS + self.span({name: self.evaluation_seconds(name, config) for name in self.weights})
 
     def plan_search(self, config: Config, seconds: float, trials: int | None) -> Config:
         """Return `config` with as many trials as fit; with fewer pictures a trial where not even two would.
@@ -118,8 +133,8 @@ class Planner:
         pictures = min(config.search.trial_pictures, self.sizes.train)
         while True:
             search = replace(config.search, trial_pictures=pictures)
-            cost = sum(self.trial_seconds(name, replace(config, search=search)) for name in self.weights)
-            fitting = int(share / cost)
+            once = replace(config, search=replace(search, trials=1))
+            fitting = int(share / self.span(self.search_seconds(once)))
             if fitting >= 2 or pictures <= 200:
                 count = max(1, min(fitting, trials or MOST_TRIALS))
                 return replace(config, search=replace(search, trials=count))
@@ -132,14 +147,14 @@ class Planner:
             frozen = min(round(epochs / 5), 10) if config.training.frozen_epochs else 0
             training = replace(config.training, frozen_epochs=frozen, fine_tuning_epochs=epochs - frozen)
             planned = replace(config, training=training)
-            if sum(self.final_seconds(planned).values()) <= room:
+            if self.span(self.final_seconds(planned)) <= room:
                 return planned
         return planned
 
     def require_time(self, config: Config, seconds: float) -> None:
         """Raise InputError where `seconds` are too few for one epoch of each backbone."""
         training = replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
-        needed = sum(self.final_seconds(replace(config, training=training)).values()) + self.reserve(config)
+        needed = self.span(self.final_seconds(replace(config, training=training))) + self.reserve(config)
         if needed > seconds:
             raise InputError(
                 f"The time budget leaves {describe_seconds(seconds)} after preparing the data, and one epoch of each "
@@ -159,18 +174,26 @@ def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: i
     augmentation = build_augmentation(config.augmentation, 0)
     augmentation(images, training=True)  # it compiles once a process, whatever the network
     model = compile_model(network, augmentation, config.training, 1e-3, 1)
-    first = _time_of(lambda: model.train_on_batch(images, targets))
-    train = min(_time_of(lambda: model.train_on_batch(images, targets)) for _ in range(5)) / batch
+    first = _time_of(lambda: model.train_on_batch(images, targets), repeats=1)
+    train = _time_of(lambda: model.train_on_batch(images, targets)) / batch
     predict_views(network, images, 1, batch)
-    forward = min(_time_of(lambda: predict_views(network, images, 1, batch)) for _ in range(5)) / batch
+    forward = _time_of(lambda: predict_views(network, images, 1, batch)) / batch
     keras.utils.clear_session(free_memory=True)
     return Speed(train, forward, max(0.1, first - train * batch))
 
 
-def _time_of(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
+def _time_of(action: Callable[[], object], repeats: int = 7) -> float:
+    """Return the median seconds of an action."""
+    times = [time.perf_counter()]
+    for _ in range(repeats):
+        action()
+        times.append(time.perf_counter())
+    return float(np.median(np.diff(times)))
+
+
+def slowest(speeds: list[Speed]) -> Speed:
+    """Return the speed to plan with, of several workers measured side by side."""
+    return Speed(*(max(getattr(speed, name) for speed in speeds) for name in ("train", "forward", "compile")))
 
 
 def describe_plan(config: Config, planner: Planner, search: bool) -> str:

@@ -24,10 +24,6 @@ class ScoredSet:
     versions: dict[str, np.ndarray]
     labels: np.ndarray
 
-    def joined(self, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pictures and labels of several versions, one after the other."""
-        return np.concatenate([self.versions[name] for name in names]), np.tile(self.labels, len(names))
-
 
 def evaluate(
     network: keras.Model, scored: ScoredSet, config: EvaluationConfig, folder: Path, seed: int

@@ -35,14 +35,13 @@ FINE_TUNING_SPACE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SearchJob:
-    """What a search needs: the settings it starts from, data, weights, and where it keeps itself.
+    """What a search needs: the settings it starts from, weights, and where it keeps itself.
 
     fixed: keys that the user set, which are not searched. deadline, last_moment: when (time.monotonic) no further
     trial begins, and when a running one is cut short, whose score then means less.
     """
 
     config: Config
-    data: TrainingData
     weights: Weights
     folder: Path
     storage: str
@@ -62,7 +61,7 @@ class SearchJob:
         return {key: options for key, options in space.items() if key not in self.fixed}
 
 
-def search(job: SearchJob) -> dict[str, Any]:
+def search(job: SearchJob, data: TrainingData) -> dict[str, Any]:
     """Run, or go on with, the study of one backbone; return its best settings by dotted key.
 
     Writes trials.csv and best.json into the job's folder. A trial that was running when the process died is tried
@@ -76,7 +75,9 @@ def search(job: SearchJob) -> dict[str, Any]:
         say(f"{job.backbone}: {count_finished(study)} trials are done already; --trials asks for more.")
     else:
         left = None if job.deadline is None else max(1.0, job.deadline - time.monotonic())
-        study.optimize(_objective(job), n_trials=remaining, timeout=left, catch=(InputError,), callbacks=[_report(job)])
+        study.optimize(
+            _objective(job, data), n_trials=remaining, timeout=left, catch=(InputError,), callbacks=[_report(job)]
+        )
     return _write_results(study, job)
 
 
@@ -150,14 +151,13 @@ def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _objective(job: SearchJob) -> Callable[[Trial], float]:
+def _objective(job: SearchJob, data: TrainingData) -> Callable[[Trial], float]:
     def objective(trial: Trial) -> float:
         config = replace(job.config, suggest(trial, job.space) | _trial_schedule(job.config))
-        folder = job.folder / f".{job.backbone}_trial"
+        folder = job.folder / f".{job.backbone}_trial_{trial.number}"
         shutil.rmtree(folder, ignore_errors=True)
-        left = None if job.last_moment is None else max(1.0, job.last_moment - time.monotonic())
         try:
-            train(config, job.data, job.weights, folder, left)
+            train(config, data, job.weights, folder, job.last_moment)
             history = read_state(folder / "checkpoint")["history"]
         except OSError:  # a full disk is nothing that another trial would do better
             raise
@@ -168,16 +168,17 @@ def _objective(job: SearchJob) -> Callable[[Trial], float]:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             keras.utils.clear_session(free_memory=True)
-        trial.set_user_attr("seconds", _epoch_seconds(history))
+        trial.set_user_attr("seconds", _step_seconds(history))
         return float(max(row[SCORE] for row in history))
 
     return objective
 
 
-def _epoch_seconds(history: list[dict[str, Any]]) -> list[float]:
-    """Return what the last stage's first epoch, which compiles, and its fastest later one took."""
-    seconds = [row["seconds"] for row in history if row["stage"] == history[-1]["stage"]]
-    return [seconds[0], min(seconds[1:])] if len(seconds) > 1 else []
+def _step_seconds(history: list[dict[str, Any]]) -> list[float]:
+    """Return what compiling the last stage's step took, and what a step takes once that is done."""
+    rows = [row for row in history if row["stage"] == history[-1]["stage"]]
+    step = min(row["step_seconds"] for row in rows)
+    return [max(0.1, rows[0]["first_step_seconds"] - step), step]
 
 
 def _report(job: SearchJob) -> Callable[[optuna.Study, FrozenTrial], None]:
@@ -206,7 +207,7 @@ def _write_results(study: optuna.Study, job: SearchJob) -> dict[str, Any]:
     best = study.best_trial
     result = {"settings": best.params, "selection_score": best.value, "trial": best.number}
     result |= {"data": job.fingerprint, "weights": job.weights.fingerprint}
-    seconds = [trial.user_attrs["seconds"] for trial in finished if trial.user_attrs.get("seconds")]
+    seconds = [trial.user_attrs["seconds"] for trial in finished]
     write_json(job.folder / f"{job.backbone}_best.json", result | {"trials": len(finished), "seconds": seconds})
     say(f"{job.backbone}: best of {len(finished)} trials {best.value:.4f} (trial {best.number})")
     return dict(best.params)

@@ -13,7 +13,7 @@ import pandas as pd
 from keras import ops
 
 from competition.augmentation import build_augmentation
-from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, read_state
+from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, finish_stage, read_state
 from competition.config import Config, TrainingConfig
 from competition.files import InputError, replacing
 from competition.model import (
@@ -119,15 +119,15 @@ def train(
     data: TrainingData,
     weights: Weights,
     folder: Path,
-    seconds: float | None = None,
-) -> keras.Model:
-    """Train the network of `config` and return it with the weights of its best epoch by the selection score.
+    deadline: float | None = None,
+) -> bool:
+    """Train the network of `config`; return whether all was done, rather than cut short by `deadline`.
 
-    folder: takes network.weights.h5, history.csv and, while it goes on, a checkpoint to resume from. seconds: ends
-    after the last epoch that fits. Raises InputError where the loss diverges, or no epoch is asked for.
+    folder: takes network.weights.h5 (of the best epoch by the selection score), history.csv and a checkpoint, from
+    which another call goes on. deadline (of time.monotonic): ends after the last epoch that fits. Raises InputError
+    where the loss diverges, or no epoch is asked for.
     """
     keras.utils.set_random_seed(config.seed)
-    deadline = None if seconds is None else time.monotonic() + seconds
     data = data.limited(config.training.limit, config.seed)
     network = create_network(network_spec(config.model, data.images.shape[1:], data.num_classes), weights)
     checkpoints = folder / "checkpoint"
@@ -136,13 +136,15 @@ def train(
     for number, stage in enumerate(stages):
         if stage.name not in read_state(checkpoints)["stages"]:
             limit = _stage_deadline(deadline, stages[number:])
-            _train_stage(stage, network, config, data, checkpoints, limit)
+            done = _train_stage(stage, network, config, data, checkpoints, limit)
+            if done or number + 1 < len(stages):
+                finish_stage(checkpoints, stage.name)
         network.load_weights(checkpoints / "best.weights.h5")
     with replacing(folder / "history.csv") as temporary:
         pd.DataFrame(read_state(checkpoints)["history"]).to_csv(temporary, index=False)
     with replacing(folder / "network.weights.h5") as temporary:  # last: it says that the training is finished
         network.save_weights(temporary)
-    return network
+    return len(read_state(checkpoints)["stages"]) == len(stages)
 
 
 def _stage_deadline(deadline: float | None, stages: list[Stage]) -> float | None:
@@ -161,7 +163,8 @@ def _train_stage(
     data: TrainingData,
     folder: Path,
     deadline: float | None,
-) -> None:
+) -> bool:
+    """Train one stage; return whether it came to its end before `deadline`."""
     stage.prepare(network)
     penalise_head(network, stage.l2)
     weights = class_weights(data.labels, data.num_classes) if config.training.class_weights else None
@@ -172,10 +175,9 @@ def _train_stage(
     checkpoint = Checkpoint(folder, network, stage.name, rules)
     checkpoint.set_model(model)
     checkpoint.restore()
-    done = checkpoint.epochs_done
+    done, limit = checkpoint.epochs_done, TimeLimit(deadline)
     callbacks = [Reseed(batches, augmentation.seed_generator, config.seed), keras.callbacks.TerminateOnNaN(), *rules]
-    callbacks += [checkpoint, ProgressBar(stage.name, done)]
-    callbacks += [TimeLimit(deadline)] if deadline is not None else []
+    callbacks += [checkpoint, ProgressBar(checkpoint.title, done), limit]
     if done < stage.epochs and not _stopped(checkpoint):
         validation = data.validation_images, one_hot(data.validation_labels, data.num_classes)
         model.fit(
@@ -189,7 +191,7 @@ def _train_stage(
             verbose=0,
         )
         _require_finite(checkpoint, stage)
-    checkpoint.finish_stage()
+    return not limit.reached
 
 
 def compile_model(

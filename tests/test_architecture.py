@@ -28,6 +28,7 @@ LEVELS = {
     "processes": 1,
     "smear": 1,
     "weights": 1,
+    "workers": 1,
     "callbacks": 2,
     "optimizers": 1,
     "demo": 2,
@@ -39,12 +40,13 @@ LEVELS = {
     "splits": 3,
     "training": 3,
     "cleaning": 4,
-    "experiment": 4,
     "job": 4,
     "planning": 4,
+    "prepared": 4,
     "search": 4,
     "submission": 4,
-    "pipeline": 5,
+    "experiment": 5,
+    "pipeline": 6,
 }
 KERAS_BELOW_LEVEL_2 = {"optimizers", "submission_model", "augmentation", "image_operations", "rand_augment"}
 SLOW = {"keras", "tensorflow", "jax", "torch", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}

@@ -161,7 +161,7 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
 
     monkeypatch.setattr(pipeline, "run_training", fail_for_the_custom_cnn)
     arguments = ["--train", "--package", "--data", str(blobs_path), "--backbone", "custom_cnn", "--final", "best"]
-    assert call(tmp_path, *arguments) == 2
+    assert call(tmp_path, *arguments, "--workers", "1") == 2
     assert "custom_cnn: The loss became infinite." in capsys.readouterr().err
     assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from competition.backbones import get_backbone
 from competition.config import Config
 from competition.files import InputError
-from competition.planning import MOST_EPOCHS, Planner, Sizes, Speed, describe_plan, measure_speed
+from competition.planning import EPOCH_SECONDS, MOST_EPOCHS, Planner, Sizes, Speed, describe_plan, measure_speed
 from competition.weights import RANDOM, Weights
 
 PRETRAINED = Weights(Path("weights.h5"), "imagenet")
@@ -21,7 +22,7 @@ PLANNER = Planner(
 @pytest.mark.parametrize("minutes", [10, 30, 90])
 def test_a_plan_fits_its_budget_and_uses_most_of_it(minutes: int) -> None:
     planned = PLANNER.plan_search(Config(), 60 * minutes, trials=None)
-    trials = planned.search.trials * sum(PLANNER.trial_seconds(name, planned) for name in PLANNER.weights)
+    trials = PLANNER.span(PLANNER.search_seconds(planned))
     planned = PLANNER.plan_training(planned, 60 * minutes - trials)
     total = PLANNER.total_seconds(planned, search=True)
     assert total <= 60 * minutes
@@ -39,15 +40,21 @@ def test_too_little_time_is_refused_with_what_is_needed() -> None:
 
 
 def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
-    config = Config()
-    plain = PLANNER.training_seconds("mobilenetv3large", 0, 10)
-    epoch = PLANNER.training_seconds("mobilenetv3large", 0, 2, 2000) - PLANNER.training_seconds(
-        "mobilenetv3large", 0, 1, 2000
-    )
-    learned = PLANNER.learn("mobilenetv3large", config, [(2 * epoch + 11, 2 * epoch)])
+    one, two, ten = (PLANNER.training_seconds("mobilenetv3large", 0, epochs) for epochs in (1, 2, 10))
+    compiling, beside = 2 * one - two, 10 * EPOCH_SECONDS
+    step = 32 * PLANNER.speed.train * get_backbone("mobilenetv3large").train_cost
+    learned = PLANNER.learn("mobilenetv3large", 32, [(4 * compiling, 2 * step)])
     slower = learned.training_seconds("mobilenetv3large", 0, 10)
-    assert slower == pytest.approx(2 * (plain - 11) + 11, rel=0.01)
+    assert slower == pytest.approx(4 * compiling + 2 * (ten - compiling - beside) + beside)
     assert learned.training_seconds("custom_cnn", 0, 10) == PLANNER.training_seconds("custom_cnn", 0, 10)
+
+
+def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
+    two = dataclasses.replace(PLANNER, workers=2)
+    costs = {"a": 3.0, "b": 5.0, "c": 1.0, "d": 4.0}
+    assert two.finish_times(costs) == {"a": 3.0, "b": 5.0, "c": 4.0, "d": 8.0}
+    assert PLANNER.finish_times(costs) == {"a": 3.0, "b": 8.0, "c": 9.0, "d": 13.0}
+    assert two.span(costs) == 7.0
 
 
 def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:

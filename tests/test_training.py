@@ -1,5 +1,6 @@
 """Training resumes as if it had not stopped, in both stages."""
 
+import time
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from competition import callbacks, training
 from competition.config import Config, replace
 from competition.files import InputError
+from competition.model import create_network, network_spec
 from competition.training import TrainingData, class_weights, plan_stages, train
 from competition.weights import RANDOM, Weights
 from tests.conftest import draw_blobs
@@ -94,7 +96,9 @@ def test_early_stopping_remembers_its_patience_across_a_crash(tmp_path: Path, mo
 
 def test_the_best_epoch_is_what_remains(tmp_path: Path) -> None:
     data = make_data()
-    network = train(CONFIG, data, RANDOM, tmp_path)
+    assert train(CONFIG, data, RANDOM, tmp_path)
+    network = create_network(network_spec(CONFIG.model, (32, 32, 3), 3), RANDOM)
+    network.load_weights(tmp_path / "network.weights.h5")
     hits = network.predict(data.validation_images, verbose=0).argmax(axis=1) == data.validation_labels
     history = pd.read_csv(tmp_path / "history.csv")
     assert hits.mean() == pytest.approx(history["val_accuracy"].max(), abs=1e-6)
@@ -122,9 +126,11 @@ def test_a_limit_keeps_classes_even_and_pairs_of_validation_together() -> None:
     assert half == 9
 
 
-def test_the_time_limit_ends_training_after_an_epoch(tmp_path: Path) -> None:
-    train(CONFIG, make_data(), RANDOM, tmp_path, seconds=0.01)
+def test_what_the_time_limit_cuts_short_goes_on_with_the_next_call(tmp_path: Path) -> None:
+    assert not train(CONFIG, make_data(), RANDOM, tmp_path, deadline=time.monotonic())
     assert len(pd.read_csv(tmp_path / "history.csv")) == 1
+    assert train(CONFIG, make_data(), RANDOM, tmp_path)
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_class_weights_are_scikit_learn_s_balanced_ones() -> None:
