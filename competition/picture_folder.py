@@ -151,6 +151,9 @@ def _find_files(table: Path, names: list[str]) -> list[Path]:
             "picture there); copy the pictures into that folder, or leave these rows out."
         )
     files = [_choose_file(table, str(path), meant[str(path)]) for path in paths]
+    root = folder.resolve()
+    if outside := next((file for file in files if not file.resolve().is_relative_to(root)), None):
+        raise InputError(f"{outside} is a link that leads out of {folder}; copy the picture there instead.")
     _report_left_out(table, {file for found in meant.values() for file in found} - set(files))
     return files
 
@@ -171,8 +174,6 @@ def _choose_file(table: Path, name: str, found: list[Path]) -> Path:
         raise InputError(
             f"{table} names {name}, which may be {found[0]} or {found[1]}; write its path, or move one of them away."
         )
-    if not found[0].resolve().is_relative_to(table.parent.resolve()):
-        raise InputError(f"{found[0]} is a link that leads out of {table.parent}; copy the picture there instead.")
     return found[0]
 
 

@@ -65,7 +65,7 @@ def test_names_of_columns_files_and_separators_are_recognised(tmp_path: Path, te
 
 def test_columns_of_other_names_are_named_by_settings(tmp_path: Path) -> None:
     save_pictures(tmp_path, *NAMES)
-    save_table(tmp_path, "slide,label,verdict\n" + "\n".join(f"{index},7,{index % 2}" for index in range(8)))
+    save_table(tmp_path, "\ufeffslide,label,verdict\n" + "\n".join(f"{index},7,{index % 2}" for index in range(8)))
     config = DataConfig(size=16, file_column="slide", label_column="verdict")
     assert load_dataset(tmp_path, config).labels.tolist() == [0, 1] * 4
 
@@ -190,17 +190,17 @@ def test_cropping_keeps_the_middle_of_the_longer_side(upright: bool) -> None:
 
 @pytest.mark.parametrize("upright", [False, True])
 def test_padding_keeps_the_proportions_and_fills_the_rest_with_black_or_the_mirrored_picture(upright: bool) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (16, 10, 3)).astype(np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 11, 3)).astype(np.uint8)
     picture = picture if upright else picture.transpose(1, 0, 2)
     black = make_square(Image.fromarray(picture), DataConfig(size=16, resize="pad", fill="constant"))
     mirrored = make_square(Image.fromarray(picture), DataConfig(size=16, resize="pad"))
     if not upright:
         picture, black, mirrored = (array.transpose(1, 0, 2) for array in (picture, black, mirrored))
     for square in (black, mirrored):
-        np.testing.assert_array_equal(square[:, 3:13], picture)
-    assert not black[:, :3].any()
+        np.testing.assert_array_equal(square[:, 2:13], picture)
+    assert not black[:, :2].any()
     assert not black[:, 13:].any()
-    np.testing.assert_array_equal(mirrored[:, :3], picture[:, 2::-1])
+    np.testing.assert_array_equal(mirrored[:, :2], picture[:, 1::-1])
     np.testing.assert_array_equal(mirrored[:, 13:], picture[:, :-4:-1])
 
 
