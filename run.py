@@ -32,7 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_argument("--record", nargs=2, metavar=("RUN", "SCORE"), help="keep the public score of a run, as 0.82")
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", type=Path, help=".npz or folder of class folders (default: data/training_set.npz, else the demo)"
+        "--data",
+        type=Path,
+        metavar="PATH|NAME",
+        help=".npz, folder of class folders, CSV of labels, or bloodmnist[:64|128|224], which is downloaded "
+        "(default: data/training_set.npz, else the demo)",
     )
     data.add_argument("--name", help="name of the data set's folders (default: from --data)")
     data.add_argument(

@@ -21,10 +21,20 @@ def choice(default: str, *options: str) -> Any:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """size: side in pixels that pictures of a folder are resized to. limit: use only the first pictures (0: all)."""
+    """How data are read.
+
+    size: side in pixels that pictures of a folder, and those of an .npz that are not square, are brought to.
+    resize: `stretch` both sides, `pad` what is missing of a square, or `crop` its middle out. fill: padding, the
+    picture mirrored or black. limit: use only the first pictures (0: all).
+    file_column, label_column: of a CSV of labels (empty: recognised by their names).
+    """
 
     size: int = number(96, 16, 1024)
+    resize: str = choice("stretch", "stretch", "pad", "crop")
+    fill: str = choice("reflect", "reflect", "constant")
     limit: int = number(0, 0)
+    file_column: str = ""
+    label_column: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""Reading a labelled set of pictures, from an .npz or a folder of class folders, with every check before long work."""
+"""Reading a labelled set of pictures, from an .npz or from files in a folder, with every check before long work."""
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from competition.config import DataConfig
 from competition.console import progress
-from competition.files import InputError, digest
+from competition.files import InputError, digest, require_readable
+from competition.picture_folder import TABLE_SUFFIXES, list_pictures, make_square, read_pictures
 
 CLASS_NAMES = (
     "basophil",
@@ -22,14 +22,13 @@ CLASS_NAMES = (
     "neutrophil",
     "platelet",
 )
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MINIMUM_SIDE = 8
 # One for each of training, validation and test, and one to spare for cleaning.
 MINIMUM_PER_CLASS = 4
 
 _ACCEPTED = (
-    "an .npz with 'images' and 'labels', MedMNIST's .npz ('train_images', 'train_labels', ...) "
-    "or a folder of class folders of pictures"
+    "an .npz with 'images' and 'labels', MedMNIST's .npz ('train_images', 'train_labels', ...), "
+    "a folder of class folders of pictures, or one of pictures and a CSV of their labels"
 )
 
 
@@ -52,20 +51,23 @@ def load_dataset(path: Path, config: DataConfig) -> Dataset:
 
     path: an .npz with `images` (n, h, w, 3) uint8 and `labels` (n,) or (n, 1); MedMNIST's .npz, of which the train
     and val parts are joined and the test part is left alone (`load_test` reads it), grey pictures becoming three equal
-    channels; or a folder of class folders of PNG, JPEG, BMP or TIFF, whose names are the classes', sorted, and whose
-    pictures are resized to `config.size` and taken from the classes in turn. `config.limit` keeps the first pictures.
+    channels; or PNG, JPEG, BMP or TIFF files as `list_pictures` finds them. Files, and arrays whose pictures are not
+    square, are brought to `config.size` as `config.resize` says. `config.limit` keeps the first pictures.
     """
-    if _require_readable(path).is_dir():
-        files, labels, class_names = _list_folder(path, ())
-        labels = _require_labels(path, labels)[: config.limit or None]
-        _check_counts(path, labels, class_names, config.limit)
-        return Dataset(_read_pictures(files[: len(labels)], config.size), labels, class_names)
+    limit = config.limit or None
+    if _lies_as_files(path):
+        files, labels, names = list_pictures(path, config, ())
+        labels = _require_labels(path, labels)
+        names = names or _number_classes(path, labels)
+        _check_counts(path, labels[:limit], names, config.limit)
+        return Dataset(read_pictures(files[:limit], config), labels[:limit], names)
     images, labels = _read_archive(path, ("train", "val"))
     labels = _require_labels(path, labels)
-    class_names = _name_classes(path, images, labels)
-    images, labels = images[: config.limit or None], labels[: config.limit or None]
-    _check_counts(path, labels, class_names, config.limit)
-    return Dataset(images, labels, class_names)
+    names = _number_classes(path, labels)
+    if len(names) == len(CLASS_NAMES) and not _is_grey(images):
+        names = CLASS_NAMES
+    _check_counts(path, labels[:limit], names, config.limit)
+    return Dataset(_square_all(images[:limit], config), labels[:limit], names)
 
 
 def load_test(
@@ -77,26 +79,35 @@ def load_test(
     is what is read, and a folder may hold the pictures themselves. class_names: those of the training data, which
     give class folders their numbers and labels their bound.
     """
-    if _require_readable(path).is_dir():
-        files, labels, _ = _list_folder(path, class_names)
-        kept = slice(config.limit or None)
-        return _read_pictures(files[kept], config.size), None if labels is None else labels[kept]
-    images, labels = _read_archive(path, ("test",))
+    limit = config.limit or None
+    images = None
+    if _lies_as_files(path):
+        files, labels, _ = list_pictures(path, config, class_names)
+    else:
+        images, labels = _read_archive(path, ("test",))
     if labels is not None and class_names and labels.max() >= len(class_names):
         raise InputError(
             f"{path} has a label {labels.max()}, and the training data has the classes 0 to {len(class_names) - 1}; "
             "number both in the same way."
         )
-    limit = config.limit or len(images)
-    return images[:limit], None if labels is None else labels[:limit]
+    kept = read_pictures(files[:limit], config) if images is None else _square_all(images[:limit], config)
+    return kept, None if labels is None else labels[:limit]
 
 
-def _require_readable(path: Path) -> Path:
+def _lies_as_files(path: Path) -> bool:
     if not path.exists():
         raise InputError(f"There is no {path}; give the path of {_ACCEPTED}.")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path} may not be read by this user; change its permissions, for example with chmod +r.")
-    return path
+    return require_readable(path).is_dir() or path.suffix.lower() in TABLE_SUFFIXES
+
+
+def _square_all(images: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Return square pictures as they are, and others as `config.resize` says."""
+    if images.shape[1] == images.shape[2]:
+        return images
+    squares = np.empty((len(images), config.size, config.size, 3), np.uint8)
+    for index, image in enumerate(progress(images, "resizing pictures", unit="picture")):
+        squares[index] = make_square(Image.fromarray(image), config)
+    return squares
 
 
 def _require_labels(path: Path, labels: np.ndarray | None) -> np.ndarray:
@@ -177,8 +188,6 @@ def _check_images(path: Path, name: str, images: np.ndarray) -> None:
         )
     if min(images.shape[1:3]) < MINIMUM_SIDE:
         raise InputError(f"{received}; pictures need sides of at least {MINIMUM_SIDE} pixels, so save larger ones.")
-    if images.shape[1] != images.shape[2]:
-        raise InputError(f"{received}; pictures need to be square, so crop or pad them to one side length.")
     if images.dtype != np.uint8:
         raise InputError(f"{received}; {expected}: {_mend_type(images)}.")
     if images.max() <= 1:
@@ -228,8 +237,8 @@ def _check_labels(path: Path, name: str, labels: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _name_classes(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
-    """Return names for labels of an .npz, CLASS_NAMES where there are eight classes of colour pictures."""
+def _number_classes(path: Path, labels: np.ndarray) -> tuple[str, ...]:
+    """Return names for labels that are numbers, without a gap."""
     present = np.unique(labels)
     if not np.array_equal(present, np.arange(len(present))):
         missing = np.setdiff1d(np.arange(len(present)), present)[0]
@@ -237,8 +246,6 @@ def _name_classes(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[s
             f"{path} has labels up to {present[-1]} but no picture of class {missing}; "
             f"expected every number from 0 to the last, so renumber the {len(present)} classes without gaps."
         )
-    if len(present) == len(CLASS_NAMES) and not _is_grey(images):
-        return CLASS_NAMES
     return tuple(f"class {number}" for number in present)
 
 
@@ -258,51 +265,3 @@ def _check_counts(path: Path, labels: np.ndarray, class_names: tuple[str, ...], 
             f"{path} has {counts[rarest]} pictures of class {rarest} ('{class_names[rarest]}'); a split needs at least "
             f"{MINIMUM_PER_CLASS}, so add some or leave the class out{hint}."
         )
-
-
-def _list_folder(path: Path, class_names: tuple[str, ...]) -> tuple[list[Path], np.ndarray | None, tuple[str, ...]]:
-    """Return the pictures' files, labels (None: no class folders) and class names.
-
-    The classes come in turn, so that the first pictures are of all of them.
-    """
-    folders = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith((".", "__"))]
-    by_class = {folder.name: _list_pictures(folder) for folder in folders}
-    if not any(by_class.values()):
-        if not (pictures := _list_pictures(path)):
-            raise InputError(
-                f"{path} holds no pictures (PNG, JPEG, BMP, TIFF); put them into it, in one folder for each class."
-            )
-        return pictures, None, ()
-    names = class_names or tuple(by_class)
-    if unknown := set(by_class) - set(names):
-        raise InputError(f"{path} has a folder '{min(unknown)}'; expected the classes {', '.join(names)}: rename it.")
-    entries = sorted(
-        (rank, names.index(name), file) for name, files in by_class.items() for rank, file in enumerate(files)
-    )
-    return [file for _, _, file in entries], np.array([label for _, label, _ in entries], np.int64), names
-
-
-def _list_pictures(folder: Path) -> list[Path]:
-    files = (entry for entry in sorted(_require_readable(folder).iterdir()) if entry.suffix.lower() in PICTURE_SUFFIXES)
-    return [entry for entry in files if entry.is_file() and not entry.name.startswith(".")]
-
-
-def _read_pictures(files: list[Path], size: int) -> np.ndarray:
-    images = np.empty((len(files), size, size, 3), np.uint8)
-    for index, file in enumerate(progress(files, "reading pictures", unit="picture")):
-        images[index] = _read_picture(file, size)
-    return images
-
-
-def _read_picture(file: Path, size: int) -> np.ndarray:
-    """Return one picture (size, size, 3), the camera's orientation applied, transparency dropped."""
-    try:
-        with Image.open(file) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise InputError(f"{file} has more than 8 bits a channel ({opened.mode}); convert it to 8-bit RGB.")
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-            return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
-    except InputError:
-        raise
-    except Exception as error:  # each of Pillow's formats raises kinds of its own for a damaged file
-        raise InputError(f"{file} cannot be read as a picture ({error}); replace or delete it.") from error

@@ -109,6 +109,13 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def require_readable(path: Path) -> Path:
+    """Return `path`; raises InputError where this user may not read it."""
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read by this user; change its permissions, for example with chmod +r.")
+    return path
+
+
 def require_disk(folder: Path, megabytes: float) -> None:
     """Raise InputError unless the disk of `folder` has `megabytes` to spare."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

@@ -8,6 +8,7 @@ from typing import Any
 
 from competition.backbones import COMPARED, get_backbone
 from competition.config import PRESETS, Config, replace
+from competition.download import find_published
 from competition.files import InputError
 from competition.paths import Paths
 from competition.weights import KEYWORDS, SUFFIX, Weights, find_weights, resolve_weights
@@ -19,13 +20,15 @@ DEMO_SECONDS = 560.0  # the demo's time budget where none is given
 class Job:
     """The command line, resolved: source (None: the demo's drawing), paths, config, backbones, final, stages, deadline.
 
+    published: the data set that `source` is to be downloaded from, where --data names one.
     Raises InputError for unknown names, bad values and settings that contradict each other.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.stages = {stage for stage in STAGES if getattr(options, stage)}
-        self.source = options.data or _existing(options.workdir / "data" / "training_set.npz")
+        self.published = None if options.data is None or options.data.exists() else find_published(str(options.data))
+        self.source = self._find_source()
         self.is_demo = self.source is None and options.name in (None, "demo")
         demo = f"demo_{options.seed}" if options.seed else "demo"
         self.paths = Paths(options.workdir, options.name or (self.source.resolve().stem if self.source else demo))
@@ -38,6 +41,14 @@ class Job:
             _ = self.weights  # a file that is missing is told now
         self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
         self.deadline = None if self.budget is None else time.monotonic() + self.budget
+
+    def _find_source(self) -> Path | None:
+        folder: Path = self.options.workdir / "data"
+        if self.published:
+            return folder / "downloads" / self.published.file
+        given: Path | None = self.options.data
+        default = folder / "training_set.npz"
+        return given or (default if default.is_file() else None)
 
     def _configure(self) -> Config:
         options = self.options
@@ -101,7 +112,3 @@ class Job:
         if setting != "none" and not (Path(setting) / f"{backbone}{SUFFIX}").is_file():
             setting = "auto"
         return find_weights(setting, backbone, self.paths.weights)
-
-
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None

@@ -17,6 +17,7 @@ from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
+from competition.download import fetch
 from competition.experiment import describe_environment, run_evaluation, run_training
 from competition.figures import draw_class_balance, draw_confusion, draw_history
 from competition.files import (
@@ -126,6 +127,8 @@ class Pipeline:
             say("NO DATA WAS GIVEN: this is the DEMO COMPETITION, whose blood cells are drawn by a program.")
             make_demo(self.paths.data, self.config.seed)
             path = self.paths.data / "training_set.npz"
+        if self.job.published:
+            fetch(self.job.published, path)
         dataset = load_dataset(path, self.config.data)
         self._require_same_data(dataset, path)
         counts = np.bincount(dataset.labels)

@@ -111,6 +111,16 @@ def test_other_files_and_hidden_folders_beside_the_pictures_do_not_count(tmp_pat
     assert load_dataset(tmp_path, CONFIG).class_names == ("a", "b")
 
 
+def test_arrays_of_pictures_that_are_not_square_are_resized_and_others_stay_as_they_are(tmp_path: Path) -> None:
+    images = np.repeat(np.repeat(make_images(12, 4, 5, 3), 8, axis=1), 8, axis=2)
+    path = save(tmp_path / "wide.npz", images=images, labels=make_labels(12, 2))
+    cropped = load_dataset(path, DataConfig(size=32, resize="crop", limit=10)).images
+    np.testing.assert_array_equal(cropped, images[:10, :, 4:36])
+    np.testing.assert_array_equal(load_test(path, DataConfig(size=32, resize="crop"))[0], images[:, :, 4:36])
+    path = save(tmp_path / "square.npz", images=images[:, :, 4:36], labels=make_labels(12, 2))
+    assert load_dataset(path, DataConfig(size=16, resize="crop")).images.shape == (12, 32, 32, 3)
+
+
 def test_limit_keeps_the_first_pictures(tmp_path: Path) -> None:
     images = make_images(24)
     path = save(tmp_path / "set.npz", images=images, labels=make_labels(24, 2))
@@ -206,7 +216,7 @@ def missing_labels_of_class_1() -> np.ndarray:
 BAD_INPUTS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "missing": (lambda folder: folder / "nothing.npz", ["There is no", "nothing.npz", "give the path"]),
     "empty file": (bytes_of(b""), ["is empty", "copy or download it again"]),
-    "text": (bytes_of(b"hello", "set.csv"), ["is not an .npz", "expected an .npz"]),
+    "text": (bytes_of(b"hello", "set.txt"), ["is not an .npz", "expected an .npz"]),
     "a bare pickle": (bytes_of(pickle.dumps({"images": 1})), ["is not an .npz"]),
     "truncated": (damaged(lambda content: content[: len(content) // 2]), ["truncated", "copy it again"]),
     "damaged inside": (

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from urllib.error import URLError
 
 import h5py
 import numpy as np
@@ -81,6 +82,7 @@ def test_durations_have_units() -> None:
         (["--train", "--trials", "0"], "search.trials got '0'"),
         (["--clean", "--data", "missing.npz"], "missing.npz"),
         (["--clean", "--name", "mine"], "needs --data"),
+        (["--clean", "--data", "bloodmnist:99"], "known are bloodmnist, bloodmnist:64, bloodmnist:128, bloodmnist:224"),
         (["--search", "--weights", "nowhere", "--backbone", "mobilenetv3small"], "nowhere"),
         (["--record", "tiny_cnn_001", "0.8"], "There is no scored run"),
         (["--record", "tiny_cnn_001", "good"], "expects a number"),
@@ -111,6 +113,19 @@ def test_weights_of_another_network_are_refused_before_the_long_work(tmp_path: P
     data = write_data(tmp_path / "good.npz")
     arguments = ["--search", "--data", data, "--weights", str(path), "--backbone", "mobilenetv3small"]
     assert "does not hold weights of this backbone" in call(*arguments)  # type: ignore[operator]
+
+
+def test_without_internet_a_published_data_set_is_not_had(
+    tmp_path: Path, call: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **names: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("competition.download.urlopen", refuse)
+    error = call("--clean", "--data", "bloodmnist:64")  # type: ignore[operator]
+    assert "no internet (Name or service not known)" in error
+    assert f"put the file at {tmp_path / 'data' / 'downloads' / 'bloodmnist_64.npz'}" in error
+    assert (tmp_path / "experiments" / "bloodmnist_64").is_dir()
 
 
 def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path, call: object) -> None:
