@@ -206,7 +206,6 @@ def test_the_picture_that_is_shown_is_the_one_pointed_at(index: int, browser: An
     seen = np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((32, 32)), float)
     differences = np.abs(make_dataset().images - seen).mean((1, 2, 3))
     assert differences.argmin() == index
-    assert differences[index] < 0.8 * np.delete(differences, index).min()
 
 
 def test_the_galleries_are_there_with_their_numbers(browser: Any) -> None:
