@@ -1,8 +1,6 @@
 """The cleaning stage: finds copies, spoiled pictures and non-cells, flags them in a table, and deletes nothing."""
 
-import csv
-import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +12,13 @@ from competition.data import Dataset
 from competition.faults import find_faults, group_copies
 from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_map
+from competition.issues import Issue, correct_labels, count_drops, write_issues
 from competition.noncells import find_non_cells
+from competition.overrides import apply_overrides, read_overrides
+from competition.report import write_report
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
@@ -26,52 +27,67 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Issue:
-    """One fault of one picture; action is `drop` or `keep`, score is 0..1, group joins copies (see groups.npy)."""
-
-    index: int
-    label: int
-    issue: str
-    action: str
-    score: float
-    reason: str
-    group: int
+def cleaning_inputs(dataset: Dataset, folder: Path, config: Config, weights: Path | None) -> str:
+    """Return the hash of all that cleaning depends on, with overrides.csv, as it stands in the marker cleaning.json."""
+    overrides = folder / "overrides.csv"
+    words = overrides if overrides.is_file() else None
+    return files.digest(_finding_inputs(dataset, config, weights), asdict(config.report), words)
 
 
-def cleaning_inputs(dataset: Dataset, config: Config, weights: Path | None) -> str:
-    """Return the hash of all that cleaning depends on, as it stands in the marker `cleaning.json`."""
+def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, force: bool = False) -> np.ndarray:
+    """Find faults, let overrides.csv of `folder` overrule them, and return the keep mask (n,) bool.
+
+    weights: ImageNet weights of the backbone `config.cleaning.backbone`; None: pictures are embedded by their pixels.
+    force: find anew what found.json holds of the same pictures and settings.
+    Writes into `folder` found.json (the issues before overrides), tsne.npz (coordinates (n, 2) float32, groups),
+    issues.csv (one row per picture and issue), keep.npy, groups.npy (n,) int64 (copies share the index of the first of
+    them), labels.npy (n,) int64 (to use from here on), map.png, removed.png (the dropped pictures), report.html and,
+    last, the marker cleaning.json. Raises InputError for a mistake in overrides.csv.
+    """
+    overrides = read_overrides(folder / "overrides.csv", dataset)
+    inputs, marker = cleaning_inputs(dataset, folder, config, weights), folder / "cleaning.json"
+    marker.unlink(missing_ok=True)
+    found, coordinates, groups = _find(dataset, folder, config, weights, force)
+    issues = apply_overrides(found, overrides, dataset, groups)
+    keep = np.ones(len(dataset.labels), bool)
+    keep[[issue.index for issue in issues if issue.action == "drop"]] = False
+    labels = correct_labels(dataset.labels, issues)
+    _write_arrays(folder, keep=keep, groups=groups, labels=labels)
+    write_issues(folder / "issues.csv", issues)
+    contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
+    draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
+    write_report(folder / "report.html", dataset, coordinates, issues, keep, config)
+    counts = count_drops(issues)
+    say(f"keeping {keep.sum()} of {len(keep)} pictures; flagged: {counts or 'nothing'}")
+    say(f"look at it: {folder / 'report.html'}")
+    files.mark_done(marker, inputs, kept=int(keep.sum()), total=len(keep), **counts)
+    return keep
+
+
+def _finding_inputs(dataset: Dataset, config: Config, weights: Path | None) -> str:
     settings = [CLEANING_VERSION, config.seed, asdict(config.cleaning)]
     return files.digest(dataset.fingerprint, settings, weights)
 
 
-def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) -> np.ndarray:
-    """Find faults and return the keep mask (n,) bool.
-
-    weights: ImageNet weights of the backbone `config.cleaning.backbone`; None: pictures are embedded by their pixels.
-    Writes into `folder` issues.csv (one row per picture and issue), keep.npy, groups.npy (n,) int64 (copies share the
-    index of the first of them), tsne.npz (coordinates (n, 2) float32), map.png, removed.png (the
-    dropped pictures) and, last, the marker cleaning.json.
-    """
-    marker = folder / "cleaning.json"
+def _find(
+    dataset: Dataset, folder: Path, config: Config, weights: Path | None, force: bool
+) -> tuple[list[Issue], np.ndarray, np.ndarray]:
+    """Return issues, coordinates and groups, from found.json and tsne.npz where they were found before."""
+    marker, arrays, settings = folder / "found.json", folder / "tsne.npz", config.cleaning
+    inputs = _finding_inputs(dataset, config, weights)
+    if not force and arrays.is_file() and files.is_done(marker, inputs):
+        known = files.read_arrays(arrays)
+        return [Issue(**row) for row in files.read_json(marker)["issues"]], known["coordinates"], known["groups"]
     marker.unlink(missing_ok=True)
-    settings = config.cleaning
     with timed(f"embedding {len(dataset.images)} pictures"):
         features = embed(dataset.images, settings.backbone, weights, config.seed)
     with timed("laying out the t-SNE map"):
         coordinates = lay_out(features, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
     groups = group_copies(dataset.images)
     issues = find_issues(dataset, coordinates, groups, config)
-    keep = np.ones(len(dataset.labels), bool)
-    keep[[issue.index for issue in issues if issue.action == "drop"]] = False
-    _write_arrays(folder, keep, groups, coordinates)
-    files.write_text(folder / "issues.csv", _format_issues(issues))
-    contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
-    draw_map(folder / "map.png", coordinates, dataset.labels, dataset.class_names, ~keep)
-    counts = count_drops(issues)
-    say(f"keeping {keep.sum()} of {len(keep)} pictures; flagged: {counts or 'nothing'}")
-    files.mark_done(marker, cleaning_inputs(dataset, config, weights), kept=int(keep.sum()), total=len(keep), **counts)
-    return keep
+    files.write_arrays(arrays, coordinates=coordinates, groups=groups)
+    files.mark_done(marker, inputs, issues=[asdict(issue) for issue in issues])
+    return issues, coordinates, groups
 
 
 def find_issues(dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, config: Config) -> list[Issue]:
@@ -86,12 +102,6 @@ def find_issues(dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, c
     issues += _find_non_cell_issues(dataset, coordinates, groups, np.flatnonzero(sound), config)
     issues += _find_copy_issues(dataset.labels, groups, sound)
     return sorted(issues, key=lambda issue: (issue.index, issue.issue))
-
-
-def count_drops(issues: list[Issue]) -> dict[str, int]:
-    """Return how many pictures each kind of issue drops."""
-    names = sorted({issue.issue for issue in issues})
-    return {name: sum(issue.issue == name and issue.action == "drop" for issue in issues) for name in names}
 
 
 def _find_non_cell_issues(
@@ -126,16 +136,7 @@ def _find_copy_issues(labels: np.ndarray, groups: np.ndarray, sound: np.ndarray)
     return issues
 
 
-def _write_arrays(folder: Path, keep: np.ndarray, groups: np.ndarray, coordinates: np.ndarray) -> None:
-    for name, array in (("keep", keep), ("groups", groups)):
+def _write_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    for name, array in arrays.items():
         with files.replacing(folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
-    files.write_arrays(folder / "tsne.npz", coordinates=coordinates)
-
-
-def _format_issues(issues: list[Issue]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Issue)])
-    writer.writerows([getattr(issue, field.name) for field in fields(Issue)] for issue in issues)
-    return stream.getvalue()

@@ -70,6 +70,23 @@ class CleaningConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """The page that shows what cleaning did; its size in bytes follows from these.
+
+    pictures: most on its map, drawn at random where there are more. gallery: most shown of each kind of issue.
+    examples: shown of each class. side, gallery_side: longest side in pixels of the pictures on the map, and of those
+    in galleries. quality: of the JPEG.
+    """
+
+    pictures: int = number(15_000, 1)
+    gallery: int = number(240, 1)
+    examples: int = number(16, 1)
+    side: int = number(56, 8, 512)
+    gallery_side: int = number(96, 8, 512)
+    quality: int = number(70, 1, 95)
+
+
+@dataclass(frozen=True)
 class SplitConfig:
     """Shares of the kept pictures, and geometric balancing.
 
@@ -192,6 +209,7 @@ class Config:
     weights: str = "auto"
     data: DataConfig = DataConfig()
     cleaning: CleaningConfig = CleaningConfig()
+    report: ReportConfig = ReportConfig()
     split: SplitConfig = SplitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ModelConfig = ModelConfig()

@@ -37,7 +37,7 @@ from competition.model import has_accelerator
 from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
 from competition.prepared import PROFILE, Prepared, prepare
 from competition.search import SearchJob, search
-from competition.splits import Splits, make_splits, read_splits, split, splits_inputs
+from competition.splits import Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
 from competition.submission import Limits, package, run_submission, verify
 from competition.weights import check_weights
 from competition.workers import Workers, count_workers
@@ -88,7 +88,7 @@ class Pipeline:
         dataset = self.load()
         if wants("train", "evaluate", "package"):
             self.check_weights()
-        self.clean(dataset)
+        dataset = self.clean(dataset)
         if wants("split", "train", "evaluate", "package"):
             splits = self.split(dataset)
         if wants("train", "evaluate", "package"):
@@ -146,17 +146,17 @@ class Pipeline:
                 f"({known}, now {dataset.fingerprint}); give this one folders of its own with --name, or use --force."
             )
 
-    def clean(self, dataset: Dataset) -> None:
-        """Flag faults, unless that was done for the same data and settings."""
+    def clean(self, dataset: Dataset) -> Dataset:
+        """Flag faults, unless that was done for the same data and settings; return the data with the labels to use."""
         headline("Clean")
         write_json(self.paths.experiments / "data.json", {"data": dataset.fingerprint})
-        folder = self.paths.data
-        weights = self.job.embedding_weights
-        inputs = cleaning_inputs(dataset, self.config, weights)
-        if not self.job.forces("clean") and is_done(folder / "cleaning.json", inputs):
-            say(f"done already ({folder / 'issues.csv'}); --clean --force redoes it.")
-            return
-        clean(dataset, folder, self.config, weights)
+        folder, weights, force = self.paths.data, self.job.embedding_weights, self.job.forces("clean")
+        if not force and is_done(folder / "cleaning.json", cleaning_inputs(dataset, folder, self.config, weights)):
+            say(f"done already ({folder / 'report.html'} shows it); --clean --force redoes it.")
+        else:
+            clean(dataset, folder, self.config, weights, force)
+        labels = read_cleaned(folder / "labels.npy", len(dataset.labels))
+        return dataset if np.array_equal(labels, dataset.labels) else dataclasses.replace(dataset, labels=labels)
 
     def split(self, dataset: Dataset) -> Splits:
         """Cut the kept pictures, unless that was done for the same mask and settings."""

@@ -38,7 +38,7 @@ def split(dataset: Dataset, folder: Path, config: Config) -> Splits:
     Raises InputError where cleaning has not run on this data set, or a class is too small.
     """
     inputs = splits_inputs(dataset, folder, config)
-    keep, groups = (_read_mask(folder / f"{name}.npy", len(dataset.labels)) for name in ("keep", "groups"))
+    keep, groups = (read_cleaned(folder / f"{name}.npy", len(dataset.labels)) for name in ("keep", "groups"))
     splits = make_splits(dataset, keep, groups, config)
     indices = {part: getattr(splits, part) for part in PARTS}
     # The old marker must not vouch for new files, should this run be cut off between them.
@@ -68,6 +68,17 @@ def read_splits(folder: Path) -> Splits:
     if missing := {*PARTS, "fingerprint"} - set(arrays):
         raise InputError(f"{folder / 'splits.npz'} lacks '{min(missing)}'; delete it and run the stage again.")
     return Splits(arrays["train"], arrays["validation"], arrays["test"], str(arrays["fingerprint"]))
+
+
+def read_cleaned(file: Path, length: int) -> np.ndarray:
+    """Read one of cleaning's arrays (n,): keep.npy as bool, groups.npy or labels.npy as int64; raises InputError."""
+    try:
+        values = np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy raises several kinds for a truncated file
+        raise InputError(f"{file} cannot be read ({error}); run the cleaning stage (--clean) again.") from error
+    if not isinstance(values, np.ndarray) or values.shape != (length,) or values.dtype.kind not in "biu":
+        raise InputError(f"{file} does not fit the {length} pictures; run the cleaning stage (--clean) again.")
+    return values.astype(bool if file.stem == "keep" else np.int64)
 
 
 def make_splits(dataset: Dataset, keep: np.ndarray, groups: np.ndarray, config: Config) -> Splits:
@@ -125,17 +136,6 @@ def balanced(
     for index, (source, transform) in enumerate(bar, start=len(images)):
         result[index] = _warp(images[source], transform)
     return result, np.concatenate([labels, labels[chosen]])
-
-
-def _read_mask(file: Path, length: int) -> np.ndarray:
-    """Read one of cleaning's two arrays, which must fit the data set."""
-    try:
-        values = np.load(file, allow_pickle=False)
-    except Exception as error:  # numpy raises several kinds for a truncated file
-        raise InputError(f"{file} cannot be read ({error}); run the cleaning stage (--clean) again.") from error
-    if not isinstance(values, np.ndarray) or values.shape != (length,) or values.dtype.kind not in "biu":
-        raise InputError(f"{file} does not fit the {length} pictures; run the cleaning stage (--clean) again.")
-    return values.astype(bool if file.stem == "keep" else np.int64)
 
 
 def _check_folds(settings: SplitConfig) -> None:

@@ -133,7 +133,7 @@ def test_cleaning_twice_gives_the_same_files(tmp_path: Path) -> None:
     dataset = blend(draw_cells(120), np.arange(0, 120, 5))
     for name in ("first", "second"):
         clean(dataset, tmp_path / name, CONFIG, None)
-    for name in ("issues.csv", "keep.npy", "tsne.npz", "cleaning.json"):
+    for name in ("issues.csv", "keep.npy", "labels.npy", "tsne.npz", "cleaning.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
@@ -148,7 +148,7 @@ def test_the_map_has_a_place_for_every_picture_and_a_file(tmp_path: Path) -> Non
 def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = draw_cells(40)
     clean(dataset, tmp_path, CONFIG, None)
-    inputs = cleaning_inputs(dataset, CONFIG, None)
+    inputs = cleaning_inputs(dataset, tmp_path, CONFIG, None)
     assert files.is_done(tmp_path / "cleaning.json", inputs)
 
     def fail(*_: object) -> None:
@@ -176,13 +176,14 @@ def test_every_input_changes_the_hash(
     weights = tmp_path / "weights.h5"
     weights.write_bytes(b"numbers")
     dataset = draw_cells(9)
-    assert cleaning_inputs(*change(dataset, CONFIG, weights)) != cleaning_inputs(dataset, CONFIG, None)
+    changed, config, path = change(dataset, CONFIG, weights)
+    assert cleaning_inputs(changed, tmp_path, config, path) != cleaning_inputs(dataset, tmp_path, CONFIG, None)
 
 
-def test_a_setting_of_training_does_not_change_the_hash() -> None:
+def test_a_setting_of_training_does_not_change_the_hash(tmp_path: Path) -> None:
     dataset = draw_cells(9)
     other = replace(CONFIG, {"training.batch_size": 7})
-    assert cleaning_inputs(dataset, CONFIG, None) == cleaning_inputs(dataset, other, None)
+    assert cleaning_inputs(dataset, tmp_path, CONFIG, None) == cleaning_inputs(dataset, tmp_path, other, None)
 
 
 def test_sharing_is_one_for_equal_pictures_and_nothing_for_unrelated_ones() -> None:
