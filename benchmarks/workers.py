@@ -1,0 +1,54 @@
+"""Workers of one core each against one process with all cores: python -m benchmarks.workers (about three minutes).
+
+Every core's task is the same short training of MobileNetV3Large, from building it to the last epoch. Prints the seconds
+of each way, twice in turns, and the ratio.
+"""
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from competition.config import Config, replace
+from competition.training import TrainingData, train
+from competition.weights import RANDOM
+from competition.workers import Workers, count_workers
+
+SIZE, PICTURES, ROUNDS = 64, 480, 2
+CHANGES = {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 2}
+
+
+def train_once(seed: int) -> None:
+    """Train on random pictures, in any process."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 256, (PICTURES, SIZE, SIZE, 3), np.uint8)
+    labels = np.arange(PICTURES) % 8
+    data = TrainingData(images, labels, images[:64], labels[:64], 8)
+    with tempfile.TemporaryDirectory() as folder:
+        train(replace(Config(), CHANGES | {"seed": seed}), data, RANDOM, Path(folder))
+
+
+def seconds_of(workers: Workers, tasks: int) -> float:
+    """Return the seconds that `tasks` trainings take."""
+    started = time.perf_counter()
+    for _ in workers.run({str(seed): partial(train_once, seed) for seed in range(tasks)}):
+        pass
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure in turns and print the ratio."""
+    number = max(2, count_workers(4, accelerated=False))
+    with Workers(number) as several, Workers(1) as one:
+        seconds_of(several, number)  # starts the processes and loads the libraries there, which a job does once
+        times = [(seconds_of(one, number), seconds_of(several, number)) for _ in range(ROUNDS)]
+    for alone, shared in times:
+        print(f"{number} trainings: one process {alone:.1f} s, {number} workers {shared:.1f} s")
+    alone, shared = np.min(times, axis=0)
+    print(f"one process / {number} workers: {alone / shared:.2f}")
+
+
+if __name__ == "__main__":
+    main()
