@@ -15,6 +15,8 @@ _bar = {"position": 0}  # the line of this process's progress bars, where severa
 
 def say(text: str = "") -> None:
     """Print one line (or block) at once, also when the output is piped, without tearing a progress bar."""
+    if sys.stdout.isatty():  # what another process's bar has left on these lines is wiped out
+        text = "\r" + text.replace("\n", "\x1b[K\n") + "\x1b[K"
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 

@@ -245,10 +245,9 @@ class Pipeline:
                 name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
                 for name, job in jobs.items()
             }
-        for name, best in self._run_all({name: partial(_search, job, prepared) for name, job in jobs.items()}):
+        for name, _ in self._run_all({name: partial(_search, job, prepared) for name, job in jobs.items()}):
             trials = read_json(self.paths.studies / f"{name}_best.json")["seconds"]
             planner = planner.learn(name, config.training.batch_size, trials)
-            say(f"  {', '.join(f'{key}={value}' for key, value in best.items())}")
         return planner
 
     def _in_order(self, costs: dict[str, float]) -> dict[str, float]:

@@ -186,14 +186,14 @@ def _report(job: SearchJob) -> Callable[[optuna.Study, FrozenTrial], None]:
         took = describe_seconds(trial.duration.total_seconds()) if trial.duration else "?"
         value = "failed: " + trial.user_attrs.get("reason", "?") if trial.value is None else f"{trial.value:.4f}"
         done = f"{count_finished(study)}/{job.config.search.trials}"
-        settings = ", ".join(f"{key.split('.')[1]} {_short(item)}" for key, item in trial.params.items())
-        say(f"{job.backbone} trial {done} ({took}): {value} with {settings}")
+        say(f"{job.backbone} trial {done} ({took}): {value} with {_describe(trial.params)}")
 
     return report
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _describe(settings: dict[str, Any]) -> str:
+    texts = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
+    return ", ".join(f"{key.split('.')[1]} {text}" for key, text in texts.items())
 
 
 def _write_results(study: optuna.Study, job: SearchJob) -> dict[str, Any]:
@@ -209,5 +209,6 @@ def _write_results(study: optuna.Study, job: SearchJob) -> dict[str, Any]:
     result |= {"data": job.fingerprint, "weights": job.weights.fingerprint}
     seconds = [trial.user_attrs["seconds"] for trial in finished]
     write_json(job.folder / f"{job.backbone}_best.json", result | {"trials": len(finished), "seconds": seconds})
-    say(f"{job.backbone}: best of {len(finished)} trials {best.value:.4f} (trial {best.number})")
+    settings = _describe(best.params)
+    say(f"{job.backbone}: best of {len(finished)} trials {best.value:.4f} (trial {best.number}) with {settings}")
     return dict(best.params)
