@@ -13,6 +13,8 @@ import pandas as pd
 
 from competition.backbones import get_backbone
 from competition.cleaning import clean, cleaning_inputs
+from competition.codabench.actions import serve
+from competition.codabench.dry_run import run_ingestion
 from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
@@ -26,16 +28,16 @@ from competition.files import (
     is_done,
     read_arrays,
     read_json,
-    replacing,
     require_disk,
     write_json,
 )
 from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
+from competition.packaging import deliver
 from competition.planning import Planner, Sizes, describe_plan, measure_speed
 from competition.search import SearchJob, search
+from competition.server_versions import NotCheckedError
 from competition.splits import Splits, make_splits, read_splits, split, splits_inputs
-from competition.submission import Limits, package, run_submission, verify
 from competition.weights import check_weights
 
 FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the competition's file at
@@ -55,13 +57,15 @@ def run(options: argparse.Namespace) -> None:
     with exclusive(pipeline.paths.experiments):
         if options.record:
             pipeline.record()
-        if pipeline.job.stages - {"leaderboard"}:
+        if pipeline.job.serves or pipeline.job.stages - {"leaderboard"}:
             pipeline.run()
             say(f"\nDone in {describe_seconds(time.monotonic() - started)}.")
         else:
             pipeline.show_leaderboard()
     if pipeline.failures:
         raise InputError("Not all went well: " + " ".join(pipeline.failures))
+    if pipeline.unchecked:
+        raise NotCheckedError(pipeline.unchecked)
 
 
 class Pipeline:
@@ -70,6 +74,7 @@ class Pipeline:
     def __init__(self, job: Job) -> None:
         self.job, self.paths, self.config = job, job.paths, job.config
         self.failures: list[str] = []
+        self.unchecked = ""  # why --check-server could not check
 
     def run(self) -> None:
         """Run the stages in order, as far as they are asked for."""
@@ -79,16 +84,20 @@ class Pipeline:
         if wants("train", "evaluate", "package"):
             self.check_weights()
         self.clean(dataset)
-        if wants("split", "train", "evaluate", "package"):
+        trains, serves = wants("train", "evaluate", "package"), self.job.serves
+        if serves or wants("split", "train", "evaluate", "package"):
             splits = self.split(dataset)
-        if wants("train", "evaluate", "package"):
-            self.experiment(dataset, prepare(dataset, splits, self.config))
+        prepared = prepare(dataset, splits, self.config) if trains or serves else None
+        if trains and prepared:
+            self.experiment(dataset, prepared)
+        if serves and prepared:
+            serve(self.job, prepared)
 
     def experiment(self, dataset: Dataset, prepared: Prepared) -> None:
         """Search, train, evaluate, package and compare."""
         self.evaluate(prepared, self.search_and_train(prepared))
         if self.job.wants("package"):
-            self.package(prepared)
+            self._attempt("packaging", partial(self.package, prepared))
         if self.job.options.folds:
             self.train_folds(dataset, prepared)
         self.show_leaderboard()
@@ -179,7 +188,7 @@ class Pipeline:
         return [run for run in runs if run is not None]
 
     def _attempt(self, name: str, action: Callable[[], Result]) -> Result | None:
-        """Do `action` for one backbone; what goes wrong there is told, and ends the job only when it is over."""
+        """Do `action` for `name`; what goes wrong there is told, and ends the job only when it is over."""
         try:
             return action()
         except InputError as error:
@@ -315,18 +324,11 @@ class Pipeline:
         """Package the best run, run the zip as a server would, and score the demo's hidden test with it."""
         headline("Package")
         run = self._best_run(prepared)
-        facts, metrics = read_json(run / "config.json"), read_json(run / "metrics.json")
+        metrics = read_json(run / "metrics.json")
         zip_path = self.paths.submissions / f"{run.name}.zip"
         expected = read_arrays(run / "predictions_test.npz")[PROFILE].mean(axis=0)
-        with replacing(zip_path) as unverified:
-            package(run, facts["network"], prepared.class_names, metrics["views"], unverified)
-            figures = verify(unverified, prepared.test.versions[PROFILE], expected, Limits())
-        write_json(run / "package.json", figures)
-        say(
-            f"{zip_path}: verified. {figures['megabytes']} MB; loads in {figures['load_seconds']} s, predicts "
-            f"{figures['pictures']} pictures in {figures['predict_seconds']} s, {figures['peak_megabytes']} MB; "
-            f"the same labels as the trained network, probabilities within {figures['largest_difference']:.0e}"
-        )
+        images = prepared.test.versions[PROFILE]
+        self.unchecked = deliver(run, metrics["views"], images, expected, self.config, zip_path, self.job.server)
         if self.job.is_demo:
             self._score_hidden_test(zip_path, prepared, metrics)
 
@@ -343,7 +345,7 @@ class Pipeline:
 
     def _score_hidden_test(self, zip_path: Path, prepared: Prepared, metrics: dict[str, Any]) -> None:
         images, labels = load_test(self.paths.data / "hidden_test.npz", self.config.data, prepared.class_names)
-        score = float(np.mean(run_submission(zip_path, images, Limits()).labels == labels))
+        score = float(np.mean(run_ingestion(zip_path, images, self.config.limits).labels == labels))
         expected = metrics["test"][PROFILE]["augmented"]
         low, high = expected["interval"]
         say(
