@@ -1,6 +1,7 @@
 """Every setting, as frozen dataclasses; dotted keys (`training.batch_size`) change them one by one."""
 
 import dataclasses
+import datetime
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -209,6 +210,13 @@ class CodabenchConfig:
     days: int = number(30, 1)
     submissions_per_day: int = number(5, 1)
     phase_over: bool = False
+
+    def opening_day(self) -> datetime.date:
+        """Return `start`, or today; raises InputError where it is no day."""
+        try:
+            return datetime.date.fromisoformat(self.start) if self.start else datetime.date.today()
+        except ValueError:
+            raise InputError(f"Setting codabench.start got '{self.start}', and expects a day, as 2026-01-31.") from None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Job:
         self.final = self._final_backbone()
         if self.wants("train") and self.config.weights not in KEYWORDS:
             _ = self.weights  # a file that is missing is told now
-        self._check_submissions()
+        self._check_server_actions()
         self.server = self._server_requirements()
         self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
         self.deadline = None if self.budget is None else time.monotonic() + self.budget
@@ -68,13 +68,15 @@ class Job:
                 raise InputError(f"--final names {final}, which is not trained; add --backbone {final}.")
         return final
 
-    def _check_submissions(self) -> None:
-        """Raise InputError where --dry-run names no file, or --grade no folder with zips."""
+    def _check_server_actions(self) -> None:
+        """Raise InputError where --dry-run names no file, --grade no folder with zips, --bundle opens on no day."""
         dry_run, folder = self.options.dry_run, self.options.grade
         if dry_run is not None and not dry_run.is_file():
             raise InputError(f"--dry-run got {dry_run}, which is no file; give a submission's zip.")
         if folder is not None and not any(folder.glob("*.zip")):
             raise InputError(f"--grade got {folder}, which holds no zip; give the folder with the submissions' zips.")
+        if self.options.bundle:
+            self.config.codabench.opening_day()
         if self.options.on_test and dry_run is None and folder is None:
             raise InputError("--on-test says which pictures --dry-run and --grade take; give one of them.")
 

@@ -1,11 +1,12 @@
 """From a trained run to a proven zip: packaged, run apart, within the budget, alike under the server's versions."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from competition.budget import describe, estimate, require
+from competition.budget import Budget, describe, estimate, require
+from competition.codabench.dry_run import Answers
 from competition.config import Config
 from competition.console import say, timed
 from competition.files import replacing, write_json
@@ -13,57 +14,61 @@ from competition.server_versions import NotCheckedError, cache_folder, server_py
 from competition.submission import compare, package, verify
 
 
-def deliver(
-    run: Path,
-    views: int,
-    images: np.ndarray,
-    expected: np.ndarray,
-    config: Config,
-    zip_path: Path,
-    server: tuple[str, ...] = (),
-) -> str:
-    """Write the submission of `run` to `zip_path`, where all checks pass, and their figures to `run`/package.json.
+@dataclass(frozen=True)
+class Expected:
+    """Pictures (n, h, w, 3) uint8, and the probabilities (n, K) that the trained network gives them with its views."""
 
-    images (n, h, w, 3) uint8 and our probabilities of them, `expected` (n, K), are what it is compared on.
+    images: np.ndarray
+    probabilities: np.ndarray
+    views: int
+
+
+def deliver(run: Path, expected: Expected, config: Config, zip_path: Path, server: tuple[str, ...] = ()) -> str:
+    """Write the submission of `run` to `zip_path` once all checks pass, and their figures to `run`/package.json.
+
     server: requirements of the server, as `tensorflow==2.17.0`; returns why they could not be tried, or nothing.
     Raises InputError where a check fails.
     """
-    limits, settings = config.limits, config.submission
+    limits = config.limits
     with replacing(zip_path) as unverified:
-        package([run], views, settings, unverified, run.name)
-        answers = verify(unverified, images, expected, limits)
-        budget = estimate(answers, images, unverified.stat().st_size / 2**20, limits)
-        require(budget, limits, views, settings.float16)
-        reason = _try_server(server, unverified, images, expected, config) if server else ""
-    load, predict, _ = answers.seconds
-    figures: dict[str, Any] = {
-        "pictures": len(images),
-        "megabytes": round(budget.zip_megabytes, 2),
-        "load_seconds": round(load, 2),
-        "predict_seconds": round(predict, 2),
-        "peak_megabytes": round(answers.peak_megabytes),
-        "largest_difference": compare(answers, expected)[1],
-    }
-    write_json(run / "package.json", figures)
-    say(
-        f"{zip_path}: verified. {figures['megabytes']} MB; loads in {load:.2f} s, predicts {len(images)} pictures in "
-        f"{predict:.2f} s, {answers.peak_megabytes:.0f} MB; the same labels as the trained network, probabilities "
-        f"within {figures['largest_difference']:.0e}"
-    )
-    say(f"budget, {describe(budget, limits)}")
+        package([run], expected.views, config.submission, unverified, run.name)
+        answers = verify(unverified, expected.images, expected.probabilities, limits)
+        budget = estimate(answers, expected.images, unverified.stat().st_size / 2**20, limits)
+        require(budget, limits, expected.views, config.submission.float16)
+        reason = _try_server(server, unverified, expected, config) if server else ""
+    _report(run, zip_path, answers, budget, compare(answers, expected.probabilities)[1])
+    say(f"on the server, {describe(budget, limits)}")
     if server:
         say(f"server versions: {f'NOT CHECKED ({reason})' if reason else 'alike under ' + ', '.join(server)}")
     return reason
 
 
-def _try_server(
-    server: tuple[str, ...], zip_path: Path, images: np.ndarray, expected: np.ndarray, config: Config
-) -> str:
+def _try_server(server: tuple[str, ...], zip_path: Path, expected: Expected, config: Config) -> str:
     """Verify the zip under the server's versions; return why that was not possible, or nothing."""
     try:
         python = server_python(server, cache_folder())
     except NotCheckedError as error:
         return str(error)
     with timed(f"  the zip runs under {', '.join(server)}"):
-        verify(zip_path, images, expected, config.limits, python)
+        verify(zip_path, expected.images, expected.probabilities, config.limits, python)
     return ""
+
+
+def _report(run: Path, zip_path: Path, answers: Answers, budget: Budget, difference: float) -> None:
+    """Keep and print what the zip took here."""
+    load, predict, _ = answers.seconds
+    count, megabytes = len(answers.labels), budget.zip_megabytes
+    figures = {
+        "pictures": count,
+        "megabytes": round(megabytes, 2),
+        "load_seconds": round(load, 2),
+        "predict_seconds": round(predict, 2),
+        "peak_megabytes": round(answers.peak_megabytes),
+        "largest_difference": difference,
+    }
+    write_json(run / "package.json", figures)
+    say(
+        f"{zip_path}: verified. {megabytes:.2f} MB; loads in {load:.2f} s, predicts {count} pictures in "
+        f"{predict:.2f} s, {answers.peak_megabytes:.0f} MB; the same labels as the trained network, probabilities "
+        f"within {difference:.0e}"
+    )

@@ -33,7 +33,7 @@ from competition.files import (
 )
 from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
-from competition.packaging import deliver
+from competition.packaging import Expected, deliver
 from competition.planning import Planner, Sizes, describe_plan, measure_speed
 from competition.search import SearchJob, search
 from competition.server_versions import NotCheckedError
@@ -327,8 +327,8 @@ class Pipeline:
         metrics = read_json(run / "metrics.json")
         zip_path = self.paths.submissions / f"{run.name}.zip"
         expected = read_arrays(run / "predictions_test.npz")[PROFILE].mean(axis=0)
-        images = prepared.test.versions[PROFILE]
-        self.unchecked = deliver(run, metrics["views"], images, expected, self.config, zip_path, self.job.server)
+        compared = Expected(prepared.test.versions[PROFILE], expected, metrics["views"])
+        self.unchecked = deliver(run, compared, self.config, zip_path, self.job.server)
         if self.job.is_demo:
             self._score_hidden_test(zip_path, prepared, metrics)
 

@@ -1,6 +1,7 @@
 """The whole way on tiny pictures, through the command line."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import run
 from competition import pipeline
 from competition.config import Config
 from competition.files import InputError
+from competition.server_versions import NotCheckedError
 from tests.conftest import draw_blobs
 
 TINY = [
@@ -115,6 +117,59 @@ def test_a_changed_setting_makes_a_second_row_on_the_same_splits(finished: Path,
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").dropna(subset=["splits"])
     assert sorted(table["run"]) == ["tiny_cnn_001", "tiny_cnn_002"]
     assert table["splits"].nunique() == 1
+
+
+def test_a_dry_run_and_a_grading_score_the_packaged_zip(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zips = finished / "submissions/blobs"
+    arguments = ["--dry-run", str(zips / "tiny_cnn_001.zip"), "--grade", str(zips), "--on-test"]
+    for look in (1, 2):
+        assert call(finished, *arguments, "--data", str(blobs_path)) == 0
+        output = capsys.readouterr().out
+        assert "27 distorted pictures of the test split" in output
+        assert f"look number {look} at the test with tiny_cnn_001.zip" in output
+    scores = json.loads((finished / "experiments/blobs/runs/tiny_cnn_001/metrics.json").read_text())
+    accuracy = scores["test"]["revealed"]["augmented"]["accuracy"]
+    assert re.search(rf"accuracy +{accuracy:.4f}", output)
+    assert pd.read_csv(finished / "experiments/blobs/grades/grades.csv")["accuracy"].tolist() == [accuracy]
+    assert "<td>" in (zips / "tiny_cnn_001.detailed_results.html").read_text()
+
+
+def test_the_bundle_is_written_from_the_splits(finished: Path, blobs_path: Path) -> None:
+    assert call(finished, "--bundle", "--data", str(blobs_path)) == 0
+    with zipfile.ZipFile(finished / "submissions/blobs/bundle/competition.zip") as archive:
+        assert {"competition.yaml", "scoring_program/metadata.yaml"} <= set(archive.namelist())
+
+
+@pytest.mark.parametrize(("reason", "code"), [("no internet", 3), ("", 0)])
+def test_a_check_that_was_not_possible_is_no_success(
+    reason: str, code: int, finished: Path, blobs_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def build(requirements: tuple[str, ...], cache: Path) -> Path:
+        if reason:
+            raise NotCheckedError(reason)
+        return Path(sys.executable)
+
+    monkeypatch.setattr("competition.packaging.server_python", build)
+    arguments = ["--package", "--check-server", "tensorflow==2.17.0,keras==3.4.1", "--data", str(blobs_path)]
+    assert call(finished, *arguments) == code
+    output = capsys.readouterr()
+    said = "alike under tensorflow==2.17.0, keras==3.4.1" if code == 0 else "NOT CHECKED (no internet)"
+    assert f"server versions: {said}" in output.out
+    assert ("NOT CHECKED" in output.err) == (code == 3)
+    assert (finished / "submissions/blobs/tiny_cnn_001.zip").is_file()
+
+
+def test_a_submission_over_the_budget_is_not_written(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zip_path = finished / "submissions/blobs/tiny_cnn_001.zip"
+    before = zip_path.stat().st_mtime_ns
+    assert call(finished, "--package", "--set", "limits.zip_megabytes=0.01", "--data", str(blobs_path)) == 2
+    assert "does not fit on the server: a zip of" in capsys.readouterr().err
+    assert zip_path.stat().st_mtime_ns == before
 
 
 def test_folds_share_the_test_and_report_their_spread(

@@ -18,7 +18,7 @@ def serve(job: Job, prepared: Prepared) -> None:
     options, limits = job.options, job.config.limits
     if options.bundle:
         headline("Bundle")
-        path = write_bundle(job.paths.submissions / "bundle.zip", prepared, job.config)
+        path = write_bundle(job.paths.submissions / "bundle" / "competition.zip", prepared, job.config)
         say(f"{path}: {path.stat().st_size / 2**20:.1f} MB; upload it on Codabench: Benchmarks > Management > Upload")
     if options.dry_run:
         headline(f"Dry run of {options.dry_run.name}")

@@ -20,7 +20,7 @@ from competition.codabench.dry_run import Reference, write_program, write_refere
 from competition.config import CodabenchConfig, Config
 from competition.console import timed
 from competition.experiment import PROFILE, Prepared
-from competition.files import InputError, replacing
+from competition.files import replacing
 from competition.prediction import ScoredSet
 
 PAGES = Path(__file__).parent / "pages"
@@ -37,9 +37,8 @@ def write_bundle(path: Path, prepared: Prepared, config: Config) -> Path:
     """Write the competition's bundle: a phase on the distorted validation pictures, and a last one on the test split.
 
     The training split is public data; pages, starting kit, both programs, input and reference data lie beside
-    competition.yaml. Raises InputError for a start that is no day.
+    competition.yaml.
     """
-    phases = plan_phases(config)
     with tempfile.TemporaryDirectory(prefix="bundle_") as place, timed(f"{path.name} is written"):
         root = Path(place)
         _write_pages(root / "pages", prepared, config)
@@ -50,7 +49,7 @@ def write_bundle(path: Path, prepared: Prepared, config: Config) -> Path:
         _write_public_data(root / "public_data", prepared)
         write_starting_kit(root / "starting_kit", prepared.training.images, prepared.training.labels)
         _draw_logo(root / "logo.png", prepared)
-        definition = json.dumps(define(config, phases), indent=2)
+        definition = json.dumps(define(config), indent=2)
         (root / "competition.yaml").write_text(definition + "\n", encoding="utf-8")
         with replacing(path) as temporary:
             zip_folder(root, temporary)
@@ -58,12 +57,9 @@ def write_bundle(path: Path, prepared: Prepared, config: Config) -> Path:
 
 
 def plan_phases(config: Config) -> list[dict[str, Any]]:
-    """Return the two phases, one after the other; raises InputError for a start that is no day."""
+    """Return the two phases, one after the other."""
     settings = config.codabench
-    try:
-        start = datetime.date.fromisoformat(settings.start) if settings.start else datetime.date.today()
-    except ValueError:
-        raise InputError(f"codabench.start got '{settings.start}', and expects a day, as 2026-01-31.") from None
+    start = settings.opening_day()
     days = [start + datetime.timedelta(days=settings.days * number) for number in range(3)]
     return [
         {
@@ -84,7 +80,7 @@ def plan_phases(config: Config) -> list[dict[str, Any]]:
     ]
 
 
-def define(config: Config, phases: list[dict[str, Any]]) -> dict[str, Any]:
+def define(config: Config) -> dict[str, Any]:
     """Return the content of competition.yaml."""
     settings: CodabenchConfig = config.codabench
     return {
@@ -99,7 +95,7 @@ def define(config: Config, phases: list[dict[str, Any]]) -> dict[str, Any]:
         "make_programs_available": True,
         "make_input_data_available": False,
         "pages": [{"title": name.title(), "file": f"pages/{name}.md"} for name in ("overview", "data", "evaluation")],
-        "phases": phases,
+        "phases": plan_phases(config),
         "tasks": [_define_task(index, part) for index, part in enumerate(("validation", "test"))],
         "solutions": [{"index": 0, "path": "starting_kit/sample_submission.zip", "tasks": [0, 1]}],
         "leaderboards": [
