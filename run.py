@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     stages = parser.add_argument_group("stages")
     for stage in STAGES:
         stages.add_argument(f"--{stage}", action="store_true", help=_HELP[stage])
+    stages.add_argument("--ensemble", nargs="+", metavar="RUN", help="package the average of these runs")
     stages.add_argument("--record", nargs=2, metavar=("RUN", "SCORE"), help="keep the public score of a run, as 0.82")
     server = parser.add_argument_group("the server at home")
     server.add_argument("--dry-run", type=Path, metavar="ZIP", help="run a submission as the server does, and score it")
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(unknown("argument", rest[0], flags))
     if options.folds < 0 or options.folds == 1:
         parser.error(f"--folds got {options.folds}, and expects 2 or more")
-    if not any(getattr(options, name.replace("-", "_")) for name in ("record", *STAGES, *SERVER_ACTIONS)):
+    if not any(getattr(options, name.replace("-", "_")) for name in ("record", "ensemble", *STAGES, *SERVER_ACTIONS)):
         parser.print_usage()
         print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")
         return 2

@@ -50,8 +50,8 @@ def describe(budget: Budget, limits: LimitsConfig) -> str:
     )
 
 
-def require(budget: Budget, limits: LimitsConfig, views: int, float16: bool) -> None:
-    """Raise InputError, naming what would fit, where the submission takes more than is granted."""
+def require(budget: Budget, limits: LimitsConfig, views: int) -> None:
+    """Raise InputError, naming what would fit, where the submission takes more time or memory than is granted."""
     seconds = budget.seconds(limits.pictures)
     if seconds > limits.seconds:
         raise _refusal(f"about {seconds:.0f} s", f"{limits.seconds:.0f} s", _fewer_views(budget, limits, views))
@@ -61,12 +61,16 @@ def require(budget: Budget, limits: LimitsConfig, views: int, float16: bool) -> 
         )
         memory = f"{budget.memory_megabytes:.0f} MB of memory"
         raise _refusal(memory, f"{limits.memory_megabytes:.0f} MB", advice)
-    if budget.zip_megabytes > limits.zip_megabytes:
-        halved = budget.zip_megabytes / 2
+
+
+def require_size(megabytes: float, limits: LimitsConfig, float16: bool) -> None:
+    """Raise InputError, naming what would fit, where the zip has more megabytes than is granted."""
+    if megabytes > limits.zip_megabytes:
+        halved = megabytes / 2
         fits = not float16 and halved <= limits.zip_megabytes
         advice = f"float16 weights (--set submission.float16=true) would take about {halved:.1f} MB"
         advice = advice if fits else "a smaller network (--final NAME) would take less"
-        raise _refusal(f"a zip of {budget.zip_megabytes:.1f} MB", f"{limits.zip_megabytes:.1f} MB", advice)
+        raise _refusal(f"a zip of {megabytes:.1f} MB", f"{limits.zip_megabytes:.1f} MB", advice)
 
 
 def _fewer_views(budget: Budget, limits: LimitsConfig, views: int) -> str:

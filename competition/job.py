@@ -27,6 +27,8 @@ class Job:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.stages = {stage for stage in STAGES if getattr(options, stage)}
+        if options.ensemble:
+            self.stages.add("package")
         self.source = options.data or _existing(options.workdir / "data" / "training_set.npz")
         self.is_demo = self.source is None and options.name in (None, "demo")
         demo = f"demo_{options.seed}" if options.seed else "demo"
@@ -38,7 +40,7 @@ class Job:
         self.final = self._final_backbone()
         if self.wants("train") and self.config.weights not in KEYWORDS:
             _ = self.weights  # a file that is missing is told now
-        self._check_server_actions()
+        self._check_actions()
         self.server = self._server_requirements()
         self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
         self.deadline = None if self.budget is None else time.monotonic() + self.budget
@@ -68,13 +70,16 @@ class Job:
                 raise InputError(f"--final names {final}, which is not trained; add --backbone {final}.")
         return final
 
-    def _check_server_actions(self) -> None:
-        """Raise InputError where --dry-run names no file, --grade no folder with zips, --bundle opens on no day."""
+    def _check_actions(self) -> None:
+        """Raise InputError where --dry-run, --grade or --ensemble name what is not there, or --bundle opens on no day."""
         dry_run, folder = self.options.dry_run, self.options.grade
         if dry_run is not None and not dry_run.is_file():
             raise InputError(f"--dry-run got {dry_run}, which is no file; give a submission's zip.")
         if folder is not None and not any(folder.glob("*.zip")):
             raise InputError(f"--grade got {folder}, which holds no zip; give the folder with the submissions' zips.")
+        for name in self.options.ensemble or ():
+            if not (self.paths.runs / name).is_dir():
+                raise InputError(f"--ensemble names {name}, but there is no such run in {self.paths.runs}.")
         if self.options.bundle:
             self.config.codabench.opening_day()
         if self.options.on_test and dry_run is None and folder is None:

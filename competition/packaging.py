@@ -1,17 +1,20 @@
 """From a trained run to a proven zip: packaged, run apart, within the budget, alike under the server's versions."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from competition.budget import Budget, describe, estimate, require
+from competition.budget import Budget, describe, estimate, require, require_size
 from competition.codabench.dry_run import Answers
 from competition.config import Config
 from competition.console import say, timed
+from competition.ensemble import members_of
 from competition.files import replacing, write_json
 from competition.server_versions import NotCheckedError, cache_folder, server_python
 from competition.submission import compare, package, verify
+from competition.submission_model import Model
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,31 @@ def deliver(run: Path, expected: Expected, config: Config, zip_path: Path, serve
     server: requirements of the server, as `tensorflow==2.17.0`; returns why they could not be tried, or nothing.
     Raises InputError where a check fails.
     """
-    limits = config.limits
+    limits, trained = config.limits, expected.probabilities
     with replacing(zip_path) as unverified:
-        package([run], expected.views, config.submission, unverified, run.name)
+        package(members_of(run), expected.views, config.submission, unverified, run.name)
+        megabytes = unverified.stat().st_size / 2**20
+        require_size(megabytes, limits, config.submission.float16)
+        if config.submission.float16:
+            expected = _rounded(unverified.parent / run.name, expected)
         answers = verify(unverified, expected.images, expected.probabilities, limits)
-        budget = estimate(answers, expected.images, unverified.stat().st_size / 2**20, limits)
-        require(budget, limits, expected.views, config.submission.float16)
+        budget = estimate(answers, expected.images, megabytes, limits)
+        require(budget, limits, expected.views)
         reason = _try_server(server, unverified, expected, config) if server else ""
     _report(run, zip_path, answers, budget, compare(answers, expected.probabilities)[1])
+    if config.submission.float16:
+        others = int((answers.labels != trained.argmax(axis=1)).sum())
+        difference = float(np.abs(expected.probabilities - trained).max())
+        say(f"float16 weights: {others} of {len(trained)} labels differ, probabilities by up to {difference:.0e}")
     say(f"on the server, {describe(budget, limits)}")
     if server:
         say(f"server versions: {f'NOT CHECKED ({reason})' if reason else 'alike under ' + ', '.join(server)}")
     return reason
+
+
+def _rounded(folder: Path, expected: Expected) -> Expected:
+    """Return what the network gives with the weights of the packaged `folder`, rounded as they are."""
+    return dataclasses.replace(expected, probabilities=Model(folder).predict_proba(expected.images))
 
 
 def _try_server(server: tuple[str, ...], zip_path: Path, expected: Expected, config: Config) -> str:

@@ -19,6 +19,7 @@ from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
+from competition.ensemble import PREFIX, make_ensemble
 from competition.experiment import PROFILE, Prepared, describe_environment, prepare, run_evaluation, run_training
 from competition.figures import draw_class_balance, draw_confusion, draw_history
 from competition.files import (
@@ -323,7 +324,7 @@ class Pipeline:
     def package(self, prepared: Prepared) -> None:
         """Package the best run, run the zip as a server would, and score the demo's hidden test with it."""
         headline("Package")
-        run = self._best_run(prepared)
+        run = self._packaged_run(prepared)
         metrics = read_json(run / "metrics.json")
         zip_path = self.paths.submissions / f"{run.name}.zip"
         expected = read_arrays(run / "predictions_test.npz")[PROFILE].mean(axis=0)
@@ -332,9 +333,15 @@ class Pipeline:
         if self.job.is_demo:
             self._score_hidden_test(zip_path, prepared, metrics)
 
+    def _packaged_run(self, prepared: Prepared) -> Path:
+        names = self.job.options.ensemble
+        if not names:
+            return self._best_run(prepared)
+        return make_ensemble(self.paths.runs, tuple(names), prepared.fingerprint, self.config.seed)
+
     def _best_run(self, prepared: Prepared) -> Path:
         table = read_rows(self.paths.runs)
-        table = table[table["splits"] == prepared.fingerprint]
+        table = table[(table["splits"] == prepared.fingerprint) & ~table["run"].str.startswith(PREFIX)]
         if self.job.final != "best":
             table = table[[name.rpartition("_")[0] == self.job.final for name in table["run"]]]
         if table.empty:

@@ -81,10 +81,12 @@ def _bound_to(cores: int) -> Iterator[None]:
 def _check_limits(elapsed: float, seconds: float, peak: float, megabytes: float, printed: int) -> None:
     if elapsed > seconds:
         raise InputError(
-            f"The submission was stopped after {seconds:.0f} s, the limit; use fewer views, or a smaller one."
+            f"The submission was stopped after {seconds:.0f} s, the limit; use fewer views, or a smaller network."
         )
     if peak > megabytes:
-        raise InputError(f"The submission took {peak:.0f} MB of memory, over the limit of {megabytes:.0f} MB.")
+        raise InputError(
+            f"The submission took {peak:.0f} MB of memory, over the limit of {megabytes:.0f} MB; use smaller batches."
+        )
     if printed > LOG_BYTES:
         raise InputError(f"The submission was stopped after it had printed {printed / 2**20:.0f} MB.")
 

@@ -61,8 +61,8 @@ def server_python(requirements: tuple[str, ...], cache: Path) -> Path:
 
 
 def _build(folder: Path, python: Path, requirements: tuple[str, ...]) -> None:
-    say(f"an environment with {', '.join(requirements)} is built, once (some 2 GB), in {folder}")
-    with timed("  pip install"):
+    say(f"an environment with {', '.join(requirements)} is built, once, in {folder}; TensorFlow takes 2 GB")
+    with timed("  pip"):
         made = subprocess.run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True)
         if made.returncode != 0:
             raise NotCheckedError(f"python -m venv fails: {_last_line(made.stderr or made.stdout)}")
@@ -73,7 +73,7 @@ def _build(folder: Path, python: Path, requirements: tuple[str, ...]) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     if UNREACHABLE.search(installed.stderr):
-        raise NotCheckedError(f"the package index cannot be reached: {_last_line(installed.stderr)}")
+        raise NotCheckedError("the package index cannot be reached; is this machine offline?")
     if "No matching distribution" in installed.stderr:
         raise InputError(
             f"There is no {' or no '.join(requirements)} for Python {platform.python_version()}: "

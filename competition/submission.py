@@ -30,7 +30,8 @@ def package(runs: Sequence[Path], views: int, config: SubmissionConfig, zip_path
     for run in runs:
         facts = read_json(run / "config.json")
         weights = f"{run.name}.weights.h5"
-        shutil.copy(run / "network.weights.h5", folder / weights)
+        copy = round_weights if config.float16 else shutil.copy
+        copy(run / "network.weights.h5", folder / weights)
         members.append({"network": facts["network"], "weights": weights})
     settings = {"class_names": facts["class_names"], "views": views, "batch_size": config.batch_size}
     write_json(folder / "config.json", settings | {"members": members})
@@ -38,6 +39,27 @@ def package(runs: Sequence[Path], views: int, config: SubmissionConfig, zip_path
         for file in sorted(folder.iterdir()):
             archive.write(file, file.name)
     return zip_path
+
+
+def round_weights(source: Path, target: Path) -> None:
+    """Copy a weights file of Keras with its float32 arrays rounded to float16; loading makes them float32 again.
+
+    An array with a value beyond float16's range stays as it is.
+    """
+    import h5py
+
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Group):
+                new.require_group(name).attrs.update(item.attrs)
+                return
+            values = item[()]
+            fits = item.dtype == np.float32 and np.abs(values).max(initial=0) <= np.finfo(np.float16).max
+            new.create_dataset(name, data=values.astype(np.float16) if fits else values).attrs.update(item.attrs)
+
+        new.attrs.update(old.attrs)
+        old.visititems(copy)
 
 
 def verify(

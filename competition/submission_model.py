@@ -145,8 +145,7 @@ class Model:
     config.json: class_names, views, batch_size and members, each a network's spec and its weights' file.
     """
 
-    def __init__(self) -> None:
-        folder = Path(__file__).resolve().parent
+    def __init__(self, folder: Path = Path(__file__).resolve().parent) -> None:  # noqa: B008  (a constant)
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.networks = []
         for member in self.config["members"]:

@@ -50,10 +50,11 @@ LEVELS = {
     "search": 4,
     "submission": 4,
     "budget": 4,
+    "ensemble": 5,
     "codabench.grade": 4,
     "codabench.bundle": 5,
     "codabench.actions": 6,
-    "packaging": 5,
+    "packaging": 6,
     "pipeline": 7,
 }
 KERAS_BELOW_LEVEL_2 = {"optimizers", "submission_model", "augmentation", "image_operations", "rand_augment"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from competition.budget import Budget, describe, estimate, require
+from competition.budget import Budget, describe, estimate, require, require_size
 from competition.codabench.dry_run import Answers
 from competition.config import LimitsConfig
 from competition.files import InputError
@@ -40,27 +40,34 @@ FITS = Budget(fixed_seconds=100, seconds_per_picture=0.1, memory_megabytes=1000,
 
 
 def test_what_just_fits_passes_and_shows_its_margin() -> None:
-    require(FITS, LIMITS, views=5, float16=False)
+    require(FITS, LIMITS, views=5)
+    require_size(FITS.zip_megabytes, LIMITS, float16=False)
     assert describe(FITS, LIMITS) == (
         "5000 pictures on 2 cores: about 600 of 600 s, 1000 of 1000 MB of memory; zip 10.0 of 10 MB"
     )
 
 
 @pytest.mark.parametrize(
-    ("budget", "float16", "sentence"),
+    ("budget", "sentence"),
     [
-        (
-            Budget(100, 0.16, 10, 1),
-            False,
-            r"about 900 s, over the limit of 600 s; 3 views \(--set evaluation.views=3\)",
-        ),
-        (Budget(100, 0.6, 10, 1), False, "not even one view would fit; a smaller network"),
-        (Budget(1, 0.1, 1001, 1), False, "1001 MB of memory, over the limit of 1000 MB; smaller batches"),
-        (Budget(1, 0.1, 10, 19), False, r"a zip of 19.0 MB, over the limit of 10.0 MB; float16 weights .* 9.5 MB"),
-        (Budget(1, 0.1, 10, 19), True, "a smaller network"),
-        (Budget(1, 0.1, 10, 21), False, "a smaller network"),
+        (Budget(100, 0.16, 10, 1), r"about 900 s, over the limit of 600 s; 3 views \(--set evaluation.views=3\)"),
+        (Budget(100, 0.6, 10, 1), "not even one view would fit; a smaller network"),
+        (Budget(1, 0.1, 1001, 1), "1001 MB of memory, over the limit of 1000 MB; smaller batches"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_what_would(budget: Budget, float16: bool, sentence: str) -> None:
+def test_what_takes_too_long_or_too_much_is_refused_with_what_would_fit(budget: Budget, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        require(budget, LIMITS, views=5, float16=float16)
+        require(budget, LIMITS, views=5)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "float16", "sentence"),
+    [
+        (19, False, r"a zip of 19.0 MB, over the limit of 10.0 MB; float16 weights .* 9.5 MB"),
+        (19, True, "a smaller network"),
+        (21, False, "a smaller network"),
+    ],
+)
+def test_a_zip_that_is_too_large_is_refused_with_what_would_fit(megabytes: float, float16: bool, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        require_size(megabytes, LIMITS, float16)

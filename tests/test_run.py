@@ -84,6 +84,7 @@ def test_durations_have_units() -> None:
         (["--search", "--weights", "nowhere", "--backbone", "mobilenetv3small"], "nowhere"),
         (["--dry-run", "nowhere.zip"], "nowhere.zip, which is no file"),
         (["--grade", "nowhere"], "nowhere, which holds no zip"),
+        (["--ensemble", "tiny_cnn_001", "tiny_cnn_002"], "no such run"),
         (["--on-test", "--bundle"], "--on-test says which pictures"),
         (["--bundle", "--set", "codabench.start=soon"], "codabench.start got 'soon'"),
         (["--train", "--check-server", "keras==3.4.1"], "give both"),

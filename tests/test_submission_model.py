@@ -21,9 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     run, _ = make_run(tmp_path_factory.mktemp("runs"), "tiny_cnn")
     package([run], 2, SubmissionConfig(batch_size=16), run.parent / "zips" / "a.zip", run.name)
     folder = run.parent / "zips" / run.name
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submission_model, "__file__", str(folder / "model.py"))
-        made = submission_model.Model()
+    made = submission_model.Model(folder)
     assert made.config == json.loads((folder / "config.json").read_text())
     return made
 

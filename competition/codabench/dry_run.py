@@ -89,6 +89,9 @@ def run_ingestion(
     python: the interpreter (default: this one). Raises InputError where the zip is unsafe, fails, answers in another
     shape, or exceeds the limits.
     """
+    megabytes = zip_path.stat().st_size / 2**20
+    if megabytes > limits.zip_megabytes:
+        raise InputError(f"{zip_path} has {megabytes:.0f} MB, over the limit of {limits.zip_megabytes:.0f} MB.")
     with _container() as app:
         extract(zip_path, app / "ingested_program", 4 * limits.zip_megabytes)
         (app / "input_data").mkdir()
