@@ -71,7 +71,7 @@ class Job:
         return final
 
     def _check_actions(self) -> None:
-        """Raise InputError where --dry-run, --grade or --ensemble name what is not there, or --bundle opens on no day."""
+        """Raise InputError where --dry-run, --grade, --ensemble name what is not there, or --bundle opens on no day."""
         dry_run, folder = self.options.dry_run, self.options.grade
         if dry_run is not None and not dry_run.is_file():
             raise InputError(f"--dry-run got {dry_run}, which is no file; give a submission's zip.")

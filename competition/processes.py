@@ -112,10 +112,12 @@ def kill_all(process: "subprocess.Popen[bytes]", family: set[psutil.Process], ma
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    for member in [*family, *_marked(mark)]:
+    members = family | set(_marked(mark))
+    for member in members:
         with contextlib.suppress(psutil.Error):
             member.kill()
     process.wait()
+    psutil.wait_procs(members, timeout=1)
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:

@@ -3,6 +3,7 @@
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,30 +63,30 @@ def round_weights(source: Path, target: Path) -> None:
         old.visititems(copy)
 
 
+@dataclass(frozen=True)
+class Verified:
+    """What a submission answered, and the largest difference between its probabilities and ours."""
+
+    answers: Answers
+    largest_difference: float
+
+
 def verify(
     zip_path: Path, images: np.ndarray, expected: np.ndarray, limits: LimitsConfig, python: Path | None = None
-) -> Answers:
-    """Run the zip and compare with our own probabilities `expected` (n, K); return what it answered.
+) -> Verified:
+    """Run the zip and compare with our own probabilities `expected` (n, K).
 
     python: the interpreter that runs it (default: this one). Raises InputError where a label differs (one that is as
     probable but for the tolerance does not), a probability differs by more than 1e-4, or a limit is passed.
     """
     answers = run_ingestion(zip_path, images, limits, python, probabilities=COMPARED)
-    others, difference = compare(answers, expected)
-    if others or difference > TOLERANCE:
+    assert answers.probabilities is not None
+    difference = float(np.abs(answers.probabilities - expected[: len(answers.probabilities)]).max())
+    chosen = np.take_along_axis(expected, answers.labels[:, None], axis=1)[:, 0]
+    others = int((expected.max(axis=1) - chosen > 2 * TOLERANCE).sum())
+    if others or not difference <= TOLERANCE:
         raise InputError(
             f"{zip_path} answers otherwise than the trained network: {others} of {len(images)} labels differ, "
             f"probabilities by up to {difference:.1e}; this is a fault of the packaging, please report it."
         )
-    return answers
-
-
-def compare(answers: Answers, expected: np.ndarray) -> tuple[int, float]:
-    """Return how many labels differ from those of `expected` (n, K), and the largest difference of a probability.
-
-    A label that is as probable as the best one, but for the tolerance, does not count as another.
-    """
-    assert answers.probabilities is not None
-    difference = float(np.abs(answers.probabilities - expected[: len(answers.probabilities)]).max())
-    chosen = np.take_along_axis(expected, answers.labels[:, None], axis=1)[:, 0]
-    return int((expected.max(axis=1) - chosen > 2 * TOLERANCE).sum()), difference
+    return Verified(answers, difference)

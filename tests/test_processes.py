@@ -60,7 +60,6 @@ def test_a_stray_that_left_the_tree_dies_too(seconds: float, tmp_path: Path) -> 
             run_text(STRAY.format(seconds), tmp_path, seconds=1)
     else:
         run_text(STRAY.format(seconds), tmp_path)
-    time.sleep(0.2)
     assert not (tmp_path / "pid").is_file() or is_gone(wait_for(tmp_path / "pid"))
 
 

@@ -12,7 +12,7 @@ from competition.backbones import COMPARED
 from competition.config import LimitsConfig, SubmissionConfig
 from competition.files import InputError
 from competition.server_versions import NotCheckedError, cache_folder, parse_requirements, server_python
-from competition.submission import TOLERANCE, compare, package, verify
+from competition.submission import TOLERANCE, package, verify
 from competition.submission_model import predict_views
 from tests.submissions import IMAGES, make_run
 
@@ -106,5 +106,5 @@ def test_all_four_backbones_answer_alike_under_the_servers_versions(tmp_path: Pa
     zip_path = package([run for run, _ in made], 2, SubmissionConfig(batch_size=35), tmp_path / "four.zip", "four")
     members = [predict_views(network, IMAGES, 2, 35).mean(axis=0) for _, network in made]
     assert all(len(set(probabilities.argmax(axis=1))) > 1 for probabilities in members), "answers that tell nothing"
-    answers = verify(zip_path, IMAGES, np.mean(members, axis=0), LimitsConfig(), python)
-    assert compare(answers, np.mean(members, axis=0))[1] < TOLERANCE / len(members)
+    verified = verify(zip_path, IMAGES, np.mean(members, axis=0), LimitsConfig(), python)
+    assert verified.largest_difference < TOLERANCE / len(members)

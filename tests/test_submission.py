@@ -23,7 +23,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 def test_the_zip_answers_as_the_network_does_from_a_process_of_its_own(packed: tuple[Path, np.ndarray]) -> None:
     zip_path, expected = packed
-    answers = verify(zip_path, IMAGES, expected, LimitsConfig())
+    answers = verify(zip_path, IMAGES, expected, LimitsConfig()).answers
     assert answers.labels.tolist() == expected.argmax(axis=1).tolist()
     assert set(answers.labels) == {0, 1, 2}
     assert answers.probabilities is not None
