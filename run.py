@@ -9,7 +9,8 @@ from competition.backbones import COMPARED, unknown
 from competition.config import PRESETS
 from competition.console import quiet_import
 from competition.files import InputError
-from competition.job import STAGES
+from competition.job import SERVER_ACTIONS, STAGES
+from competition.server_versions import NotCheckedError
 
 EPILOG = """
 stages: --search does everything, from cleaning to the leaderboard; each other flag does that stage and whatever it
@@ -29,7 +30,16 @@ def build_parser() -> argparse.ArgumentParser:
     stages = parser.add_argument_group("stages")
     for stage in STAGES:
         stages.add_argument(f"--{stage}", action="store_true", help=_HELP[stage])
+    stages.add_argument("--ensemble", nargs="+", metavar="RUN", help="package the average of these runs")
     stages.add_argument("--record", nargs=2, metavar=("RUN", "SCORE"), help="keep the public score of a run, as 0.82")
+    server = parser.add_argument_group("the server at home")
+    server.add_argument("--dry-run", type=Path, metavar="ZIP", help="run a submission as the server does, and score it")
+    server.add_argument("--grade", type=Path, metavar="FOLDER", help="run all zips of a folder into one ranked table")
+    server.add_argument("--on-test", action="store_true", help="with these two: the test split, each look counted")
+    server.add_argument("--bundle", action="store_true", help="write the whole competition as a Codabench bundle")
+    server.add_argument(
+        "--check-server", metavar="VERSIONS", help="with --package: try the zip under tensorflow==2.17.0,keras==3.4.1"
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",
@@ -86,7 +96,11 @@ def parse_duration(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the driver; returns the exit code. A user's mistake gives one sentence, not a traceback."""
+    """Run the driver; returns the exit code. A user's mistake gives one sentence, not a traceback.
+
+    0: all done. 1: the file system failed. 2: a mistake, or a check that failed. 3: all done, but --check-server could
+    not check. 130: stopped.
+    """
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest:
@@ -96,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--folds got {options.folds}, and expects 2 or more")
     if options.workers is not None and options.workers < 1:
         parser.error(f"--workers got {options.workers}, and expects 1 or more")
-    if not options.record and not any(getattr(options, stage) for stage in STAGES):
+    if not any(getattr(options, name.replace("-", "_")) for name in ("record", "ensemble", *STAGES, *SERVER_ACTIONS)):
         parser.print_usage()
         print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")
         return 2
@@ -107,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except NotCheckedError as error:
+        print(f"server versions: NOT CHECKED ({error})", file=sys.stderr)
+        return 3
     except OSError as error:
         print(
             f"error: {error.filename or 'the file system'}: {error.strerror or error}; "

@@ -1,6 +1,7 @@
 """Every setting, as frozen dataclasses; dotted keys (`training.batch_size`) change them one by one."""
 
 import dataclasses
+import datetime
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,6 +203,50 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class LimitsConfig:
+    """What the server grants a submission: seconds and megabytes of memory (resident, with the pictures and with all
+    child processes) for that many pictures on that many cores (0: all), and megabytes of the zip.
+    """
+
+    seconds: float = number(600.0, 1.0)
+    memory_megabytes: float = number(4096.0, 1.0)
+    zip_megabytes: float = number(300.0, 0.001)
+    pictures: int = number(5000, 1)
+    cores: int = number(2, 0)
+
+
+@dataclass(frozen=True)
+class SubmissionConfig:
+    """batch_size: of the packaged model's prediction. float16: store the weights in half the bytes, rounded."""
+
+    batch_size: int = number(64, 1, 4096)
+    float16: bool = False
+
+
+@dataclass(frozen=True)
+class CodabenchConfig:
+    """The competition that --bundle writes, and what --dry-run shows.
+
+    start: day on which it opens, as 2026-01-31 (empty: today). days: length of each phase.
+    phase_over: whether detailed results show pictures of mistakes, which a running competition must not.
+    """
+
+    title: str = "Blood cell classification"
+    docker_image: str = "tensorflow/tensorflow:2.17.0"
+    start: str = ""
+    days: int = number(30, 1)
+    submissions_per_day: int = number(5, 1)
+    phase_over: bool = False
+
+    def opening_day(self) -> datetime.date:
+        """Return `start`, or today; raises InputError where it is no day."""
+        try:
+            return datetime.date.fromisoformat(self.start) if self.start else datetime.date.today()
+        except ValueError:
+            raise InputError(f"Setting codabench.start got '{self.start}', and expects a day, as 2026-01-31.") from None
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run; a file of it lies beside every result."""
 
@@ -216,6 +261,9 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    limits: LimitsConfig = LimitsConfig()
+    submission: SubmissionConfig = SubmissionConfig()
+    codabench: CodabenchConfig = CodabenchConfig()
 
 
 # Whole sections by name, for `--set augmentation=NAME`.

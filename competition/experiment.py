@@ -82,16 +82,10 @@ def load_run(run: Path) -> keras.Model:
     return network
 
 
-def run_evaluation(config: Config, prepared: Prepared, run: Path, force: bool = False) -> dict[str, Any]:
+def run_evaluation(config: Config, prepared: Prepared, run: Path) -> dict[str, Any]:
     """Score a run on validation and test, write metrics.json and return it; each look at the test is counted."""
-    path = run / "metrics.json"
-    known: dict[str, Any] = read_json(path) if path.is_file() else {"test_looks": 0}
-    facts = {"views": config.evaluation.views, "distortion": prepared.distortion_hash}
-    facts["trained"] = digest(run / "network.weights.h5")
-    looks = known["test_looks"]
-    if looks and not force and facts.items() <= known.items():
-        say(f"{run.name}: scored already; --force scores anew.")
-        return known
+    path, facts = run / "metrics.json", _scoring_facts(config, prepared, run)
+    looks = read_json(path)["test_looks"] if path.is_file() else 0
     network = load_run(run)
     validation = evaluate(network, prepared.validation, config.evaluation, run, config.seed)
     test = evaluate(network, prepared.test, config.evaluation, run, config.seed)
@@ -100,6 +94,17 @@ def run_evaluation(config: Config, prepared: Prepared, run: Path, force: bool = 
     result |= {"selection_score": float(np.mean(scores)), "zip_megabytes": _compressed_megabytes(run), **facts}
     write_json(path, result)
     return result
+
+
+def is_scored(config: Config, prepared: Prepared, run: Path) -> bool:
+    """Tell whether metrics.json holds the scores of what the run trained last, on these pictures and views."""
+    path = run / "metrics.json"
+    return path.is_file() and bool(_scoring_facts(config, prepared, run).items() <= read_json(path).items())
+
+
+def _scoring_facts(config: Config, prepared: Prepared, run: Path) -> dict[str, Any]:
+    trained = digest(run / "network.weights.h5")
+    return {"views": config.evaluation.views, "distortion": prepared.distortion_hash, "trained": trained}
 
 
 def _compressed_megabytes(run: Path) -> float:

@@ -11,9 +11,11 @@ from competition.config import PRESETS, Config, replace
 from competition.download import find_published
 from competition.files import InputError
 from competition.paths import Paths
+from competition.server_versions import parse_requirements
 from competition.weights import KEYWORDS, SUFFIX, Weights, find_weights, resolve_weights
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
+SERVER_ACTIONS = ("dry-run", "grade", "bundle")
 DEMO_SECONDS = 560.0  # the demo's time budget where none is given
 
 
@@ -27,6 +29,8 @@ class Job:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.stages = {stage for stage in STAGES if getattr(options, stage)}
+        if options.ensemble:
+            self.stages.add("package")
         self.published = None if options.data is None or options.data.exists() else find_published(str(options.data))
         self.source = self._find_source()
         self.is_demo = self.source is None and options.name in (None, "demo")
@@ -39,6 +43,8 @@ class Job:
         self.final = self._final_backbone()
         if self.wants("train") and self.config.weights not in KEYWORDS:
             _ = self.weights  # a file that is missing is told now
+        self._check_actions()
+        self.server = self._server_requirements()
         self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
         self.deadline = None if self.budget is None else time.monotonic() + self.budget
 
@@ -75,6 +81,29 @@ class Job:
                 raise InputError(f"--final names {final}, which is not trained; add --backbone {final}.")
         return final
 
+    def _check_actions(self) -> None:
+        """Raise InputError where --dry-run, --grade, --ensemble name what is not there, or --bundle opens on no day."""
+        dry_run, folder = self.options.dry_run, self.options.grade
+        if dry_run is not None and not dry_run.is_file():
+            raise InputError(f"--dry-run got {dry_run}, which is no file; give a submission's zip.")
+        if folder is not None and not any(folder.glob("*.zip")):
+            raise InputError(f"--grade got {folder}, which holds no zip; give the folder with the submissions' zips.")
+        for name in self.options.ensemble or ():
+            if not (self.paths.runs / name).is_dir():
+                raise InputError(f"--ensemble names {name}, but there is no such run in {self.paths.runs}.")
+        if self.options.bundle:
+            self.config.codabench.opening_day()
+        if self.options.on_test and dry_run is None and folder is None:
+            raise InputError("--on-test says which pictures --dry-run and --grade take; give one of them.")
+
+    def _server_requirements(self) -> tuple[str, ...]:
+        """What --check-server names; nothing where it is not given."""
+        if not self.options.check_server:
+            return ()
+        if not self.wants("package"):
+            raise InputError("--check-server tries the zip that --package writes; give both.")
+        return parse_requirements(self.options.check_server)
+
     @property
     def user_keys(self) -> frozenset[str]:
         """The settings that --set names; no search changes them."""
@@ -95,6 +124,11 @@ class Job:
     def wants(self, *stages: str) -> bool:
         """Tell whether one of `stages` was asked for; --search asks for all."""
         return "search" in self.stages or bool(self.stages & set(stages))
+
+    @property
+    def serves(self) -> bool:
+        """Tell whether the server at home was asked for."""
+        return any(getattr(self.options, action.replace("-", "_")) for action in SERVER_ACTIONS)
 
     def forces(self, stage: str) -> bool:
         """Tell whether a stage is to be redone."""

@@ -13,12 +13,15 @@ import pandas as pd
 
 from competition.backbones import get_backbone
 from competition.cleaning import clean, cleaning_inputs
+from competition.codabench.actions import serve
+from competition.codabench.dry_run import run_ingestion
 from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
 from competition.download import fetch
-from competition.experiment import describe_environment, run_evaluation, run_training
+from competition.ensemble import PREFIX, make_ensemble
+from competition.experiment import describe_environment, is_scored, run_evaluation, run_training
 from competition.figures import draw_class_balance, draw_confusion, draw_history
 from competition.files import (
     InputError,
@@ -27,18 +30,18 @@ from competition.files import (
     is_done,
     read_arrays,
     read_json,
-    replacing,
     require_disk,
     write_json,
 )
 from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
 from competition.model import has_accelerator
+from competition.packaging import Expected, deliver
 from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
 from competition.prepared import PROFILE, Prepared, prepare
 from competition.search import SearchJob, search
+from competition.server_versions import NotCheckedError
 from competition.splits import Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
-from competition.submission import Limits, package, run_submission, verify
 from competition.weights import check_weights
 from competition.workers import Workers, count_workers
 
@@ -64,13 +67,15 @@ def run(options: argparse.Namespace) -> None:
     with exclusive(pipeline.paths.experiments):
         if options.record:
             pipeline.record()
-        if pipeline.job.stages - {"leaderboard"}:
+        if pipeline.job.serves or pipeline.job.stages - {"leaderboard"}:
             pipeline.run()
             say(f"\nDone in {describe_seconds(time.monotonic() - started)}.")
         else:
             pipeline.show_leaderboard()
     if pipeline.failures:
         raise InputError("Not all went well: " + " ".join(pipeline.failures))
+    if pipeline.unchecked:
+        raise NotCheckedError(pipeline.unchecked)
 
 
 class Pipeline:
@@ -80,6 +85,7 @@ class Pipeline:
         self.job, self.paths, self.config = job, job.paths, job.config
         self.failures: list[str] = []
         self.workers = Workers(1)
+        self.unchecked = ""  # why --check-server could not check
 
     def run(self) -> None:
         """Run the stages in order, as far as they are asked for."""
@@ -89,19 +95,27 @@ class Pipeline:
         if wants("train", "evaluate", "package"):
             self.check_weights()
         dataset = self.clean(dataset)
-        if wants("split", "train", "evaluate", "package"):
+        trains, serves = wants("train", "evaluate", "package"), self.job.serves
+        if serves or wants("split", "train", "evaluate", "package"):
             splits = self.split(dataset)
-        if wants("train", "evaluate", "package"):
-            prepared = prepare(dataset, splits, self.config, self.paths.data / "prepared")
-            tasks = len(self.job.backbones)
-            with Workers(self.job.options.workers or count_workers(tasks, has_accelerator())) as self.workers:
-                self.experiment(dataset, prepared)
+        if not (trains or serves):
+            return
+        prepared = prepare(dataset, splits, self.config, self.paths.data / "prepared")
+        if trains:
+            self.experiment(dataset, prepared)
+        if serves:
+            serve(self.job, prepared)
 
     def experiment(self, dataset: Dataset, prepared: Prepared) -> None:
         """Search, train, evaluate, package and compare."""
-        self.evaluate(prepared, self.search_and_train(prepared))
+        number = self.job.options.workers or count_workers(len(self.job.backbones), has_accelerator())
+        with Workers(number) as self.workers:
+            self.evaluate(prepared, self.search_and_train(prepared))
         if self.job.wants("package"):
-            self.package(prepared)
+            try:
+                self.package(prepared)
+            except InputError as error:
+                self._tell_failure("packaging", error)
         if self.job.options.folds:
             self.train_folds(dataset, prepared)
         self.show_leaderboard()
@@ -192,10 +206,13 @@ class Pipeline:
         """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
         for name, result in self.workers.run(tasks):
             if isinstance(result, InputError):
-                say(f"{name} FAILED: {result}")
-                self.failures.append(f"{name}: {result}")
+                self._tell_failure(name, result)
             else:
                 yield name, result
+
+    def _tell_failure(self, name: str, error: InputError) -> None:
+        say(f"{name} FAILED: {error}")
+        self.failures.append(f"{name}: {error}")
 
     def plan(self, prepared: Prepared) -> tuple[Config, Planner]:
         """Measure this machine and fit trials and epochs into the time budget, or say how long the settings take."""
@@ -320,41 +337,45 @@ class Pipeline:
     def evaluate(self, prepared: Prepared, runs: list[Path]) -> None:
         """Score the runs that are not scored yet, and draw their curves and confusion."""
         headline("Evaluate")
-        force = self.job.forces("evaluate")
-        tasks = {run.name: partial(run_evaluation, self.config, prepared, run, force) for run in runs}
-        for name, metrics in self._run_all(tasks):
-            run = self.paths.runs / name
-            clean, distorted = (metrics["test"][version]["augmented"]["accuracy"] for version in ("clean", PROFILE))
-            say(
-                f"{run.name}: selection score {metrics['selection_score']:.4f}; test with {metrics['views']} views "
-                f"{clean:.4f} clean, {distorted:.4f} distorted; look number {metrics['test_looks']} at the test"
-            )
-            draw_history(run / "history.png", pd.read_csv(run / "history.csv"))
-            confusion = np.array(metrics["test"][PROFILE]["augmented"]["confusion"])
-            draw_confusion(run / "confusion.png", confusion, prepared.class_names, f"{run.name}, distorted test")
+        waiting = [run for run in runs if self.job.forces("evaluate") or not is_scored(self.config, prepared, run)]
+        tasks = {run.name: partial(run_evaluation, self.config, prepared, run) for run in waiting}
+        for name, _ in self._run_all(tasks):
+            self._show_scores(self.paths.runs / name, prepared)
+        for run in set(runs) - set(waiting):
+            say(f"{run.name}: scored already; --force scores anew.")
+
+    def _show_scores(self, run: Path, prepared: Prepared) -> None:
+        metrics = read_json(run / "metrics.json")
+        clean, distorted = (metrics["test"][version]["augmented"]["accuracy"] for version in ("clean", PROFILE))
+        say(
+            f"{run.name}: selection score {metrics['selection_score']:.4f}; test with {metrics['views']} views "
+            f"{clean:.4f} clean, {distorted:.4f} distorted; look number {metrics['test_looks']} at the test"
+        )
+        draw_history(run / "history.png", pd.read_csv(run / "history.csv"))
+        confusion = np.array(metrics["test"][PROFILE]["augmented"]["confusion"])
+        draw_confusion(run / "confusion.png", confusion, prepared.class_names, f"{run.name}, distorted test")
 
     def package(self, prepared: Prepared) -> None:
         """Package the best run, run the zip as a server would, and score the demo's hidden test with it."""
         headline("Package")
-        run = self._best_run(prepared)
-        facts, metrics = read_json(run / "config.json"), read_json(run / "metrics.json")
+        run = self._packaged_run(prepared)
+        metrics = read_json(run / "metrics.json")
         zip_path = self.paths.submissions / f"{run.name}.zip"
         expected = read_arrays(run / "predictions_test.npz")[PROFILE].mean(axis=0)
-        with replacing(zip_path) as unverified:
-            package(run, facts["network"], prepared.class_names, metrics["views"], unverified)
-            figures = verify(unverified, prepared.test.versions[PROFILE], expected, Limits())
-        write_json(run / "package.json", figures)
-        say(
-            f"{zip_path}: verified. {figures['megabytes']} MB; loads in {figures['load_seconds']} s, predicts "
-            f"{figures['pictures']} pictures in {figures['predict_seconds']} s, {figures['peak_megabytes']} MB; "
-            f"the same labels as the trained network, probabilities within {figures['largest_difference']:.0e}"
-        )
+        compared = Expected(prepared.test.versions[PROFILE], expected, metrics["views"])
+        self.unchecked = deliver(run, compared, self.config, zip_path, self.job.server)
         if self.job.is_demo:
             self._score_hidden_test(zip_path, prepared, metrics)
 
+    def _packaged_run(self, prepared: Prepared) -> Path:
+        names = self.job.options.ensemble
+        if not names:
+            return self._best_run(prepared)
+        return make_ensemble(self.paths.runs, tuple(names), prepared.fingerprint, self.config.seed)
+
     def _best_run(self, prepared: Prepared) -> Path:
         table = read_rows(self.paths.runs)
-        table = table[table["splits"] == prepared.fingerprint]
+        table = table[(table["splits"] == prepared.fingerprint) & ~table["run"].str.startswith(PREFIX)]
         if self.job.final != "best":
             table = table[[name.rpartition("_")[0] == self.job.final for name in table["run"]]]
         if table.empty:
@@ -365,7 +386,7 @@ class Pipeline:
 
     def _score_hidden_test(self, zip_path: Path, prepared: Prepared, metrics: dict[str, Any]) -> None:
         images, labels = load_test(self.paths.data / "hidden_test.npz", self.config.data, prepared.class_names)
-        score = float(np.mean(run_submission(zip_path, images, Limits()).labels == labels))
+        score = float(np.mean(run_ingestion(zip_path, images, self.config.limits).labels == labels))
         expected = metrics["test"][PROFILE]["augmented"]
         low, high = expected["interval"]
         say(

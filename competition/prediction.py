@@ -33,7 +33,6 @@ def evaluate(
     The result maps version -> `plain` / `augmented` -> metrics.score plus `interval` (95 %, bootstrap); and
     `milliseconds` a picture and view. folder: takes predictions_<set>.npz with `<version>` (views, n, K) and `labels`.
     """
-    result: dict[str, Any] = {}
     predictions, seconds = {}, 0.0
     _warm_up(network, scored, config)
     for version, images in scored.versions.items():
@@ -41,11 +40,16 @@ def evaluate(
         track = partial(progress, what=f"  {scored.name}, {version}", unit="batch")
         predictions[version] = predict_views(network, images, config.views, config.batch_size, track)
         seconds += time.perf_counter() - started
-        result[version] = _scores(scored.labels, predictions[version], seed)
+    result = score_predictions(scored.labels, predictions, seed)
     count = len(scored.labels) * len(scored.versions) * config.views
     result["milliseconds"] = 1000 * seconds / count
     write_arrays(folder / f"predictions_{scored.name}.npz", labels=scored.labels, **predictions)
     return result
+
+
+def score_predictions(labels: np.ndarray, predictions: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Return version -> `plain` / `augmented` -> scores, of probabilities (views, n, K) by version."""
+    return {version: _scores(labels, views, seed) for version, views in predictions.items()}
 
 
 def _warm_up(network: keras.Model, scored: ScoredSet, config: EvaluationConfig) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,13 @@ import psutil
 
 from competition.files import InputError
 
+MARK = "COMPETITION_PROGRAM"  # the environment variable by which strays that left the tree are known
+LOG_BYTES = 20 * 2**20  # the most that a program may print
+
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program left: its output (both streams), seconds, and peak megabytes of its whole process tree."""
+    """What a program left: its output (both streams, the end), seconds, peak megabytes of its whole process tree."""
 
     output: str
     return_code: int
@@ -24,55 +29,99 @@ class Finished:
 
 
 def run_limited(
-    command: list[str], folder: Path, seconds: float, megabytes: float, environment: dict[str, str]
+    command: list[str], folder: Path, seconds: float, megabytes: float, environment: dict[str, str], cores: int = 0
 ) -> Finished:
     """Run `command` in `folder`; raises InputError where it, with its children, takes more time or memory than given.
 
     Memory is the resident size of the process tree, looked at ten times a second (a limit on address space would
-    break TensorFlow). Whatever happens, no process of the tree outlives the call.
+    break TensorFlow). cores: of this machine that it may use (0: all), where the system can bind processes.
+    Whatever happens, no process of the tree outlives the call, not even one that opened a session of its own.
     """
     started = time.monotonic()
     log = folder / "output.log"
-    with log.open("wb") as stream:
+    mark = uuid.uuid4().hex
+    with log.open("wb") as stream, _bound_to(cores):
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment | {MARK: mark},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        peak = 0.0
-        try:
-            while process.poll() is None:
-                peak = max(peak, tree_megabytes(process.pid))
-                _check_limits(time.monotonic() - started, seconds, peak, megabytes)
-                time.sleep(0.1)
-        finally:
-            kill_group(process)
-    output = log.read_text(encoding="utf-8", errors="replace")
+    peak = 0.0
+    family: set[psutil.Process] = set()
+    try:
+        while process.poll() is None:
+            peak = max(peak, tree_megabytes(process.pid, family))
+            _check_limits(time.monotonic() - started, seconds, peak, megabytes, log.stat().st_size)
+            time.sleep(0.1)
+    finally:
+        kill_all(process, family, mark)
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 2**16))
+        output = stream.read().decode("utf-8", errors="replace")
     return Finished(output, process.returncode, time.monotonic() - started, peak)
 
 
-def _check_limits(elapsed: float, seconds: float, peak: float, megabytes: float) -> None:
+@contextlib.contextmanager
+def _bound_to(cores: int) -> Iterator[None]:
+    """Bind this thread, and so what it starts, to the first `cores` of its processors, for a moment."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _check_limits(elapsed: float, seconds: float, peak: float, megabytes: float, printed: int) -> None:
     if elapsed > seconds:
         raise InputError(
-            f"The submission was stopped after {seconds:.0f} s, the limit; use fewer views, or a smaller one."
+            f"The submission was stopped after {seconds:.0f} s, the limit; use fewer views, or a smaller network."
         )
     if peak > megabytes:
-        raise InputError(f"The submission took {peak:.0f} MB of memory, over the limit of {megabytes:.0f} MB.")
+        raise InputError(
+            f"The submission took {peak:.0f} MB of memory, over the limit of {megabytes:.0f} MB; use smaller batches."
+        )
+    if printed > LOG_BYTES:
+        raise InputError(f"The submission was stopped after it had printed {printed / 2**20:.0f} MB.")
 
 
-def tree_megabytes(pid: int) -> float:
-    """Return the resident size of process `pid` and all its descendants in MB; 0 once it is gone."""
-    try:
+def tree_megabytes(pid: int, family: set[psutil.Process]) -> float:
+    """Return the resident size in MB of process `pid`, its descendants and those of `family`, to which they are added.
+
+    A child whose parent ended has left the tree; `family` remembers it.
+    """
+    with contextlib.suppress(psutil.Error):
         parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
-        return sum(item.memory_info().rss for item in family) / 2**20
-    except psutil.Error:
-        return 0.0
+        family |= {parent, *parent.children(recursive=True)}
+    total = 0
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            total += member.memory_info().rss
+    return total / 2**20
 
 
-def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that was started in a session of its own, with all its children."""
+def kill_all(process: "subprocess.Popen[bytes]", family: set[psutil.Process], mark: str) -> None:
+    """End a process that was started in a session of its own, with its group, `family` and all that carry `mark`."""
+    tree_megabytes(process.pid, family)
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+    members = family | set(_marked(mark))
+    for member in members:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
     process.wait()
+    psutil.wait_procs(members, timeout=1)
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    for member in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if member.environ().get(MARK) == mark:
+                yield member

@@ -5,7 +5,9 @@ It stands alone (standard library, numpy and keras) and runs on Keras 3.4.1 as w
 
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +83,17 @@ def predict_views(
     views: int,
     batch_size: int,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
     """Return the probabilities (views, n, classes) float32 of the first `views` views; the first is the picture itself.
 
-    images: (n, h, w, 3) in 0..255. One view of one batch is in memory at a time, and every batch has the same shape,
-    so that a picture's numbers do not depend on its neighbours. track: wraps the loop over batches, for progress.
+    images: (n, h, w, 3) in 0..255 once `convert` has had a batch of them. One view of one batch is in memory at a time,
+    and every batch has the same shape, so that a picture's numbers do not depend on its neighbours. track: wraps the
+    loop over batches, for progress.
     """
     result = np.empty((views, len(images), network.output_shape[-1]), np.float32)
     for start in track(range(0, len(images), batch_size)):
-        batch = np.asarray(images[start : start + batch_size], np.float32)
+        batch = convert(images[start : start + batch_size]).astype(np.float32, copy=False)
         padding = [(0, batch_size - len(batch))] + [(0, 0)] * 3
         full = np.pad(batch, padding) if len(batch) < batch_size else batch
         for index, view in enumerate(VIEWS[:views]):
@@ -98,32 +102,40 @@ def predict_views(
     return result
 
 
-def as_pictures(images: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return what a server may hand over as (n, h, w, 3) in 0..255, float32 or uint8, of `shape` (h, w, 3).
-
-    A float picture whose maximum is at most 1 counts as 0..1; NaN becomes black; another size is resized; each of
-    these is warned of. Raises ValueError where it is no batch of RGB pictures.
-    """
+def check_pictures(images: Any) -> np.ndarray:
+    """Return what a server hands over as an array; raises ValueError where it is no batch of RGB pictures."""
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"Received an array of shape {images.shape}; expected pictures (n, height, width, 3) in RGB.")
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:] or images.dtype.kind not in "buif":
+        raise ValueError(
+            f"Received {images.dtype} of shape {images.shape}; expected numbers (n, height, width, 3), pictures in RGB."
+        )
+    return images
+
+
+def as_pictures(images: np.ndarray, shape: Sequence[int], notes: "Counter[str]") -> np.ndarray:
+    """Return pictures (n, h, w, 3) in 0..255, float32 or uint8, of `shape` (h, w, 3).
+
+    uint8 is 0..255; of other numbers, a picture whose maximum is at most 1 counts as 0..1, and NaN becomes black.
+    Another size is resized. notes: counts the pictures that each of these befell.
+    """
     if images.dtype != np.uint8:
-        images = _in_byte_range(images.astype(np.float32))
+        images = _in_byte_range(images.astype(np.float32), notes)
     if images.shape[1:] != tuple(shape) and len(images):
-        warnings.warn(f"Pictures of {images.shape[1:]} are resized to {tuple(shape)}.", stacklevel=3)
-        images = np.asarray(keras.ops.convert_to_numpy(keras.ops.image.resize(images.astype(np.float32), shape[:2])))
+        notes[f"are resized from {images.shape[1:3]} to {tuple(shape[:2])}"] += len(images)
+        resized = keras.ops.image.resize(images.astype(np.float32), tuple(shape[:2]))
+        images = np.asarray(keras.ops.convert_to_numpy(resized))
     return images.reshape(-1, *shape)
 
 
-def _in_byte_range(images: np.ndarray) -> np.ndarray:
-    broken = np.isnan(images).any(axis=(1, 2, 3))
-    if broken.any():
-        warnings.warn(f"{broken.sum()} pictures hold NaN, which counts as black.", stacklevel=4)
-        images = np.nan_to_num(images)
-    unit = (images.max(axis=(1, 2, 3), initial=0) <= 1) & (images.max(axis=(1, 2, 3), initial=0) > 0)
+def _in_byte_range(images: np.ndarray, notes: "Counter[str]") -> np.ndarray:
+    if broken := int(np.isnan(images).any(axis=(1, 2, 3)).sum()):
+        notes["hold NaN, which counts as black"] += broken
+    images = np.clip(np.nan_to_num(images, nan=0.0), 0, 255)  # infinities too
+    largest = images.max(axis=(1, 2, 3))
+    unit = (largest > 0) & (largest <= 1)
     if unit.any():
-        warnings.warn(f"{unit.sum()} pictures hold no value above 1 and are taken as 0..1.", stacklevel=4)
-        images = np.where(unit[:, None, None, None], images * np.float32(255), images)
+        notes["hold no value above 1 and are taken as 0..1"] += int(unit.sum())
+        images[unit] *= 255
     return images
 
 
@@ -133,8 +145,7 @@ class Model:
     config.json: class_names, views, batch_size and members, each a network's spec and its weights' file.
     """
 
-    def __init__(self) -> None:
-        folder = Path(__file__).resolve().parent
+    def __init__(self, folder: Path = Path(__file__).resolve().parent) -> None:  # noqa: B008  (a constant)
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.networks = []
         for member in self.config["members"]:
@@ -144,9 +155,15 @@ class Model:
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803  (the server's name)
         """Return the probabilities (n, classes) float32 of pictures X (n, h, w, 3), averaged over members and views."""
-        images = as_pictures(X, self.config["members"][0]["network"]["picture_shape"])
-        views, batch_size = self.config["views"], self.config["batch_size"]
-        members = [predict_views(network, images, views, batch_size).mean(axis=0) for network in self.networks]
+        images, views, batch_size = check_pictures(X), self.config["views"], self.config["batch_size"]
+        shape = self.config["members"][0]["network"]["picture_shape"]
+        members = []
+        for network in self.networks:
+            notes: Counter[str] = Counter()
+            convert = partial(as_pictures, shape=shape, notes=notes)
+            members.append(predict_views(network, images, views, batch_size, convert=convert).mean(axis=0))
+        for note, count in notes.items():
+            warnings.warn(f"{count} of {len(images)} pictures {note}.", stacklevel=2)
         return np.mean(members, axis=0)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803

@@ -1,6 +1,7 @@
 """The whole way on tiny pictures, through the command line."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import run
 from competition import pipeline
 from competition.config import Config
 from competition.files import InputError
+from competition.server_versions import NotCheckedError
 from tests.conftest import draw_blobs
 
 TINY = [
@@ -115,6 +117,56 @@ def test_a_changed_setting_makes_a_second_row_on_the_same_splits(finished: Path,
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").dropna(subset=["splits"])
     assert sorted(table["run"]) == ["tiny_cnn_001", "tiny_cnn_002"]
     assert table["splits"].nunique() == 1
+
+
+def test_a_dry_run_and_a_grading_score_the_packaged_zip(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zips = finished / "submissions/blobs"
+    arguments = ["--grade", str(zips), "--on-test", "--data", str(blobs_path)]
+    assert call(finished, *arguments, "--dry-run", str(zips / "tiny_cnn_001.zip")) == 0
+    output = capsys.readouterr().out
+    assert "27 distorted pictures of the test split" in output
+    assert "look number 1 at the test with tiny_cnn_001.zip" in output
+    assert call(finished, *arguments) == 0
+    assert "look number 2 at the test with blobs" in capsys.readouterr().out
+    scores = json.loads((finished / "experiments/blobs/runs/tiny_cnn_001/metrics.json").read_text())
+    accuracy = scores["test"]["revealed"]["augmented"]["accuracy"]
+    assert re.search(rf"accuracy +{accuracy:.4f}", output)
+    assert pd.read_csv(finished / "experiments/blobs/grades/grades.csv")["accuracy"].tolist() == [accuracy]
+    assert "<td>" in (zips / "tiny_cnn_001.detailed_results.html").read_text()
+
+
+def test_the_bundle_is_written_from_the_splits(finished: Path, blobs_path: Path) -> None:
+    assert call(finished, "--bundle", "--data", str(blobs_path)) == 0
+    with zipfile.ZipFile(finished / "submissions/blobs/bundle/competition.zip") as archive:
+        assert {"competition.yaml", "scoring_program/metadata.yaml"} <= set(archive.namelist())
+
+
+def test_a_check_that_was_not_possible_is_no_success(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(requirements: tuple[str, ...], cache: Path) -> Path:
+        raise NotCheckedError("no internet")
+
+    monkeypatch.setattr("competition.packaging.server_python", fail)
+    arguments = ["--package", "--check-server", "tensorflow==2.17.0,keras==3.4.1", "--data", str(blobs_path)]
+    assert call(finished, *arguments) == 3
+    output = capsys.readouterr()
+    assert "server versions: NOT CHECKED (no internet)" in output.out
+    assert "on the server, 5000 pictures on 2 cores: about" in output.out
+    assert "NOT CHECKED" in output.err
+    assert (finished / "submissions/blobs/tiny_cnn_001.zip").is_file()
+
+
+def test_a_submission_over_the_budget_is_not_written(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zip_path = finished / "submissions/blobs/tiny_cnn_001.zip"
+    before = zip_path.stat().st_mtime_ns
+    assert call(finished, "--package", "--set", "limits.zip_megabytes=0.01", "--data", str(blobs_path)) == 2
+    assert "does not fit on the server: a zip of" in capsys.readouterr().err
+    assert zip_path.stat().st_mtime_ns == before
 
 
 def test_folds_share_the_test_and_report_their_spread(

@@ -1,0 +1,66 @@
+"""Codabench's ingestion program: loads a submission's `model.py`, predicts the pictures, keeps the labels.
+
+    python3 ingestion.py [--input /app/input_data] [--submission /app/ingested_program] [--output /app/output]
+
+Reads images.npy (n, h, w, 3) uint8 of the input; writes predictions.npz: labels (n,) and seconds (loading, predicting).
+--probabilities N (a check at home) adds `probabilities` of the first N pictures, where the model offers them, and the
+seconds that took. Stands alone: standard library and numpy.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def load_model(folder: Path) -> Any:
+    """Return an instance of the class `Model` of `folder`/model.py, which may import what lies beside it."""
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location("model", folder / "model.py")
+    if spec is None or spec.loader is None or not (folder / "model.py").is_file():
+        sys.exit("the zip holds no model.py at its top")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["model"] = module
+    spec.loader.exec_module(module)
+    if not hasattr(module, "Model"):
+        sys.exit("model.py defines no class Model")
+    return module.Model()
+
+
+def checked_labels(answer: Any, count: int) -> np.ndarray:
+    """Return what `predict` gave as labels (count,) int64; exits with a sentence where it is anything else."""
+    labels = np.asarray(answer)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        sys.exit(f"predict answered {labels.dtype} of shape {labels.shape}; expected {count} integer labels")
+    return labels.astype(np.int64)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one submission."""
+    parser = argparse.ArgumentParser(description="Codabench ingestion program")
+    parser.add_argument("--input", type=Path, default=Path("/app/input_data"))
+    parser.add_argument("--submission", type=Path, default=Path("/app/ingested_program"))
+    parser.add_argument("--output", type=Path, default=Path("/app/output"))
+    parser.add_argument("--probabilities", type=int, default=0, metavar="N")
+    options = parser.parse_args(arguments)
+    images = np.load(options.input / "images.npy", allow_pickle=False)
+    started = time.perf_counter()
+    model = load_model(options.submission)
+    loaded = time.perf_counter()
+    labels = checked_labels(model.predict(images), len(images))
+    predicted = time.perf_counter()
+    answers = {"labels": labels}
+    if options.probabilities and hasattr(model, "predict_proba"):
+        answers["probabilities"] = np.asarray(model.predict_proba(images[: options.probabilities]), np.float32)
+    again = time.perf_counter() - predicted
+    answers["seconds"] = np.array([loaded - started, predicted - loaded, again])
+    np.savez(options.output / "predictions.npz", **answers)  # type: ignore[arg-type]  # numpy types **kwds as bool
+    print(f"{len(images)} pictures: model loaded in {loaded - started:.1f} s, predicted in {predicted - loaded:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Codabench's scoring program: compares the labels of a submission with the true ones.
+
+    python3 scoring.py [--input /app/input] [--output /app/output]
+
+Reads res/predictions.npz (see ingestion.py), ref/labels.npy (n,), ref/settings.json (class_names, phase_over) and, once
+the phase is over, ref/images.npy. Writes scores.json, whose keys are the leaderboard's columns, and
+detailed_results.html: the scores, the confusion matrix and, once the phase is over, pictures of mistakes.
+Stands alone: standard library and numpy.
+"""
+
+import argparse
+import base64
+import html
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+STYLE = (
+    "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.3em .6em;text-align:right}"
+    "figure{display:inline-block;margin:.4em;font-size:small}img{width:96px;height:96px}</style>"
+)
+MISTAKES_SHOWN = 60
+
+
+def count_confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the counts (K, K) of pictures of class i that were called j; exits where a label is out of range."""
+    if predicted.shape != labels.shape:
+        sys.exit(f"{len(labels)} labels expected, received an array of shape {predicted.shape}")
+    if len(predicted) and not 0 <= predicted.min() <= predicted.max() < num_classes:
+        sys.exit(f"labels range from {predicted.min()} to {predicted.max()}; expected 0 to {num_classes - 1}")
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def compute_scores(confusion: np.ndarray) -> dict[str, float]:
+    """Return accuracy, macro F1 and F1 weighted by the classes' sizes, each in 0..1; an absent class has F1 0."""
+    hits, true, called = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    f1 = 2 * hits / np.maximum(true + called, 1)
+    total = max(int(confusion.sum()), 1)
+    return {
+        "accuracy": float(hits.sum() / total),
+        "f1_macro": float(f1.mean()),
+        "f1_weighted": float((f1 * true).sum() / total),
+    }
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return a picture (h, w, 3) uint8 as PNG (W3C, https://www.w3.org/TR/png-3/): no filter, 8 bits a channel."""
+    height, width = image.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in image)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def write_table(confusion: np.ndarray, names: list[str]) -> str:
+    """Return the confusion matrix as an HTML table."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    rows = [
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{count}</td>' for count in row)}</tr>"
+        for name, row in zip(names, confusion.tolist(), strict=True)
+    ]
+    return f"<table><tr><th>true \\ called</th>{head}</tr>{''.join(rows)}</table>"
+
+
+def show_mistakes(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> str:
+    """Return the first wrongly called pictures as HTML."""
+    figures = []
+    for index in np.flatnonzero(labels != predicted)[:MISTAKES_SHOWN]:
+        picture = base64.b64encode(encode_png(images[index])).decode()
+        caption = html.escape(f"{index}: {names[labels[index]]}, called {names[predicted[index]]}")
+        figures.append(
+            f'<figure><img src="data:image/png;base64,{picture}" alt="{caption}"><figcaption>{caption}</figcaption>'
+            "</figure>"
+        )
+    return "<h2>Mistakes</h2>" + "".join(figures)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Score one submission."""
+    parser = argparse.ArgumentParser(description="Codabench scoring program")
+    parser.add_argument("--input", type=Path, default=Path("/app/input"))
+    parser.add_argument("--output", type=Path, default=Path("/app/output"))
+    options = parser.parse_args(arguments)
+    reference = options.input / "ref"
+    settings = json.loads((reference / "settings.json").read_text(encoding="utf-8"))
+    names: list[str] = settings["class_names"]
+    labels = np.load(reference / "labels.npy", allow_pickle=False)
+    with np.load(options.input / "res" / "predictions.npz", allow_pickle=False) as answers:
+        predicted, seconds = answers["labels"], answers["seconds"]
+    confusion = count_confusion(labels, predicted, len(names))
+    scores = compute_scores(confusion) | {"duration": round(float(seconds[:2].sum()), 2)}
+    (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
+    page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>{write_table(confusion, names)}"
+    if settings["phase_over"]:
+        images = np.load(reference / "images.npy", allow_pickle=False)
+        page += show_mistakes(images, labels, predicted, names)
+    (options.output / "detailed_results.html").write_text(page, encoding="utf-8")
+    print(json.dumps(scores))
+
+
+if __name__ == "__main__":
+    main()
