@@ -24,8 +24,9 @@ from competition.model import (
     train_everything,
     unfreeze_backbone,
 )
-from competition.optimizers import get_optimizer
 from competition.weights import Weights
+
+OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "lion": keras.optimizers.Lion}
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def compile_model(
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
     rate = schedule if config.schedule == "cosine" else learning_rate
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
-    model.compile(get_optimizer(config.optimizer, rate), loss=loss, metrics=["accuracy"])
+    model.compile(OPTIMIZERS[config.optimizer](rate), loss=loss, metrics=["accuracy"])
     _build_all(model)
     return model
 

@@ -37,7 +37,6 @@ LEVELS = {
     "workers": 1,
     "callbacks": 2,
     "data": 2,
-    "optimizers": 1,
     "demo": 2,
     "features": 2,
     "model": 2,
@@ -64,7 +63,7 @@ LEVELS = {
     "packaging": 7,
     "pipeline": 8,
 }
-KERAS_BELOW_LEVEL_2 = {"optimizers", "submission_model", "augmentation", "image_operations", "rand_augment"}
+KERAS_BELOW_LEVEL_2 = {"submission_model", "augmentation", "image_operations", "rand_augment"}
 SLOW = {"keras", "tensorflow", "jax", "torch", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}
 
 
