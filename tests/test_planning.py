@@ -14,7 +14,7 @@ from competition.weights import RANDOM, Weights
 PRETRAINED = Weights(Path("weights.h5"), "imagenet")
 PLANNER = Planner(
     Speed(train=0.005, forward=0.001, compile=5.0),
-    Sizes(train=8000, validation=3600, test=3600),
+    Sizes(train=8000, validation=3600, evaluated=3600),
     {"custom_cnn": RANDOM, "mobilenetv3large": PRETRAINED},
 )
 
