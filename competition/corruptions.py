@@ -124,7 +124,7 @@ def add_stain_deposits(image: np.ndarray, rng: np.random.Generator, marks: tuple
 
 
 def add_bubbles(image: np.ndarray, rng: np.random.Generator, most: tuple[int, int]) -> np.ndarray:
-    """Lay 7 bubbles or more over the picture, paler inside than at their rims; most: radius and number."""
+    """Lay 7 bubbles or more over the picture, whitish and most so at their rims; most: radius and number."""
     radius, number = most
     veil = np.zeros(image.shape[:2])
     for _ in range(rng.integers(7, number + 1)):
@@ -161,11 +161,8 @@ def part_channels(image: np.ndarray, rng: np.random.Generator, share: float) -> 
     rows, columns = np.indices(image.shape[:2], np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     down, right = share * min(image.shape[:2]) * np.sin(angle), share * min(image.shape[:2]) * np.cos(angle)
-    parts = [sample(image[..., [channel]], rows + sign * down, columns + sign * right) for channel, sign in _SIGNS]
-    return np.concatenate(parts, axis=-1)
-
-
-_SIGNS = ((0, 1), (1, 0), (2, -1))
+    red, blue = (sample(image[..., [c]], rows + s * down, columns + s * right) for c, s in ((0, 1), (2, -1)))
+    return np.concatenate([red, image[..., 1:2], blue], axis=-1)
 
 
 def add_scan_lines(image: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
