@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from competition import augmentation, distortion
 from competition.config import SECTION_PRESETS, AugmentationConfig
-from competition.corruptions import UNSEEN
+from competition.corruptions import MICROSCOPE, UNSEEN
 from competition.files import InputError
 
 
@@ -43,7 +43,7 @@ def test_the_named_families_are_what_was_done() -> None:
         distortion.distort(images, "microscope", seed=4),
         distortion.families("microscope", len(images), seed=4),
     )
-    assert set(names) <= set(distortion.MICROSCOPE)
+    assert set(names) <= set(MICROSCOPE)
     assert len(set(names)) >= 10
     brighter = distorted.mean(axis=(1, 2, 3)) > images[0].mean() + 5
     assert set(names[brighter]) <= {"brightness_up", "bubble", "contrast_up", "noise"}

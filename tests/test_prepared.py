@@ -21,8 +21,8 @@ from tests.conftest import draw_blobs
 
 def make(folder: Path, **changes: Any) -> prepared.Prepared:
     images, labels = draw_blobs(48, 3, seed=2, size=16)
-    parts = np.split(np.arange(48), [24, 36])
-    splits = Splits(*parts, fingerprint="f")
+    train, validation, test = np.split(np.arange(48), [24, 36])
+    splits = Splits(train, validation, test, fingerprint="f")
     dataset = Dataset(images, labels.astype(np.int64), ("a", "b", "c"))
     return prepared.prepare(dataset, splits, replace(Config(), changes), folder / "prepared")
 
@@ -67,7 +67,12 @@ def test_pictures_are_made_once_and_again_for_another_selection(
 ) -> None:
     made = make(tmp_path)
     calls: list[str] = []
-    monkeypatch.setattr(prepared, "distort", lambda images, profile, seed: calls.append(profile) or images)
+
+    def note(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
+        calls.append(profile)
+        return images
+
+    monkeypatch.setattr(prepared, "distort", note)
     assert make(tmp_path).distortion_hash == made.distortion_hash
     assert not calls
     make(tmp_path, **{"training.select_by": "clean"})
