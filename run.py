@@ -70,6 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, as training.batch_size=16"
     )
+    work.add_argument(
+        "--select-by",
+        metavar="NAMES",
+        help="versions of validation that decide, of clean, revealed, microscope, unseen (default: clean+revealed)",
+    )
     work.add_argument("--seed", type=int, help="of everything drawn (default: 0)")
     work.add_argument("--storage", help="an Optuna storage URL (default: SQLite in experiments/)")
     work.add_argument("--force", action="store_true", help="redo the named stages")

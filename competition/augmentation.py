@@ -203,3 +203,25 @@ def _occasional(draws: dict[str, Tensor], name: str, config: AugmentationConfig,
 def _signed(draw: Tensor) -> Tensor:
     """Return evenly drawn -1..1 of evenly drawn 0..1."""
     return 2.0 * draw - 1.0
+
+
+# The kinds of change that each setting brings where it is not 0 (RandAugment's ten operations are all in the first).
+# No profile that stands for what was not practised may hold one of them: `corruptions.UNSEEN`.
+FAMILIES = {
+    "num_operations": ("tone_curve", "color_mixing", "affine_warp"),
+    "flips": ("affine_warp",),
+    "transposition": ("affine_warp",),
+    "rotation": ("affine_warp",),
+    "zoom": ("affine_warp",),
+    "black_shift": ("affine_warp", "hidden_part"),
+    "hue": ("color_mixing",),
+    "channel_shift": ("tone_curve",),
+    "noise": ("noise",),
+    "blur": ("blur",),
+    "cutout": ("hidden_part",),
+}
+
+
+def contained_families(config: AugmentationConfig) -> set[str]:
+    """Return the kinds of change that pictures meet with `config`."""
+    return {family for setting, families in FAMILIES.items() if getattr(config, setting) for family in families}

@@ -10,7 +10,7 @@ import numpy as np
 from competition.console import describe_seconds, draw_bar, say
 from competition.files import read_json, replacing, write_json
 
-SCORE = "val_accuracy"  # the selection score: validation holds the clean and the distorted pictures
+SCORE = "val_accuracy"  # the selection score: validation holds the versions that are selected by
 _STATE = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 

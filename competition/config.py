@@ -159,6 +159,8 @@ class TrainingConfig:
     unfreeze: share of the backbone's layers that the second stage trains, rounded to a block border (1: all).
     schedule: `plateau` halves the rate when the selection score stalls, `cosine` lets it decay to zero.
     batch_norm_momentum: for networks that start from random weights.
+    select_by: the versions of validation, joined by +, on whose accuracy early stopping, the plateau rule, the search
+    and the leaderboard go: clean, and the profiles of `distortion`.
     limit: train on that many pictures only (0: all), drawn evenly from the classes; what search trials do.
     """
 
@@ -177,6 +179,7 @@ class TrainingConfig:
     plateau_factor: float = number(0.5, 0.01, 0.99)
     stopping_patience: int = number(6, 1)
     batch_norm_momentum: float = number(0.9, 0.0, 0.9999)
+    select_by: str = "clean+revealed"
     limit: int = number(0, 0)
 
 

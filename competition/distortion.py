@@ -1,9 +1,10 @@
-"""How hidden tests may look: named distortion profiles, in plain numpy, the same pictures on every machine.
+"""How hidden tests may look: named distortion profiles, in numpy and PIL, the same pictures on every machine.
 
-`revealed` follows what became known of the competition's hidden test. Its operations and what a magnitude means for
-each are those of KerasCV's RandAugment (keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the layers it
-names): a strength is drawn from a normal distribution around the magnitude for solarise, colour degeneration and
-shear, and evenly up to the magnitude, in both directions, for contrast, brightness and translation.
+In `microscope` and `unseen` a picture meets one corruption of `corruptions` in one of five severities, each equally
+likely. `revealed` follows what became known of the competition's hidden test. Its operations and what a magnitude
+means for each are those of KerasCV's RandAugment (keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the
+layers it names): a strength is drawn from a normal distribution around the magnitude for solarise, colour degeneration
+and shear, and evenly up to the magnitude, in both directions, for contrast, brightness and translation.
 """
 
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from functools import partial
 import numpy as np
 
 from competition.backbones import unknown
+from competition.console import progress
+from competition.corruptions import MICROSCOPE, UNSEEN, Corruption
 from competition.files import InputError
 
 # Enters the hash of distorted sets that are kept: raise it with every change of what a profile does.
-DISTORTION_VERSION = 1
+DISTORTION_VERSION = 2
 
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Takes one picture (h, w, 3) float32 in 0..255 and returns another of the same kind."""
@@ -25,7 +28,7 @@ Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
     """Return distorted copies of `images` (n, h, w, 3) uint8, of the same shape and type.
 
-    A picture's draw depends only on `seed` and its index, so the first n of many come out like n alone.
+    A picture's draw depends only on the profile, `seed` and its index: the first n of many come out like n alone.
     Raises InputError for an unknown profile and for anything but uint8 colour pictures.
     """
     if profile not in PROFILES:
@@ -37,13 +40,60 @@ def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
         )
     result = np.empty_like(images)
     steps = PROFILES[profile]
-    for index, image in enumerate(images):
-        rng = np.random.default_rng([seed, index])
+    for index, image in enumerate(progress(images, f"  {profile}", unit="picture")):
+        rng = _generator(profile, seed, index)
         picture = image.astype(np.float32)
         for step in steps:
             picture = step(picture, rng)
         result[index] = np.rint(picture)
     return result
+
+
+def families(profile: str, count: int, seed: int) -> np.ndarray:
+    """Return what `distort` does to each of `count` pictures: the corruption's name, (n,) str, else the profile's."""
+    if profile not in TABLES:
+        return np.full(count, profile)
+    return np.array([_choose(_generator(profile, seed, index), TABLES[profile])[0] for index in range(count)], str)
+
+
+def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
+    """Return (m, h, w, 3) uint8 to look at, six of each row: a picture of `images`, then five distorted ones of it.
+
+    A row is a corruption in its five severities, in the order of its table; of a profile without one, five draws.
+    """
+    table, rows = TABLES.get(profile, {}), []
+    for row, image in enumerate(images[: len(table) or 12]):
+        if table:
+            corruption, picture = list(table.values())[row], image.astype(np.float32)
+            five = [np.rint(corruption(picture, np.random.default_rng(seed), level)) for level in range(1, 6)]
+        else:
+            five = list(distort(np.repeat(image[None], 5, axis=0), profile, seed + row))
+        rows += [image, *five]
+    return np.array(rows, np.uint8).reshape(-1, *images.shape[1:])
+
+
+def selected_versions(select_by: str) -> tuple[str, ...]:
+    """Return the names in `select_by`, as clean+revealed, in the order of VERSIONS; raises InputError for another."""
+    names = select_by.split("+")
+    for name in names:
+        if name not in VERSIONS:
+            raise InputError(unknown("version to select by", name, VERSIONS))
+    return tuple(version for version in VERSIONS if version in names)
+
+
+def _generator(profile: str, seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, index, list(PROFILES).index(profile)])
+
+
+def _choose(rng: np.random.Generator, table: dict[str, Corruption]) -> tuple[str, int]:
+    """Return a corruption's name and a severity from 1 to 5."""
+    return list(table)[rng.integers(len(table))], int(rng.integers(1, 6))
+
+
+def corrupt(image: np.ndarray, rng: np.random.Generator, table: dict[str, Corruption]) -> np.ndarray:
+    """Apply one corruption of `table` in one severity."""
+    name, severity = _choose(rng, table)
+    return table[name](image, rng, severity)
 
 
 def shift_black(image: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
@@ -181,10 +231,16 @@ OPERATIONS: tuple[Callable[[np.ndarray, np.random.Generator, Strength], np.ndarr
     lambda image, rng, strength: translate_y(image, strength.draw_even(rng)),
 )
 
+TABLES = {"microscope": MICROSCOPE, "unseen": UNSEEN}
+
 # The steps of each profile, in order. 10/11 is KerasCV's rate, which stands for the paper's eleventh operation: none.
 PROFILES: dict[str, tuple[Step, ...]] = {
     "revealed": (
         partial(shift_black, low=0.04, high=0.06),
         partial(rand_augment, num_operations=3, rate=10 / 11, strength=Strength(magnitude=0.5, deviation=0.15)),
     ),
+    **{profile: (partial(corrupt, table=table),) for profile, table in TABLES.items()},
 }
+
+# Every set is scored in these versions.
+VERSIONS = ("clean", *PROFILES)

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from competition.distortion import selected_versions
 from competition.experiment import describe_environment
 from competition.files import InputError, digest, read_arrays, read_json, write_arrays, write_json
 from competition.prediction import score_predictions
-from competition.prepared import PROFILE
 
 PREFIX = "ensemble"
 SHARED = ("splits", "distortion", "class_names")  # what the members' config.json must have in common
@@ -57,11 +57,12 @@ def _require_run(runs: Path, name: str, splits: str) -> Path:
 def _common_facts(members: list[Path]) -> dict[str, Any]:
     """Return what the members share; raises InputError where they differ."""
     configs = [read_json(run / "config.json") for run in members]
-    views = [read_json(run / "metrics.json")["views"] for run in members]
+    scores = [read_json(run / "metrics.json") for run in members]
     for what, values in (
         *((key, [config[key] for config in configs]) for key in SHARED),
         ("picture shape", [config["network"]["picture_shape"] for config in configs]),
-        ("views", views),
+        ("views", [score["views"] for score in scores]),
+        ("what selected them", [score["select_by"] for score in scores]),
     ):
         if any(value != values[0] for value in values):
             raise InputError(f"{', '.join(run.name for run in members)} differ in {what}; average runs that share it.")
@@ -79,7 +80,8 @@ def _score(run: Path, members: list[Path], seed: int) -> dict[str, Any]:
         write_arrays(run / f"predictions_{part}.npz", labels=labels, **predictions)
         result[part] = score_predictions(labels, predictions, seed)
         result[part]["milliseconds"] = sum(metrics[part]["milliseconds"] for metrics in known)
-    scores = [result["validation"][version]["plain"]["accuracy"] for version in ("clean", PROFILE)]
+    selected = selected_versions(known[0]["select_by"])
+    scores = [result["validation"][version]["plain"]["accuracy"] for version in selected]
     sums = {key: sum(metrics[key] for metrics in known) for key in ("parameters", "zip_megabytes")}
-    facts = {key: known[0][key] for key in ("views", "distortion")}
+    facts = {key: known[0][key] for key in ("views", "distortion", "select_by")}
     return result | sums | facts | {"selection_score": float(np.mean(scores)), "test_looks": 1}

@@ -10,19 +10,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from competition.config import Config, flatten, training_settings
+from competition.config import Config, flatten, training_settings, unflatten
 from competition.console import describe_seconds, say
+from competition.data import CLASS_NAMES
+from competition.distortion import selected_versions
 from competition.files import InputError, digest, read_json, write_json
+from competition.metrics import relative_errors
 from competition.model import create_network, describe_device, network_spec
 from competition.prediction import evaluate
-from competition.prepared import PROFILE, Prepared
+from competition.prepared import Prepared
 from competition.training import train
 from competition.weights import RANDOM, Weights
 
 
 def run_fingerprint(config: Config, prepared: Prepared, weights: Weights) -> str:
     """Return the hash that tells whether a run is the same experiment: its settings, data, weights and backend."""
-    data = prepared.fingerprint, prepared.distortion_hash
+    data = prepared.fingerprint, prepared.selection_hash
     return digest(training_settings(config), *data, weights.fingerprint, keras.backend.backend())
 
 
@@ -89,9 +92,15 @@ def run_evaluation(config: Config, prepared: Prepared, run: Path) -> dict[str, A
     network = load_run(run)
     validation = evaluate(network, prepared.validation, config.evaluation, run, config.seed)
     test = evaluate(network, prepared.test, config.evaluation, run, config.seed)
-    scores = [validation[version]["plain"]["accuracy"] for version in ("clean", PROFILE)]
+    select_by = unflatten(read_json(run / "config.json")["settings"]).training.select_by
+    scores = [validation[version]["plain"]["accuracy"] for version in selected_versions(select_by)]
     result = {"validation": validation, "test": test, "test_looks": looks + 1, "parameters": network.count_params()}
-    result |= {"selection_score": float(np.mean(scores)), "zip_megabytes": _compressed_megabytes(run), **facts}
+    result |= {"selection_score": float(np.mean(scores)), "select_by": select_by}
+    result |= {"zip_megabytes": _compressed_megabytes(run), **facts}
+    if prepared.class_names == CLASS_NAMES:
+        families = test["microscope"]["families"].items()
+        corrupted = {name: family["balanced_accuracy"] for name, family in families}
+        result["relative"] = relative_errors(test["clean"]["plain"]["balanced_accuracy"], corrupted)
     write_json(path, result)
     return result
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from competition.backbones import COMPARED, get_backbone
 from competition.config import PRESETS, Config, replace
+from competition.distortion import selected_versions
 from competition.download import find_published
 from competition.files import InputError
 from competition.paths import Paths
@@ -61,6 +62,7 @@ class Job:
         changes: dict[str, Any] = dict(PRESETS["demo"]) if self.is_demo else {}
         changes |= PRESETS[options.preset] if options.preset else {}
         named = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}
+        named["training.select_by"] = options.select_by
         changes |= {key: value for key, value in named.items() if value is not None}
         for assignment in options.set:
             key, separator, value = assignment.partition("=")
@@ -68,7 +70,9 @@ class Job:
                 raise InputError(f"--set got '{assignment}', and expects KEY=VALUE, as training.batch_size=16.")
             changes.pop(key, None)  # what is given last is applied last
             changes[key] = value
-        return replace(Config(), changes)
+        config = replace(Config(), changes)
+        select_by = "+".join(selected_versions(config.training.select_by))  # one order, for one fingerprint
+        return replace(config, {"training.select_by": select_by})
 
     def _final_backbone(self) -> str:
         """What is packaged: as asked for, else MobileNetV3Large where it is among the backbones, else the first."""

@@ -19,6 +19,7 @@ from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
+from competition.distortion import VERSIONS
 from competition.download import fetch
 from competition.ensemble import PREFIX, make_ensemble
 from competition.experiment import describe_environment, is_scored, run_evaluation, run_training
@@ -221,8 +222,9 @@ class Pipeline:
         measure = partial(measure_speed, self.config, pictures.shape[1:], prepared.training.num_classes)
         measured = self._run_all({f"measurement {number + 1}": measure for number in range(self.workers.number)})
         speed = slowest([speed for _, speed in measured])
-        counts = [2 * len(scored.labels) for scored in (prepared.validation, prepared.test)]
-        planner = Planner(speed, Sizes(len(pictures), *counts), self.job.weights, self.workers.number)
+        evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
+        sizes = Sizes(len(pictures), len(prepared.training.validation_labels), evaluated)
+        planner = Planner(speed, sizes, self.job.weights, self.workers.number)
         config = self.config
         if self.job.deadline is not None:
             planner.require_time(config, self.job.seconds_left)
@@ -303,8 +305,10 @@ class Pipeline:
     def _best_settings(self, name: str, prepared: Prepared) -> dict[str, Any]:
         """What the search of a backbone found, but for what the command line says otherwise."""
         path = self.paths.studies / f"{name}_best.json"
-        best: dict[str, Any] = read_json(path) if path.is_file() else {"data": None}
-        if best["data"] != prepared.fingerprint or best["weights"] != self.job.weights[name].fingerprint:
+        best: dict[str, Any] = read_json(path) if path.is_file() else {}
+        weights, select_by = self.job.weights[name].fingerprint, self.config.training.select_by
+        same = {"data": prepared.fingerprint, "weights": weights, "select_by": select_by}
+        if not same.items() <= best.items():
             return {}
         return {key: value for key, value in best["settings"].items() if key not in self.job.fixed_keys}
 
@@ -346,10 +350,10 @@ class Pipeline:
 
     def _show_scores(self, run: Path, prepared: Prepared) -> None:
         metrics = read_json(run / "metrics.json")
-        clean, distorted = (metrics["test"][version]["augmented"]["accuracy"] for version in ("clean", PROFILE))
+        accuracies = (f"{metrics['test'][version]['augmented']['accuracy']:.4f} {version}" for version in VERSIONS)
         say(
-            f"{run.name}: selection score {metrics['selection_score']:.4f}; test with {metrics['views']} views "
-            f"{clean:.4f} clean, {distorted:.4f} distorted; look number {metrics['test_looks']} at the test"
+            f"{run.name}: selection score {metrics['selection_score']:.4f}; test, the first two with "
+            f"{metrics['views']} views: {', '.join(accuracies)}; look number {metrics['test_looks']} at the test"
         )
         draw_history(run / "history.png", pd.read_csv(run / "history.csv"))
         confusion = np.array(metrics["test"][PROFILE]["augmented"]["confusion"])
@@ -376,6 +380,11 @@ class Pipeline:
     def _best_run(self, prepared: Prepared) -> Path:
         table = read_rows(self.paths.runs)
         table = table[(table["splits"] == prepared.fingerprint) & ~table["run"].str.startswith(PREFIX)]
+        select_by = self.config.training.select_by
+        if table.size and select_by not in set(table["select by"]):
+            others = ", ".join(sorted(set(table["select by"])))
+            raise InputError(f"No run on these data was selected by {select_by}; add --select-by with one of {others}.")
+        table = table[table["select by"] == select_by]
         if self.job.final != "best":
             table = table[[name.rpartition("_")[0] == self.job.final for name in table["run"]]]
         if table.empty:
@@ -405,6 +414,6 @@ class Pipeline:
 
     def show_leaderboard(self) -> None:
         """Write and print the leaderboard."""
-        headline("Leaderboard (accuracies in percent; selection: mean of clean and distorted validation)")
+        headline("Leaderboard (accuracies in percent)")
         say(write_leaderboard(self.paths.runs, self.paths.experiments, with_references=True))
         say(f"\nall columns: {self.paths.experiments / 'leaderboard.csv'} and leaderboard.md")

@@ -11,8 +11,10 @@ from competition.augmentation import build_augmentation
 from competition.backbones import BACKBONES, get_backbone
 from competition.config import Config
 from competition.console import describe_seconds
+from competition.distortion import VERSIONS
 from competition.files import InputError
 from competition.model import create_network, network_spec, train_everything
+from competition.prediction import num_views
 from competition.submission_model import predict_views
 from competition.training import compile_model, one_hot
 from competition.weights import RANDOM, Weights
@@ -34,11 +36,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many pictures are trained on, validated on (clean and distorted counted) and tested on (likewise)."""
+    """How many pictures are trained on, scored after each epoch, and evaluated, in as many versions, at the end."""
 
     train: int
     validation: int
-    test: int
+    evaluated: int
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,13 @@ class Planner:
         return {name: config.search.trials * self.trial_seconds(name, config) for name in self.weights}
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
-        """Return the seconds of scoring one run on validation and test with all views."""
+        """Return the seconds of scoring one run on all versions of validation and test, some with all views."""
         entry = get_backbone(backbone)
         forward = self.speed.forward * entry.forward_cost
-        pictures = (self.sizes.validation + self.sizes.test) * config.evaluation.views
-        return pictures * forward + self.speed.compile * entry.compile_cost / 4  # no gradients to compile
+        views = sum(num_views(version, config.evaluation) for version in VERSIONS)
+        return (
+            self.sizes.evaluated * views * forward + self.speed.compile * entry.compile_cost / 4
+        )  # no gradients to compile
 
     def learn(self, backbone: str, batch_size: int, trials: list[tuple[float, float]]) -> "Planner":
         """Return a planner that knows what trials of `backbone` took: seconds of compiling a step, and of a step."""

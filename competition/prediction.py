@@ -1,7 +1,7 @@
 """Predictions of a trained network on clean and distorted pictures, and the scores made of them."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,24 @@ import numpy as np
 from competition.config import EvaluationConfig
 from competition.console import progress
 from competition.files import write_arrays
-from competition.metrics import bootstrap_interval, score
+from competition.metrics import bootstrap_interval, score, score_families
 from competition.submission_model import predict_views
+
+# Versions that are scored with test-time augmentation too; the others, which say where a network breaks, with one view.
+WITH_VIEWS = ("clean", "revealed")
 
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """Pictures that are scored: `clean` and each distorted version (n, h, w, 3) uint8 by name, with labels (n,)."""
+    """Pictures that are scored: `clean` and each distorted version (n, h, w, 3) uint8 by name, with labels (n,).
+
+    families: of the versions that mix several kinds of distortion, which each picture met, (n,) str.
+    """
 
     name: str
     versions: dict[str, np.ndarray]
     labels: np.ndarray
+    families: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -30,21 +37,31 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the scores of every version with and without test-time augmentation, and keep the probabilities.
 
-    The result maps version -> `plain` / `augmented` -> metrics.score plus `interval` (95 %, bootstrap); and
-    `milliseconds` a picture and view. folder: takes predictions_<set>.npz with `<version>` (views, n, K) and `labels`.
+    The result maps version -> `plain` / `augmented` -> metrics.score plus `interval` (95 %, bootstrap), and version
+    -> `families` -> metrics.score_families; and `milliseconds` a picture and view. Versions other than WITH_VIEWS have
+    one view, and so the same scores twice.
+    folder: takes predictions_<set>.npz with `<version>` (views, n, K) and `labels`.
     """
     predictions, seconds = {}, 0.0
     _warm_up(network, scored, config)
     for version, images in scored.versions.items():
         started = time.perf_counter()
         track = partial(progress, what=f"  {scored.name}, {version}", unit="batch")
-        predictions[version] = predict_views(network, images, config.views, config.batch_size, track)
+        predictions[version] = predict_views(network, images, num_views(version, config), config.batch_size, track)
         seconds += time.perf_counter() - started
     result = score_predictions(scored.labels, predictions, seed)
-    count = len(scored.labels) * len(scored.versions) * config.views
+    for version, families in scored.families.items():
+        predicted = predictions[version][0].argmax(axis=1)
+        result[version]["families"] = score_families(scored.labels, predicted, families)
+    count = len(scored.labels) * sum(len(views) for views in predictions.values())
     result["milliseconds"] = 1000 * seconds / count
     write_arrays(folder / f"predictions_{scored.name}.npz", labels=scored.labels, **predictions)
     return result
+
+
+def num_views(version: str, config: EvaluationConfig) -> int:
+    """Return how many views of each picture of a version are predicted."""
+    return config.views if version in WITH_VIEWS else 1
 
 
 def score_predictions(labels: np.ndarray, predictions: dict[str, np.ndarray], seed: int) -> dict[str, Any]:

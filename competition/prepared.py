@@ -9,7 +9,17 @@ import numpy as np
 from competition.config import Config
 from competition.console import timed
 from competition.data import Dataset
-from competition.distortion import DISTORTION_VERSION, distort
+from competition.distortion import (
+    DISTORTION_VERSION,
+    PROFILES,
+    TABLES,
+    VERSIONS,
+    distort,
+    families,
+    preview,
+    selected_versions,
+)
+from competition.figures import contact_sheet
 from competition.files import digest, is_done, mark_done, read_json, replacing, require_disk
 from competition.prediction import ScoredSet
 from competition.splits import Splits, balanced
@@ -22,6 +32,7 @@ PROFILE = "revealed"
 class Prepared:
     """A data set ready for training and scoring; `fingerprint` is that of its splits.
 
+    distortion_hash: of all distorted pictures. selection_hash: of those that are selected by.
     Pickling it, for another process, sends the folder alone, whose arrays that process maps.
     """
 
@@ -32,6 +43,7 @@ class Prepared:
     class_names: tuple[str, ...]
     fingerprint: str
     distortion_hash: str
+    selection_hash: str
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load_prepared, (self.folder,)
@@ -40,30 +52,39 @@ class Prepared:
 def prepare(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> Prepared:
     """Cut `dataset` by `splits` into training (balanced where asked), validation and test, clean and distorted.
 
-    folder: takes the arrays, and is left as it is where they lie there already.
+    folder: takes the arrays, and is left as it is where they lie there already; its parent takes a sheet of each
+    profile, distortions_<profile>.png. The versions that are selected by come first, as one block.
     """
+    selected = selected_versions(config.training.select_by)
+    order = [*selected, *(version for version in VERSIONS if version not in selected)]
     marker, settings = folder / "prepared.json", [config.split.balance_to, config.split.balance_validation_to]
-    inputs = digest(splits.fingerprint, settings, config.seed, DISTORTION_VERSION)
+    inputs = digest(splits.fingerprint, settings, config.seed, DISTORTION_VERSION, order, len(selected))
     if not is_done(marker, inputs):
         marker.unlink(missing_ok=True)
         require_disk(folder, 50 + 3 * dataset.images.nbytes // 2**20)
         with timed("preparing pictures for training and scoring"):
             _write_training(dataset, splits, config, folder)
-            hashes = [_write_scored(dataset, splits, config, folder, name) for name in ("validation", "test")]
+            hashes = {
+                name: _write_scored(dataset, splits, config, folder, name, order) for name in ("validation", "test")
+            }
+            _draw_sheets(folder, order.index("clean"), config.seed)
         facts = {"class_names": dataset.class_names, "fingerprint": splits.fingerprint, "distortion": digest(hashes)}
-        mark_done(marker, inputs, **facts)
+        selection = digest({version: hashes["validation"][version] for version in selected})
+        mark_done(marker, inputs, **facts, versions=order, selected=len(selected), selection=selection)
     return load_prepared(folder)
 
 
 def load_prepared(folder: Path) -> Prepared:
     """Map what `prepare` left in `folder`."""
     facts = read_json(folder / "prepared.json")
-    validation, test = (_read_scored(folder, name) for name in ("validation", "test"))
-    pictures, count = _map(folder / "validation_images.npy"), len(facts["class_names"])
-    joined = pictures.reshape(-1, *pictures.shape[2:]), np.tile(validation.labels, len(pictures))
-    training = TrainingData(_map(folder / "train_images.npy"), _map(folder / "train_labels.npy"), *joined, count)
-    names = tuple(facts["class_names"])
-    return Prepared(folder, training, validation, test, names, facts["fingerprint"], facts["distortion"])
+    validation, test = (_read_scored(folder, name, facts["versions"]) for name in ("validation", "test"))
+    names, number = tuple(facts["class_names"]), facts["selected"]
+    pictures = _map(folder / "validation_images.npy")[:number]
+    joined = pictures.reshape(-1, *pictures.shape[2:]), np.tile(validation.labels, number)
+    images, labels = _map(folder / "train_images.npy"), _map(folder / "train_labels.npy")
+    training = TrainingData(images, labels, *joined, len(names), number)
+    hashes = facts["fingerprint"], facts["distortion"], facts["selection"]
+    return Prepared(folder, training, validation, test, names, *hashes)
 
 
 def _write_training(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> None:
@@ -74,21 +95,38 @@ def _write_training(dataset: Dataset, splits: Splits, config: Config, folder: Pa
     _write(folder / "train_labels.npy", labels)
 
 
-def _write_scored(dataset: Dataset, splits: Splits, config: Config, folder: Path, name: str) -> str:
-    """Write the clean and the distorted pictures, one after the other; return the hash of the distorted ones."""
+def _write_scored(
+    dataset: Dataset, splits: Splits, config: Config, folder: Path, name: str, order: list[str]
+) -> dict[str, str]:
+    """Write the clean and the distorted pictures, one version after the other; return each version's hash."""
     indices = getattr(splits, name)
     images, labels = dataset.images[indices], dataset.labels[indices]
     if name == "validation" and config.split.balance_validation_to:
         images, labels = balanced(images, labels, config.split.balance_validation_to, config.seed + 1)
-    distorted = distort(images, PROFILE, seed=10 * config.seed + (1 if name == "validation" else 2))
-    _write(folder / f"{name}_images.npy", np.stack([images, distorted]))
+    seed, hashes = 10 * config.seed + (1 if name == "validation" else 2), {}
+    with replacing(folder / f"{name}_images.npy") as temporary:
+        pictures = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.uint8), (len(order), *images.shape))
+        for place, version in zip(pictures, order, strict=True):
+            place[:] = images if version == "clean" else distort(images, version, seed)
+            hashes[version] = digest(place)
+        pictures.flush()
     _write(folder / f"{name}_labels.npy", labels)
-    return digest(distorted)
+    _write(folder / f"{name}_families.npy", np.stack([families(version, len(labels), seed) for version in TABLES]))
+    return hashes
 
 
-def _read_scored(folder: Path, name: str) -> ScoredSet:
-    pictures = _map(folder / f"{name}_images.npy")
-    return ScoredSet(name, {"clean": pictures[0], PROFILE: pictures[1]}, np.array(_map(folder / f"{name}_labels.npy")))
+def _read_scored(folder: Path, name: str, versions: list[str]) -> ScoredSet:
+    pictures = dict(zip(versions, _map(folder / f"{name}_images.npy"), strict=True))
+    met = dict(zip(TABLES, _map(folder / f"{name}_families.npy"), strict=True))
+    return ScoredSet(name, pictures, np.array(_map(folder / f"{name}_labels.npy")), met)
+
+
+def _draw_sheets(folder: Path, clean: int, seed: int) -> None:
+    """Write a sheet of each profile beside `folder`, of twelve pictures from all over validation."""
+    images = _map(folder / "validation_images.npy")[clean]
+    few = images[np.linspace(0, len(images) - 1, 12).astype(int)]
+    for profile in PROFILES:
+        contact_sheet(folder.parent / f"distortions_{profile}.png", preview(few, profile, seed), columns=6)
 
 
 def _write(path: Path, array: np.ndarray) -> None:

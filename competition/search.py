@@ -207,6 +207,7 @@ def _write_results(study: optuna.Study, job: SearchJob) -> dict[str, Any]:
     best = study.best_trial
     result = {"settings": best.params, "selection_score": best.value, "trial": best.number}
     result |= {"data": job.fingerprint, "weights": job.weights.fingerprint}
+    result["select_by"] = job.config.training.select_by
     seconds = [trial.user_attrs["seconds"] for trial in finished]
     write_json(job.folder / f"{job.backbone}_best.json", result | {"trials": len(finished), "seconds": seconds})
     settings = _describe(best.params)

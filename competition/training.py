@@ -31,13 +31,17 @@ OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "l
 
 @dataclass(frozen=True)
 class TrainingData:
-    """images: (n, h, w, 3) uint8, labels: (n,) int; validation holds the clean and the distorted pictures, joined."""
+    """images: (n, h, w, 3) uint8, labels: (n,) int.
+
+    validation: the versions that are selected by, one after the other, each of the same pictures in the same order.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     validation_images: np.ndarray
     validation_labels: np.ndarray
     num_classes: int
+    num_versions: int = 2
 
     def limited(self, limit: int, seed: int) -> "TrainingData":
         """Return `limit` training pictures and the same share of validation, drawn evenly from each class (0: all)."""
@@ -45,11 +49,11 @@ class TrainingData:
             return self
         share = limit / len(self.labels)
         few = _stratified(self.labels, share, seed)
-        half = len(self.validation_labels) // 2  # clean and distorted come in the same order: keep pairs together
-        pairs = _stratified(self.validation_labels[:half], share, seed)
-        kept = np.concatenate([pairs, pairs + half])
+        count = len(self.validation_labels) // self.num_versions
+        same = _stratified(self.validation_labels[:count], share, seed)
+        kept = np.concatenate([same + count * version for version in range(self.num_versions)])
         validation = self.validation_images[kept], self.validation_labels[kept]
-        return TrainingData(self.images[few], self.labels[few], *validation, self.num_classes)
+        return TrainingData(self.images[few], self.labels[few], *validation, self.num_classes, self.num_versions)
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

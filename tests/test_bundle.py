@@ -50,7 +50,9 @@ def prepared() -> Prepared:
         for name, part in (("validation", slice(30, 60)), ("test", slice(60, 90)))
     )
     training = TrainingData(images[:30], labels[:30], images[30:60], labels[30:60], 3)
-    return Prepared(Path(), training, validation, test, ("red", "green & blue", "blue"), "splits", "distortion")
+    return Prepared(
+        Path(), training, validation, test, ("red", "green & blue", "blue"), "splits", "distortion", "selection"
+    )
 
 
 @pytest.fixture(scope="module")

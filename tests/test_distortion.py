@@ -7,7 +7,9 @@ import pytest
 import scipy.ndimage
 from PIL import Image, ImageOps
 
-from competition import distortion
+from competition import augmentation, distortion
+from competition.config import SECTION_PRESETS, AugmentationConfig
+from competition.corruptions import MICROSCOPE, UNSEEN
 from competition.files import InputError
 
 
@@ -18,19 +20,70 @@ def make_pictures(count: int = 6, side: int = 24) -> np.ndarray:
     return np.clip(160 + 400 * smooth, 5, 250).astype(np.uint8)
 
 
-def test_distorted_pictures_keep_shape_and_type_and_differ() -> None:
-    images = make_pictures()
-    distorted = distortion.distort(images, "revealed", seed=1)
+@pytest.mark.parametrize("profile", distortion.PROFILES)
+def test_distorted_pictures_keep_shape_and_type_and_differ(profile: str) -> None:
+    images = make_pictures(12, side=96)  # smaller ones have no room for the lightest blur
+    distorted = distortion.distort(images, profile, seed=1)
     assert distorted.shape == images.shape
     assert distorted.dtype == np.uint8
     assert all((one != other).any() for one, other in zip(images, distorted, strict=True))
 
 
-def test_a_draw_depends_only_on_seed_and_index() -> None:
+@pytest.mark.parametrize("profile", distortion.PROFILES)
+def test_a_draw_depends_only_on_seed_and_index(profile: str) -> None:
     images = make_pictures()
-    all_of_them = distortion.distort(images, "revealed", seed=1)
-    np.testing.assert_array_equal(distortion.distort(images[:2], "revealed", seed=1), all_of_them[:2])
-    assert (distortion.distort(images, "revealed", seed=2) != all_of_them).any()
+    all_of_them = distortion.distort(images, profile, seed=1)
+    np.testing.assert_array_equal(distortion.distort(images[:2], profile, seed=1), all_of_them[:2])
+    assert (distortion.distort(images, profile, seed=2) != all_of_them).any()
+
+
+def test_the_named_families_are_what_was_done() -> None:
+    images = np.repeat(make_pictures(1), 60, axis=0)
+    distorted, names = (
+        distortion.distort(images, "microscope", seed=4),
+        distortion.families("microscope", len(images), seed=4),
+    )
+    assert set(names) <= set(MICROSCOPE)
+    assert len(set(names)) >= 10
+    brighter = distorted.mean(axis=(1, 2, 3)) > images[0].mean() + 5
+    assert set(names[brighter]) <= {"brightness_up", "bubble", "contrast_up", "noise"}
+    assert brighter[names == "brightness_up"].all()
+    assert set(distortion.families("revealed", 3, seed=0)) == {"revealed"}
+
+
+def test_every_family_and_severity_is_drawn_about_as_often() -> None:
+    names, counts = np.unique(distortion.families("unseen", 1200, seed=0), return_counts=True)
+    assert set(names) == set(UNSEEN)
+    assert counts.min() > 150
+    drawn = [distortion._choose(np.random.default_rng(seed), UNSEEN)[1] for seed in range(500)]
+    assert min(np.bincount(drawn, minlength=6)[1:]) > 70
+
+
+def test_no_preset_of_the_augmentation_contains_an_unseen_family() -> None:
+    how = {"magnitude", "magnitude_deviation", "rate", "fill", "interpolation", "black_shift_rate", "occasional_rate"}
+    settings = set(vars(AugmentationConfig()))
+    assert settings == how | set(augmentation.FAMILIES), "a setting must say which families it brings"
+    for name, config in SECTION_PRESETS["augmentation"].items():
+        assert not augmentation.contained_families(config) & set(UNSEEN), name
+    assert {"affine_warp", "blur", "noise"} <= augmentation.contained_families(
+        SECTION_PRESETS["augmentation"]["strong"]
+    )
+
+
+def test_a_preview_shows_each_corruption_in_rising_severity() -> None:
+    images = make_pictures(12)
+    sheet = distortion.preview(images, "unseen", seed=0).reshape(-1, 6, 24, 24, 3).astype(float)
+    np.testing.assert_array_equal(sheet[:, 0], images[: len(UNSEEN)])
+    change = abs(sheet - sheet[:, :1]).mean(axis=(2, 3, 4))
+    assert (change[:, 5] > change[:, 1]).all()
+    assert len(distortion.preview(images, "revealed", seed=0)) == 6 * 12
+
+
+def test_versions_to_select_by_come_in_one_order_and_unknown_ones_are_refused() -> None:
+    assert distortion.selected_versions("revealed+clean") == ("clean", "revealed")
+    assert distortion.selected_versions("unseen") == ("unseen",)
+    with pytest.raises(InputError, match="did you mean 'microscope'"):
+        distortion.selected_versions("clean+microscop")
 
 
 def test_equal_pictures_are_distorted_in_many_ways() -> None:

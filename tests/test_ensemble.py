@@ -25,7 +25,7 @@ def make_scored_run(runs: Path, name: str, right: float, **changes: Any) -> np.n
     (run / "network.weights.h5").write_text("")
     config = {"splits": "s", "distortion": "d", "class_names": list("abc"), "network": {"picture_shape": [8, 8, 3]}}
     write_json(run / "config.json", config | changes)
-    metrics = {"views": 2, "distortion": "d", "parameters": 10, "zip_megabytes": 1.5}
+    metrics = {"views": 2, "distortion": "d", "select_by": "clean+revealed", "parameters": 10, "zip_megabytes": 1.5}
     write_json(run / "metrics.json", metrics | {part: {"milliseconds": 2.0} for part in ("validation", "test")})
     return views
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from competition.metrics import bootstrap_interval, score
+from competition.metrics import ALEXNET, bootstrap_interval, relative_errors, score, score_families
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PROBABILITIES = np.eye(3)[[0, 0, 1, 1, 1, 0]]
@@ -25,3 +25,24 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_pictures() -> None:
     assert few[0] < 0.75 < few[1]
     assert many[1] - many[0] < (few[1] - few[0]) / 5
     assert bootstrap_interval(np.ones(50), seed=0) == (1.0, 1.0)
+
+
+def test_each_family_has_scores_of_its_own() -> None:
+    families = np.array(["blur", "noise", "blur", "noise", "blur", "noise"])
+    result = score_families(LABELS, PROBABILITIES.argmax(axis=1), families)
+    assert list(result) == ["blur", "noise"]
+    assert result["blur"] == {"pictures": 3, "accuracy": pytest.approx(2 / 3), "balanced_accuracy": 0.75}
+    assert result["noise"]["balanced_accuracy"] == pytest.approx((1 + 1 + 0) / 3)
+
+
+def test_a_network_as_bad_as_alexnet_has_relative_errors_of_one() -> None:
+    same = {name: 1 - error for name, error in ALEXNET.items() if name != "clean"}
+    result = relative_errors(1 - ALEXNET["clean"], same | {"noise": 0.1})  # which MedMNIST-C does not have
+    assert result == {"error": pytest.approx(1), "added_error": pytest.approx(1)}
+
+
+def test_relative_errors_are_means_of_ratios() -> None:
+    result = relative_errors(1.0, {"bubble": 1 - 0.12899 / 2, "saturate": 1 - 3 * 0.03479})
+    assert result["error"] == pytest.approx((0.5 + 3) / 2)
+    added = [0.12899 / 2 / (0.12899 - 0.01837), 3 * 0.03479 / (0.03479 - 0.01837)]
+    assert result["added_error"] == pytest.approx(np.mean(added))

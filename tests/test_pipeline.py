@@ -169,6 +169,20 @@ def test_a_submission_over_the_budget_is_not_written(
     assert zip_path.stat().st_mtime_ns == before
 
 
+def test_another_selection_makes_a_row_with_a_rank_of_its_own(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(finished, "--train", "--data", str(blobs_path), "--select-by", "unseen+clean") == 0
+    table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").dropna(subset=["splits"])
+    row = table[table["select by"] == "clean+unseen"].iloc[0]
+    assert row["rank"] == 1
+    assert row["selection"] == pytest.approx((row["val clean"] + row["val unseen"]) / 2)
+    history = pd.read_csv(finished / "experiments/blobs/runs" / row["run"] / "history.csv")
+    assert row["selection"] == pytest.approx(history["val_accuracy"].max(), abs=1e-6)
+    assert call(finished, "--package", "--data", str(blobs_path), "--select-by", "microscope") == 2
+    assert "add --select-by with one of clean+revealed, clean+unseen" in capsys.readouterr().err
+
+
 def test_folds_share_the_test_and_report_their_spread(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

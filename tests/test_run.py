@@ -78,6 +78,8 @@ def test_durations_have_units() -> None:
         (["--search", "--final", "efficientnetv2b0"], "add --backbone efficientnetv2b0"),
         (["--train", "--set", "training.bach_size=3"], "did you mean 'training.batch_size'"),
         (["--train", "--set", "training.batch_size"], "expects KEY=VALUE"),
+        (["--train", "--select-by", "clean+reveiled"], "did you mean 'revealed'"),
+        (["--train", "--set", "training.select_by="], "Unknown version to select by ''"),
         (["--train", "--set", "model.dropout=2"], "a number from 0 to 0.95"),
         (["--train", "--trials", "0"], "search.trials got '0'"),
         (["--clean", "--data", "missing.npz"], "missing.npz"),
