@@ -29,7 +29,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """How faults are told from cells; see `cleaning`, `faults` and `noncells`.
+    """How faults are told from cells; see `cleaning`, `faults`, `noncells` and `copies`.
 
     backbone: whose ImageNet features are laid out, where its weights are at hand (else the pixels are).
     perplexity, iterations, maximum_on_map (pictures laid out one by one): of the t-SNE map.
@@ -40,6 +40,8 @@ class CleaningConfig:
     non-cells. correlation: with the shared details, above which a picture is one of them. margin, doubtful: how many
     pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
     from the rest's, below which they are no kind of cell.
+    copy_shift: pixels by which a near copy may be shifted along each axis. copy_neighbours: pictures that each one is
+    compared with. copy_correlation: of the aligned pictures' fine details, from which on they are near copies.
     """
 
     backbone: str = "mobilenetv3small"
@@ -57,6 +59,9 @@ class CleaningConfig:
     margin: float = number(0.05, 0.0, 1.0)
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
+    copy_shift: int = number(3, 0, 5)
+    copy_neighbours: int = number(5, 1)
+    copy_correlation: float = number(0.88, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

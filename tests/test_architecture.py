@@ -33,6 +33,7 @@ LEVELS = {
     "demo": 2,
     "features": 2,
     "model": 2,
+    "copies": 3,
     "faults": 3,
     "noncells": 3,
     "prediction": 3,
