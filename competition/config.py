@@ -61,7 +61,7 @@ class CleaningConfig:
     label_distance: float = number(0.25, 0.0, 1.0)
     copy_shift: int = number(3, 0, 5)
     copy_neighbours: int = number(5, 1)
-    copy_correlation: float = number(0.88, 0.0, 1.0)
+    copy_correlation: float = number(0.75, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

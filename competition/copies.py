@@ -23,10 +23,11 @@ TURN_MARGIN = 0.03
 # Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share,
 # and must agree to this correlation.
 FINE, COARSE = 1.0, 3.0
-COARSE_CORRELATION = 0.98
+COARSE_CORRELATION = 0.95
 # Grey levels from black and white within which brightening or darkening may have clipped a pixel.
 CLIPPED = 3
 BATCH_SIZE = 1024
+# Counter-clockwise, in the order of `_turn`.
 TURNS = (
     "",
     "rotated by 90 degrees",
@@ -155,9 +156,9 @@ def _find_equal(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return firsts
 
 
-def _list_turns(shape: tuple[int, ...]) -> range:
-    """Return the turns that a picture of `shape` (h, w, ...) can have: no quarters and diagonals, if not square."""
-    return range(0, len(TURNS), 1 if shape[0] == shape[1] else 2)
+def _list_turns(shape: tuple[int, ...]) -> Sequence[int]:
+    """Return the turns that keep the shape (h, w, ...) of a picture: those by halves, where it is not square."""
+    return range(len(TURNS)) if shape[0] == shape[1] else (0, 2, 5, 7)
 
 
 def _turn(image: np.ndarray, turn: int) -> np.ndarray:
@@ -267,13 +268,18 @@ def _fit(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _correlate(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of the fine details of two pictures (h, w, 3); 0 where the coarse ones disagree."""
+    """Return the correlation of the fine details of two pictures (h, w, 3); 0 where the coarse ones disagree.
+
+    Details are cut off at their root mean square, lest the outlines, which cells have in common, outweigh the rest.
+    """
     from scipy.ndimage import gaussian_filter
 
     both = np.stack([first, second])
     fine, coarse = (gaussian_filter(both, (0, sigma, sigma, 0), truncate=2.5) for sigma in (FINE, COARSE))
     detail, rest = fine - coarse, coarse - coarse.mean((1, 2), keepdims=True)
+    strength = float(np.sqrt(np.square(detail).mean()))
     agreement, score = (
-        (part[0] * part[1]).sum() / np.sqrt(np.square(part).sum((1, 2, 3)).prod() + 1e-6) for part in (rest, detail)
+        float((one * other).sum() / np.sqrt(np.square(one).sum() * np.square(other).sum() + 1e-6))
+        for one, other in (rest, np.clip(detail, -strength, strength))
     )
-    return max(0.0, float(score)) if agreement > COARSE_CORRELATION else 0.0
+    return max(0.0, score) if agreement > COARSE_CORRELATION else 0.0
