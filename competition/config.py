@@ -41,7 +41,7 @@ class CleaningConfig:
     pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
     from the rest's, below which they are no kind of cell.
     copy_shift: pixels by which a near copy may be shifted along each axis. copy_neighbours: pictures that each one is
-    compared with. copy_correlation: of the aligned pictures' fine details, from which on they are near copies.
+    compared with. copy_score: share of the aligned pictures' fine details that both must show.
     """
 
     backbone: str = "mobilenetv3small"
@@ -61,7 +61,7 @@ class CleaningConfig:
     label_distance: float = number(0.25, 0.0, 1.0)
     copy_shift: int = number(3, 0, 5)
     copy_neighbours: int = number(5, 1)
-    copy_correlation: float = number(0.75, 0.0, 1.0)
+    copy_score: float = number(0.75, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ FLOOR = 0.14
 SMALL_CORRELATION = 0.85
 ALIGNED_CORRELATION = 0.6
 # Turns that are this much less alike in small than the best one are looked at too.
-TURN_MARGIN = 0.03
-# Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share,
-# and must agree to this correlation.
+TURN_MARGIN = 0.02
+# Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share.
 FINE, COARSE = 1.0, 3.0
-COARSE_CORRELATION = 0.95
+# Grey levels by which what is coarser may differ at any place; noise of 12 grey levels makes for up to 10.
+COARSE_DIFFERENCE = 12
+# Of the mean power of details: what places with less of it are taken to have.
+LEAST_POWER = 0.3
 # Grey levels from black and white within which brightening or darkening may have clipped a pixel.
 CLIPPED = 3
 BATCH_SIZE = 1024
@@ -44,8 +46,8 @@ TURNS = (
 class Copy:
     """Picture `index` shows what `original` shows, the first picture of its group.
 
-    exact: equal to an earlier picture. score: 1, or the correlation of the fine details. how: which picture of the
-    group it was made from, and what was done to it.
+    exact: equal to an earlier picture. score: 1, or the share of the fine details that both show. how: from which
+    picture of the group it was made, and by what.
     """
 
     index: int
@@ -126,7 +128,7 @@ def find_near_pairs(images: np.ndarray, indices: np.ndarray, config: CleaningCon
             first, second = indices[pair]
             turns = np.flatnonzero(row > row.max() - TURN_MARGIN).tolist()
             match = match_pictures(images[first], images[second], config.copy_shift, turns)
-            if match.score >= config.copy_correlation:
+            if match.score >= config.copy_score:
                 found.append((first, second))
     return np.array(found, np.int64).reshape(-1, 2)
 
@@ -135,15 +137,14 @@ def match_pictures(source: np.ndarray, copy: np.ndarray, reach: int, turns: Sequ
     """Return how to make `copy` from `source`, both (h, w, 3) uint8, in the best of `turns` and shifts up to `reach`.
 
     The pictures are aligned by the cross-correlation of their details, and each channel is fitted by a gain and an
-    offset, with both pictures clipped where either is. The score is the correlation of the fine details, 0 where
-    the coarse ones disagree.
+    offset, with both pictures clipped where either is. The score is the share of the fine details that both show.
     """
     possible = [turn for turn in turns if turn in _list_turns(source.shape)]
     detail = _extract_detail(copy)
     aligned = [(*_align(_extract_detail(_turn(source, turn)), detail, copy.shape, reach), turn) for turn in possible]
     likeness, down, right, turn = max(aligned)
     moved, still = _overlap(_turn(source, turn), copy, down, right, reach)
-    score = _correlate(*_fit(moved, still)) if likeness > ALIGNED_CORRELATION else 0.0
+    score = _compare_details(*_fit(moved, still)) if likeness > ALIGNED_CORRELATION else 0.0
     return Match(score, turn, down, right, float(still.mean() - moved.mean()))
 
 
@@ -267,19 +268,21 @@ def _fit(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.clip(gain * first + offset, low, high), np.clip(second, low, high)
 
 
-def _correlate(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of the fine details of two pictures (h, w, 3); 0 where the coarse ones disagree.
+def _compare_details(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the share of the fine details (h, w, 3) of one picture that the other shows; 0 if coarse ones differ.
 
-    Details are cut off at their root mean square, lest the outlines, which cells have in common, outweigh the rest.
+    It is the slope of the regression of one on the other, divided by the smaller variance: 1 for a copy with added
+    noise, where the correlation would fall. Places count by the inverse of their power, lest outlines, which cells
+    have in common, outweigh the rest.
     """
     from scipy.ndimage import gaussian_filter
 
     both = np.stack([first, second])
     fine, coarse = (gaussian_filter(both, (0, sigma, sigma, 0), truncate=2.5) for sigma in (FINE, COARSE))
-    detail, rest = fine - coarse, coarse - coarse.mean((1, 2), keepdims=True)
-    strength = float(np.sqrt(np.square(detail).mean()))
-    agreement, score = (
-        float((one * other).sum() / np.sqrt(np.square(one).sum() * np.square(other).sum() + 1e-6))
-        for one, other in (rest, np.clip(detail, -strength, strength))
-    )
-    return max(0.0, score) if agreement > COARSE_CORRELATION else 0.0
+    if np.abs(coarse[0] - coarse[1]).mean(-1).max() > COARSE_DIFFERENCE:
+        return 0.0
+    detail = both - coarse
+    power = gaussian_filter(np.square(fine - coarse).mean((0, 3)), (FINE + COARSE) / 2, truncate=2)
+    weight = 1 / (power + LEAST_POWER * power.mean() + 1e-6)
+    products = np.einsum("hw,ahwc,bhwc->ab", weight, detail, detail, optimize=True)
+    return float(np.clip(products[0, 1] / max(min(products[0, 0], products[1, 1]), 1e-3), 0, 1))

@@ -23,7 +23,7 @@ CONFIG = replace(Config(), {"cleaning.iterations": 250, "cleaning.cluster_size":
 
 
 def draw_cells(count: int, seed: int = 0) -> Dataset:
-    """Return round cells of three classes, told apart by size and colour, on a bright and slightly noisy ground."""
+    """Return mottled, round cells of three classes, told apart by size and colour, on a bright and noisy ground."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     rows, columns = np.mgrid[:SIDE, :SIDE]
@@ -34,7 +34,8 @@ def draw_cells(count: int, seed: int = 0) -> Dataset:
         discs = [(5, red, 14), (4, red, 14), (5 + 3 * int(label), COLOURS[label], 4)]
         for radius, colour, spread in discs:
             row, column = SIDE / 2 + generator.uniform(-spread, spread, 2)
-            picture[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = colour
+            disc = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+            picture[disc] = colour + generator.normal(0, 12, (disc.sum(), 1))
         image[:] = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255)
     return Dataset(images, labels.astype(np.int64), ("small", "middle", "large"))
 

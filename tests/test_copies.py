@@ -76,7 +76,7 @@ def test_an_altered_copy_is_found_alone(name: str) -> None:
     images[30] = ALTERATIONS[name](images[7])
     (copy,) = find(images)
     assert (copy.index, copy.original, copy.exact) == (30, 7, False)
-    assert CONFIG.copy_correlation <= copy.score <= 1
+    assert CONFIG.copy_score <= copy.score <= 1
 
 
 def test_an_exact_copy_has_a_score_of_one_and_one_different_pixel_makes_it_a_near_one() -> None:
