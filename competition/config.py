@@ -60,7 +60,7 @@ class CleaningConfig:
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
     copy_shift: int = number(3, 0, 5)
-    copy_neighbours: int = number(5, 1)
+    copy_neighbours: int = number(8, 1)
     copy_score: float = number(0.75, 0.0, 1.0)
 
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +18,13 @@ NUM_FREQUENCIES = 8
 FLOOR = 0.14
 # Candidates less alike than this in small, or in detail before their brightness is fitted, get no closer look.
 SMALL_CORRELATION = 0.85
-ALIGNED_CORRELATION = 0.6
+ALIGNED_CORRELATION = 0.8
 # Turns that are this much less alike in small than the best one are looked at too.
 TURN_MARGIN = 0.02
 # Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share.
 FINE, COARSE = 1.0, 3.0
-# Grey levels by which what is coarser may differ at any place; noise of 12 grey levels makes for up to 10.
-COARSE_DIFFERENCE = 12
+# Grey levels by which what is coarser may differ at any place; noise that is clipped at white makes for up to 15.
+COARSE_DIFFERENCE = 16
 # Of the mean power of details: what places with less of it are taken to have.
 LEAST_POWER = 0.3
 # Grey levels from black and white within which brightening or darkening may have clipped a pixel.
@@ -83,22 +84,14 @@ def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -
     A copy of a copy belongs to the group too; each group's first picture is no copy. Spoiled pictures, and those that
     share one unrelated picture, must not be `sound`: they are alike without being copies.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import breadth_first_order, connected_components
-
     firsts = _find_equal(images, np.flatnonzero(sound))
-    equal = np.flatnonzero((firsts != np.arange(len(images))) & sound)
-    near = find_near_pairs(images, np.flatnonzero(sound & (firsts == np.arange(len(images)))), config)
-    pairs = np.concatenate([np.stack([firsts[equal], equal], 1), near])
-    root = len(images)  # joined to the first picture of each group, whence all others are reached by the fewest steps
-    graph = coo_array((np.ones(len(pairs), np.int8), tuple(pairs.T)), shape=(root, root))
-    _, originals, groups = np.unique(connected_components(graph, False)[1], return_index=True, return_inverse=True)
-    pairs = np.concatenate([pairs, np.stack([np.full(len(originals), root), originals], 1)])
-    graph = coo_array((np.ones(len(pairs), np.int8), tuple(pairs.T)), shape=(root + 1, root + 1))
-    _, sources = breadth_first_order(graph.tocsr(), root, directed=False)
+    different = firsts == np.arange(len(images))
+    near = find_near_pairs(images, np.flatnonzero(sound & different), config)
+    equal = np.stack([firsts[~different], np.flatnonzero(~different)], 1)
+    originals, sources = _trace(np.concatenate([equal, near]), len(images))
     copies = []
-    for index in np.flatnonzero(sources[:root] != root).tolist():
-        source, original = int(sources[index]), int(originals[groups[index]])
+    for index in np.flatnonzero(sources >= 0).tolist():
+        source, original = int(sources[index]), int(originals[index])
         if firsts[index] == source:
             copies.append(Copy(index, original, True, 1.0, f"picture {source}, pixel by pixel"))
         else:
@@ -155,6 +148,21 @@ def _find_equal(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
     for index in indices.tolist():
         firsts[index] = seen.setdefault(hashlib.sha256(images[index].tobytes()).digest(), index)
     return firsts
+
+
+def _trace(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each picture the first of its group, and the one a step nearer to that, or -1: (count,) each."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+    def join(edges: np.ndarray) -> Any:
+        return coo_array((np.ones(len(edges), np.int8), tuple(edges.T)), shape=(count + 1, count + 1)).tocsr()
+
+    _, groups = connected_components(join(pairs), directed=False)
+    _, firsts, members = np.unique(groups[:count], return_index=True, return_inverse=True)
+    roots = np.stack([np.full(len(firsts), count), firsts], 1)  # one more node, from which all groups are reached
+    _, sources = breadth_first_order(join(np.concatenate([pairs, roots])), count, directed=False)
+    return firsts[members], np.where(sources[:count] == count, -1, sources[:count])
 
 
 def _list_turns(shape: tuple[int, ...]) -> Sequence[int]:
@@ -260,9 +268,13 @@ def _fit(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Return `first` in the brightness of `second`, and both clipped to the values that both can have."""
     usable = (np.minimum(first, second) > CLIPPED) & (np.maximum(first, second) < 255 - CLIPPED)
     usable |= usable.mean((0, 1)) < 0.05
-    means = [image.mean((0, 1), where=usable) for image in (first, second)]
-    deviations = [np.maximum(image.std((0, 1), where=usable), 1e-3) for image in (first, second)]
-    gain = deviations[1] / deviations[0]
+    weight = usable / usable.sum((0, 1), dtype=np.float32)
+    means = [np.einsum("hwc,hwc->c", weight, image) for image in (first, second)]
+    variances = [
+        np.einsum("hwc,hwc->c", weight, np.square(image - mean))
+        for image, mean in zip((first, second), means, strict=True)
+    ]
+    gain = np.sqrt(np.maximum(variances[1], 1e-3) / np.maximum(variances[0], 1e-3))
     offset = means[1] - gain * means[0]
     low, high = np.maximum(0, offset), np.minimum(255, 255 * gain + offset)
     return np.clip(gain * first + offset, low, high), np.clip(second, low, high)
