@@ -8,8 +8,9 @@ import numpy as np
 from competition import files
 from competition.config import Config
 from competition.console import say, timed
+from competition.copies import Copy, find_copies, group_copies
 from competition.data import Dataset
-from competition.faults import find_faults, group_copies
+from competition.faults import find_faults
 from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_map
 from competition.issues import Issue, correct_labels, count_drops, write_issues
@@ -18,7 +19,7 @@ from competition.overrides import apply_overrides, read_overrides
 from competition.report import write_report
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 2
+CLEANING_VERSION = 3
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
@@ -83,30 +84,33 @@ def _find(
         features = embed(dataset.images, settings.backbone, weights, config.seed)
     with timed("laying out the t-SNE map"):
         coordinates = lay_out(features, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
-    groups = group_copies(dataset.images)
-    issues = find_issues(dataset, coordinates, groups, config)
+    issues, groups = find_issues(dataset, coordinates, config)
     files.write_arrays(arrays, coordinates=coordinates, groups=groups)
     files.mark_done(marker, inputs, issues=[asdict(issue) for issue in issues])
     return issues, coordinates, groups
 
 
-def find_issues(dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, config: Config) -> list[Issue]:
-    """Return the issues of all pictures, which lie at `coordinates` (n, 2) of the map, ordered by index."""
+def find_issues(dataset: Dataset, coordinates: np.ndarray, config: Config) -> tuple[list[Issue], np.ndarray]:
+    """Return the issues of all pictures, which lie at `coordinates` (n, 2) of the map, by index, and groups (n,).
+
+    Copies are looked for among cells only, so that the first of a group can be kept.
+    """
     masks = find_faults(dataset.images, config.cleaning)
     sound = ~np.any(list(masks.values()), axis=0)
     issues = [
-        Issue(int(index), int(dataset.labels[index]), name, "drop", 1.0, REASONS[name], int(groups[index]))
+        Issue(int(index), int(dataset.labels[index]), name, "drop", 1.0, REASONS[name], int(index))
         for name, mask in masks.items()
         for index in np.flatnonzero(mask)
     ]
-    issues += _find_non_cell_issues(dataset, coordinates, groups, np.flatnonzero(sound), config)
-    issues += _find_copy_issues(dataset.labels, groups, sound)
-    return sorted(issues, key=lambda issue: (issue.index, issue.issue))
+    issues += _find_non_cell_issues(dataset, coordinates, np.flatnonzero(sound), config)
+    sound[[issue.index for issue in issues]] = False
+    with timed(f"looking for copies among {sound.sum()} cells"):
+        copies = find_copies(dataset.images, sound, config.cleaning)
+    issues += _find_copy_issues(dataset.labels, copies)
+    return sorted(issues, key=lambda issue: (issue.index, issue.issue)), group_copies(copies, len(sound))
 
 
-def _find_non_cell_issues(
-    dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, sound: np.ndarray, config: Config
-) -> list[Issue]:
+def _find_non_cell_issues(dataset: Dataset, coordinates: np.ndarray, sound: np.ndarray, config: Config) -> list[Issue]:
     kinds = find_non_cells(dataset.images[sound], dataset.labels[sound], coordinates[sound], config.cleaning)
     issues = []
     for kind in kinds:
@@ -116,23 +120,25 @@ def _find_non_cell_issues(
         )
         for place in np.flatnonzero(kind.members):
             index, score = int(sound[place]), round(float(kind.scores[place]), 3)
-            issues.append(
-                Issue(index, int(dataset.labels[index]), "non_cell", "drop", score, reason, int(groups[index]))
-            )
+            issues.append(Issue(index, int(dataset.labels[index]), "non_cell", "drop", score, reason, index))
     return issues
 
 
-def _find_copy_issues(labels: np.ndarray, groups: np.ndarray, sound: np.ndarray) -> list[Issue]:
-    """Flag every member of a group of sound copies; all are dropped if their labels differ, else all but the first."""
+def _find_copy_issues(labels: np.ndarray, copies: list[Copy]) -> list[Issue]:
+    """Flag every member of a group of copies; all are dropped if their labels differ, else all but the first."""
+    families: dict[int, list[Copy]] = {}
+    for copy in copies:
+        families.setdefault(copy.original, []).append(copy)
     issues = []
-    for group in np.flatnonzero(np.bincount(groups) > 1):
-        members = np.flatnonzero((groups == group) & sound)
-        conflict = len(np.unique(labels[members])) > 1
-        name = "conflicting_copy" if conflict else "exact_copy"
-        reason = f"one of {len(members)} equal pictures" + (" with different labels" if conflict else "")
-        for index in members.tolist():
-            action = "drop" if conflict or index != group else "keep"
-            issues.append(Issue(index, int(labels[index]), name, action, 1.0, reason, int(group)))
+    for original, family in families.items():
+        count = len(family) + 1
+        conflict = any(labels[copy.index] != labels[original] for copy in family)
+        first = Copy(original, original, any(copy.exact for copy in family), 1.0, f"the first of {count} copies")
+        for copy in (first, *family):
+            name = "conflicting_copy" if conflict else "exact_copy" if copy.exact else "near_copy"
+            action = "drop" if conflict or copy is not first else "keep"
+            reason = copy.how + (f"; {count} copies have different labels" if conflict else "")
+            issues.append(Issue(copy.index, int(labels[copy.index]), name, action, copy.score, reason, original))
     return issues
 
 

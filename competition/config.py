@@ -40,7 +40,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """How faults are told from cells; see `cleaning`, `faults` and `noncells`.
+    """How faults are told from cells; see `cleaning`, `faults`, `noncells` and `copies`.
 
     backbone: whose ImageNet features are laid out, where its weights are at hand (else the pixels are).
     perplexity, iterations, maximum_on_map (pictures laid out one by one): of the t-SNE map.
@@ -51,6 +51,8 @@ class CleaningConfig:
     non-cells. correlation: with the shared details, above which a picture is one of them. margin, doubtful: how many
     pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
     from the rest's, below which they are no kind of cell.
+    copy_shift: pixels by which a near copy may be shifted along each axis. copy_neighbours: pictures that each one is
+    compared with. copy_score: share of the aligned pictures' fine details that both must show.
     """
 
     backbone: str = "mobilenetv3small"
@@ -68,6 +70,9 @@ class CleaningConfig:
     margin: float = number(0.05, 0.0, 1.0)
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
+    copy_shift: int = number(3, 0, 5)
+    copy_neighbours: int = number(8, 1)
+    copy_score: float = number(0.75, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,4 @@
-"""Faults that a picture shows by itself (blank, broken, noise), and exact copies."""
-
-import hashlib
+"""Faults that a picture shows by itself (blank, broken, noise)."""
 
 import numpy as np
 
@@ -59,10 +57,3 @@ def measure_roughness(images: np.ndarray) -> np.ndarray:
     down, right = (np.square(np.diff(grey, axis=axis)).mean((1, 2)) for axis in (1, 2))
     ratio: np.ndarray = np.minimum(down, right) / (2 * np.maximum(variance, 1e-6))
     return ratio
-
-
-def group_copies(images: np.ndarray) -> np.ndarray:
-    """Return groups (n,) int64: the index of the first picture with exactly the same pixels."""
-    first: dict[bytes, int] = {}
-    groups = [first.setdefault(hashlib.sha256(image.tobytes()).digest(), index) for index, image in enumerate(images)]
-    return np.array(groups, np.int64)

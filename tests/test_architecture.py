@@ -42,6 +42,7 @@ LEVELS = {
     "features": 2,
     "model": 2,
     "overrides": 3,
+    "copies": 3,
     "faults": 3,
     "noncells": 3,
     "prediction": 3,

@@ -12,7 +12,7 @@ from competition import cleaning, files
 from competition.cleaning import clean, cleaning_inputs
 from competition.config import Config, replace
 from competition.data import Dataset
-from competition.faults import find_faults, group_copies
+from competition.faults import find_faults
 from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_class_balance
 from competition.noncells import find_clusters, measure_sharing
@@ -23,7 +23,7 @@ CONFIG = replace(Config(), {"cleaning.iterations": 250, "cleaning.cluster_size":
 
 
 def draw_cells(count: int, seed: int = 0) -> Dataset:
-    """Return round cells of three classes, told apart by size and colour, on a bright and slightly noisy ground."""
+    """Return mottled, round cells of three classes, told apart by size and colour, on a bright and noisy ground."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     rows, columns = np.mgrid[:SIDE, :SIDE]
@@ -34,7 +34,8 @@ def draw_cells(count: int, seed: int = 0) -> Dataset:
         discs = [(5, red, 14), (4, red, 14), (5 + 3 * int(label), COLOURS[label], 4)]
         for radius, colour, spread in discs:
             row, column = SIDE / 2 + generator.uniform(-spread, spread, 2)
-            picture[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = colour
+            disc = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+            picture[disc] = colour + generator.normal(0, 20, (disc.sum(), 1))
         image[:] = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255)
     return Dataset(images, labels.astype(np.int64), ("small", "middle", "large"))
 
@@ -71,8 +72,8 @@ def test_blended_pictures_are_found_by_their_pixels_alone_and_no_cell_is_lost(tm
 
 def test_pictures_that_share_a_background_but_also_a_label_are_a_class_and_stay(tmp_path: Path) -> None:
     dataset = draw_cells(300)
-    keep = clean(blend(dataset, np.flatnonzero(dataset.labels == 1)[:60]), tmp_path, CONFIG, None)
-    assert keep.all()
+    clean(blend(dataset, np.flatnonzero(dataset.labels == 1)[:60]), tmp_path, CONFIG, None)
+    assert found(tmp_path, "non_cell") == set()
 
 
 def test_of_exact_copies_the_first_stays_and_conflicting_ones_go_whole(tmp_path: Path) -> None:
@@ -123,10 +124,28 @@ def test_stripes_are_not_noise() -> None:
     assert not find_faults(image, CONFIG.cleaning)["noise"].any()
 
 
-def test_one_different_pixel_makes_no_copy() -> None:
-    images = np.zeros((2, SIDE, SIDE, 3), np.uint8)
-    images[1, 3, 4, 0] = 1
-    assert group_copies(images).tolist() == [0, 1]
+def test_near_copies_share_a_group_of_which_the_first_stays(tmp_path: Path) -> None:
+    dataset = draw_cells(60)
+    dataset.images[42] = dataset.images[3][:, ::-1]
+    dataset.images[50] = np.rot90(dataset.images[8])
+    dataset.labels[50] = dataset.labels[8] + 1
+    keep = clean(dataset, tmp_path, CONFIG, None)
+    assert found(tmp_path, "near_copy", "keep") == {3}
+    assert found(tmp_path, "near_copy") == {42}
+    assert found(tmp_path, "conflicting_copy") == {8, 50}
+    assert set(np.flatnonzero(~keep)) == {42, 8, 50}
+    assert np.load(tmp_path / "groups.npy")[[42, 50]].tolist() == [3, 8]
+
+
+def test_what_is_dropped_for_another_fault_has_no_row_as_a_copy(tmp_path: Path) -> None:
+    planted = np.arange(0, 300, 7)
+    dataset = blend(draw_cells(300), planted)
+    dataset.images[14] = dataset.images[7]
+    dataset.images[[50, 60]] = 128
+    clean(dataset, tmp_path, CONFIG, None)
+    names = {row["issue"] for row in read_issues(tmp_path)}
+    assert names == {"non_cell", "blank"}
+    assert len(read_issues(tmp_path)) == len(planted) + 2
 
 
 def test_cleaning_twice_gives_the_same_files(tmp_path: Path) -> None:
