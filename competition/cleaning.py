@@ -1,4 +1,4 @@
-"""The cleaning stage: finds copies, spoiled pictures and non-cells, flags them in a table, and deletes nothing."""
+"""The cleaning stage: flags copies, spoiled pictures, non-cells and wrong labels in a table, and deletes nothing."""
 
 import csv
 import io
@@ -11,24 +11,31 @@ from competition import files
 from competition.config import Config
 from competition.console import say, timed
 from competition.data import Dataset
+from competition.descriptors import describe
+from competition.doubtful import find_doubtful
 from competition.faults import find_faults, group_copies
 from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_map
 from competition.noncells import find_non_cells
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
     "broken": "one colour fills it from the bottom, as a truncated file decodes",
     "noise": "neighbouring pixels have nothing to do with each other",
 }
+# What issues.csv says of surely wrong labels, by `config.cleaning.wrong_labels`.
+LABEL_ACTIONS = {"drop": "drop_from_training", "keep": "keep", "relabel": "relabel_in_training"}
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One fault of one picture; action is `drop` or `keep`, score is 0..1, group joins copies (see groups.npy)."""
+    """One fault of one picture; score is 0..1, group joins copies (see groups.npy).
+
+    action: `drop`, `keep` or one of LABEL_ACTIONS. suggestion: the label that seems right (-1: none).
+    """
 
     index: int
     label: int
@@ -37,6 +44,7 @@ class Issue:
     score: float
     reason: str
     group: int
+    suggestion: int = -1
 
 
 def cleaning_inputs(dataset: Dataset, config: Config, weights: Path | None) -> str:
@@ -50,7 +58,8 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) 
 
     weights: ImageNet weights of the backbone `config.cleaning.backbone`; None: pictures are embedded by their pixels.
     Writes into `folder` issues.csv (one row per picture and issue), keep.npy, groups.npy (n,) int64 (copies share the
-    index of the first of them), tsne.npz (coordinates (n, 2) float32), map.png, removed.png (the
+    index of the first of them), doubtful.npy (n,) int64 (the label suggested where training does without the picture's
+    own or takes the suggestion, else -1), tsne.npz (coordinates (n, 2) float32), map.png, removed.png (the
     dropped pictures) and, last, the marker cleaning.json.
     """
     marker = folder / "cleaning.json"
@@ -64,7 +73,12 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) 
     issues = find_issues(dataset, coordinates, groups, config)
     keep = np.ones(len(dataset.labels), bool)
     keep[[issue.index for issue in issues if issue.action == "drop"]] = False
-    _write_arrays(folder, keep, groups, coordinates)
+    doubtful = np.full(len(keep), -1)
+    for issue in issues:
+        if issue.issue == "wrong_label" and issue.action != "keep":
+            doubtful[issue.index] = issue.suggestion
+    _write_arrays(folder, keep=keep, groups=groups, doubtful=doubtful)
+    files.write_arrays(folder / "tsne.npz", coordinates=coordinates)
     files.write_text(folder / "issues.csv", _format_issues(issues))
     contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
     draw_map(folder / "map.png", coordinates, dataset.labels, dataset.class_names, ~keep)
@@ -85,13 +99,15 @@ def find_issues(dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, c
     ]
     issues += _find_non_cell_issues(dataset, coordinates, groups, np.flatnonzero(sound), config)
     issues += _find_copy_issues(dataset.labels, groups, sound)
+    dropped = [issue.index for issue in issues if issue.action == "drop"]
+    issues += _find_label_issues(dataset, groups, np.setdiff1d(np.arange(len(groups)), dropped), config)
     return sorted(issues, key=lambda issue: (issue.index, issue.issue))
 
 
 def count_drops(issues: list[Issue]) -> dict[str, int]:
-    """Return how many pictures each kind of issue drops."""
+    """Return how many pictures each kind of issue drops or relabels, if only in training."""
     names = sorted({issue.issue for issue in issues})
-    return {name: sum(issue.issue == name and issue.action == "drop" for issue in issues) for name in names}
+    return {name: sum(issue.issue == name and issue.action != "keep" for issue in issues) for name in names}
 
 
 def _find_non_cell_issues(
@@ -126,11 +142,24 @@ def _find_copy_issues(labels: np.ndarray, groups: np.ndarray, sound: np.ndarray)
     return issues
 
 
-def _write_arrays(folder: Path, keep: np.ndarray, groups: np.ndarray, coordinates: np.ndarray) -> None:
-    for name, array in (("keep", keep), ("groups", groups)):
+def _find_label_issues(dataset: Dataset, groups: np.ndarray, kept: np.ndarray, config: Config) -> list[Issue]:
+    """Flag the doubtful labels among the pictures `kept` (m,) and say what becomes of the surely wrong ones."""
+    settings, labels = config.cleaning, dataset.labels[kept]
+    issues = []
+    for doubt in find_doubtful(describe(dataset.images[kept]), labels, groups[kept], settings, config.seed):
+        index, name = int(kept[doubt.index]), dataset.class_names[doubt.suggestion]
+        sure = "surely" if doubt.sure else "perhaps"
+        reason = f"{sure} {name} ({doubt.confidence:.0%} by the other pictures' labels)"
+        action = LABEL_ACTIONS[settings.wrong_labels] if doubt.sure else "keep"
+        facts = int(labels[doubt.index]), "wrong_label", action, doubt.confidence, reason, int(groups[index])
+        issues.append(Issue(index, *facts, doubt.suggestion))
+    return issues
+
+
+def _write_arrays(folder: Path, **arrays: np.ndarray) -> None:
+    for name, array in arrays.items():
         with files.replacing(folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
-    files.write_arrays(folder / "tsne.npz", coordinates=coordinates)
 
 
 def _format_issues(issues: list[Issue]) -> str:

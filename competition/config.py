@@ -40,6 +40,10 @@ class CleaningConfig:
     non-cells. correlation: with the shared details, above which a picture is one of them. margin, doubtful: how many
     pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
     from the rest's, below which they are no kind of cell.
+    wrong_labels: what becomes of the pictures whose label is surely wrong, in training and validation; the test part
+    keeps them as they are. false_alarms: estimated share of right labels among the surely wrong ones, at most.
+    label_folds, label_components (of the features), label_landmarks (of the kernel): of the predictions, made from the
+    other folds, that labels are compared with; see `doubtful`.
     """
 
     backbone: str = "mobilenetv3small"
@@ -57,6 +61,11 @@ class CleaningConfig:
     margin: float = number(0.05, 0.0, 1.0)
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
+    wrong_labels: str = choice("drop", "drop", "keep", "relabel")
+    false_alarms: float = number(0.3, 0.0, 1.0)
+    label_folds: int = number(5, 2, 50)
+    label_components: int = number(200, 2)
+    label_landmarks: int = number(1000, 10)
 
 
 @dataclass(frozen=True)

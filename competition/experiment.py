@@ -38,23 +38,31 @@ class Prepared:
 
 
 def prepare(dataset: Dataset, splits: Splits, config: Config) -> Prepared:
-    """Cut `dataset` by `splits`: training pictures (balanced where asked), validation and test, clean and distorted."""
-    images, labels = dataset.images[splits.train], dataset.labels[splits.train]
+    """Cut `dataset` by `splits`: training pictures (balanced where asked), validation and test, clean and distorted.
+
+    Where `config.cleaning.wrong_labels` is `relabel`, surely wrong labels are replaced, but in the test part.
+    """
+    trusted = dataset.labels
+    if config.cleaning.wrong_labels == "relabel":
+        trusted = np.where(splits.doubtful < 0, dataset.labels, splits.doubtful)
+    images, labels = dataset.images[splits.train], trusted[splits.train]
     if config.split.balance_to:
         images, labels = balanced(images, labels, config.split.balance_to, config.seed)
-    checked = dataset.images[splits.validation], dataset.labels[splits.validation]
+    checked = dataset.images[splits.validation], trusted[splits.validation]
     if config.split.balance_validation_to:
         checked = balanced(*checked, config.split.balance_validation_to, config.seed + 1)
-    validation = _scored_set("validation", *checked, seed=10 * config.seed + 1)
-    test = _scored_set("test", dataset.images[splits.test], dataset.labels[splits.test], seed=10 * config.seed + 2)
+    none = np.zeros(len(checked[1]), bool)
+    validation = _scored_set("validation", *checked, none, seed=10 * config.seed + 1)
+    tested = dataset.images[splits.test], dataset.labels[splits.test], splits.doubtful[splits.test] >= 0
+    test = _scored_set("test", *tested, seed=10 * config.seed + 2)
     pictures, targets = validation.joined(("clean", PROFILE))
     training = TrainingData(images, labels, pictures, targets, len(dataset.class_names))
     distorted = digest(validation.versions[PROFILE], test.versions[PROFILE])
     return Prepared(training, validation, test, dataset.class_names, splits.fingerprint, distorted)
 
 
-def _scored_set(name: str, images: np.ndarray, labels: np.ndarray, seed: int) -> ScoredSet:
-    return ScoredSet(name, {"clean": images, PROFILE: distort(images, PROFILE, seed)}, labels)
+def _scored_set(name: str, images: np.ndarray, labels: np.ndarray, doubtful: np.ndarray, seed: int) -> ScoredSet:
+    return ScoredSet(name, {"clean": images, PROFILE: distort(images, PROFILE, seed)}, labels, doubtful)
 
 
 def run_fingerprint(config: Config, prepared: Prepared, weights: Weights) -> str:

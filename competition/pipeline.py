@@ -34,7 +34,7 @@ from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
 from competition.planning import Planner, Sizes, describe_plan, measure_speed
 from competition.search import SearchJob, search
-from competition.splits import Splits, make_splits, read_splits, split, splits_inputs
+from competition.splits import CLEANED, Splits, make_splits, read_splits, split, splits_inputs
 from competition.submission import Limits, package, run_submission, verify
 from competition.weights import check_weights
 
@@ -278,11 +278,11 @@ class Pipeline:
         headline("Folds")
         run = self._best_run(prepared)
         settings, folder = read_json(run / "config.json")["settings"], self.paths.data
-        keep, groups = np.load(folder / "keep.npy"), np.load(folder / "groups.npy")
+        cleaned = [np.load(folder / f"{name}.npy") for name in CLEANED]
         scores = []
         for fold in range(self.job.options.folds):
             config = replace(unflatten(settings), {"split.folds": self.job.options.folds, "split.fold": fold})
-            cut = prepare(dataset, make_splits(dataset, keep, groups, config), config)
+            cut = prepare(dataset, make_splits(dataset, *cleaned, config), config)
             weights, force = self.job.weights[config.model.backbone], self.job.forces("train")
             trained = run_training(config, cut, weights, self.paths.experiments / "folds", force=force)
             scores.append(float(pd.read_csv(trained / "history.csv")["val_accuracy"].max()))
@@ -307,6 +307,10 @@ class Pipeline:
                 f"{run.name}: selection score {metrics['selection_score']:.4f}; test with {metrics['views']} views "
                 f"{clean:.4f} clean, {distorted:.4f} distorted; look number {metrics['test_looks']} at the test"
             )
+            if doubtful := int(prepared.test.doubtful.sum()):
+                scores = (metrics["test"][version]["augmented"] for version in ("clean", PROFILE))
+                clean, distorted = (known["accuracy_without_doubtful"] for known in scores)
+                say(f"  without its {doubtful} doubtful labels {clean:.4f} clean, {distorted:.4f} distorted")
             draw_history(run / "history.png", pd.read_csv(run / "history.csv"))
             confusion = np.array(metrics["test"][PROFILE]["augmented"]["confusion"])
             draw_confusion(run / "confusion.png", confusion, prepared.class_names, f"{run.name}, distorted test")

@@ -38,6 +38,8 @@ LEVELS = {
     "prediction": 3,
     "splits": 3,
     "training": 3,
+    "descriptors": 3,
+    "doubtful": 3,
     "cleaning": 4,
     "experiment": 4,
     "job": 4,
