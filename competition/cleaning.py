@@ -146,7 +146,7 @@ def _find_label_issues(dataset: Dataset, groups: np.ndarray, kept: np.ndarray, c
     """Flag the doubtful labels among the pictures `kept` (m,) and say what becomes of the surely wrong ones."""
     settings, labels = config.cleaning, dataset.labels[kept]
     issues = []
-    for doubt in find_doubtful(describe(dataset.images[kept]), labels, groups[kept], settings, config.seed):
+    for doubt in find_doubtful(describe(dataset.images)[kept], labels, groups[kept], settings, config.seed):
         index, name = int(kept[doubt.index]), dataset.class_names[doubt.suggestion]
         sure = "surely" if doubt.sure else "perhaps"
         reason = f"{sure} {name} ({doubt.confidence:.0%} by the other pictures' labels)"

@@ -42,6 +42,7 @@ class CleaningConfig:
     from the rest's, below which they are no kind of cell.
     wrong_labels: what becomes of the pictures whose label is surely wrong, in training and validation; the test part
     keeps them as they are. false_alarms: estimated share of right labels among the surely wrong ones, at most.
+    label_confidence: probability that is always enough for another label to be suggested.
     label_folds, label_components (of the features), label_landmarks (of the kernel): of the predictions, made from the
     other folds, that labels are compared with; see `doubtful`.
     """
@@ -62,7 +63,8 @@ class CleaningConfig:
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
     wrong_labels: str = choice("drop", "drop", "keep", "relabel")
-    false_alarms: float = number(0.3, 0.0, 1.0)
+    false_alarms: float = number(0.4, 0.0, 1.0)
+    label_confidence: float = number(0.9, 0.0, 1.0)
     label_folds: int = number(5, 2, 50)
     label_components: int = number(200, 2)
     label_landmarks: int = number(1000, 10)

@@ -9,8 +9,8 @@ from competition.features import reduce
 
 # Of fewer pictures nothing can be said.
 FEWEST_PICTURES = 50
-# Each pass but the first learns without the labels that the one before found surely wrong.
-PASSES = 3
+# The second pass learns without the labels that the first found surely wrong; a third would grow sure of right ones.
+PASSES = 2
 # Penalty on the weights of the kernel's columns, as a share of their mean power; less is lost in rounding.
 RIDGE = 1e-5
 # Squared width of the kernel, in mean squared distances of two pictures.
@@ -35,9 +35,9 @@ def find_doubtful(
 
     features: (n, d) float32. labels: (n,) int64. groups: (n,) int64, equal numbers for copies of one picture, which
     are never predicted from each other. Flagged are labels off the diagonal of confident learning (Northcutt et al.,
-    2021): the predicted class is at least as probable as it is on average for pictures that carry it, and another.
-    Sure is what so few right labels are expected to look as wrong as that at most the share `config.false_alarms` of
-    the sure ones are right; where classes cannot be told apart well, none is.
+    2021): another class is as probable as it is on average for pictures that carry it, or as is enough. Of these,
+    sure are those that look so wrong that at most the share `config.false_alarms` of labels that do is expected to be
+    right; where classes cannot be told apart well, none is.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_PICTURES or len(classes) < 2:
@@ -50,8 +50,7 @@ def find_doubtful(
             return []
         probabilities = predict_out_of_fold(points, numbers, folds, ~sure, config.label_landmarks, seed)
         sure = estimate_false_alarms(probabilities, numbers) <= config.false_alarms
-    suggestions = suggest_labels(probabilities, numbers)
-    suggestions[sure] = probabilities[sure].argmax(1)
+    suggestions = suggest_labels(probabilities, numbers, config.label_confidence)
     flagged = np.flatnonzero(suggestions != numbers).tolist()
     return [
         Doubt(index, int(classes[number]), round(float(probabilities[index, number]), 3), bool(sure[index]))
@@ -110,13 +109,13 @@ def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.n
     return result
 
 
-def suggest_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def suggest_labels(probabilities: np.ndarray, labels: np.ndarray, enough: float) -> np.ndarray:
     """Return the label (n,) that confident learning gives: the most probable confident class, or the label itself.
 
-    A class is confident where its probability reaches the mean that it has over the pictures labelled so.
+    A class is confident where its probability reaches the mean that it has over the pictures labelled so, or `enough`.
     """
     typical = np.array([probabilities[labels == number, number].mean() for number in range(probabilities.shape[1])])
-    confident = np.where(probabilities >= typical, probabilities, 0)
+    confident = np.where(probabilities >= np.minimum(typical, enough), probabilities, 0)
     return np.where(confident.any(1), confident.argmax(1), labels)
 
 

@@ -278,11 +278,11 @@ class Pipeline:
         headline("Folds")
         run = self._best_run(prepared)
         settings, folder = read_json(run / "config.json")["settings"], self.paths.data
-        cleaned = [np.load(folder / f"{name}.npy") for name in CLEANED]
+        keep, groups, doubtful = (np.load(folder / f"{name}.npy") for name in CLEANED)
         scores = []
         for fold in range(self.job.options.folds):
             config = replace(unflatten(settings), {"split.folds": self.job.options.folds, "split.fold": fold})
-            cut = prepare(dataset, make_splits(dataset, *cleaned, config), config)
+            cut = prepare(dataset, make_splits(dataset, keep, groups, doubtful, config), config)
             weights, force = self.job.weights[config.model.backbone], self.job.forces("train")
             trained = run_training(config, cut, weights, self.paths.experiments / "folds", force=force)
             scores.append(float(pd.read_csv(trained / "history.csv")["val_accuracy"].max()))

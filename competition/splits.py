@@ -72,7 +72,8 @@ def read_splits(folder: Path) -> Splits:
     arrays = read_arrays(folder / "splits.npz")
     if missing := {*PARTS, "doubtful", "fingerprint"} - set(arrays):
         raise InputError(f"{folder / 'splits.npz'} lacks '{min(missing)}'; delete it and run the stage again.")
-    return Splits(*(arrays[name] for name in (*PARTS, "doubtful")), str(arrays["fingerprint"]))
+    indices = {part: arrays[part] for part in PARTS}
+    return Splits(**indices, doubtful=arrays["doubtful"], fingerprint=str(arrays["fingerprint"]))
 
 
 def make_splits(dataset: Dataset, keep: np.ndarray, groups: np.ndarray, doubtful: np.ndarray, config: Config) -> Splits:

@@ -245,7 +245,7 @@ def test_a_failed_stage_leaves_no_marker(tmp_path: Path) -> None:
     write_cleaning(tmp_path, dataset)
     with pytest.raises(InputError):
         split(dataset, tmp_path, replace(Config(), {"split.folds": 50}))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["groups.npy", "keep.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["doubtful.npy", "groups.npy", "keep.npy"]
 
 
 def test_a_stage_cut_off_half_way_is_not_taken_for_a_finished_one(
@@ -278,7 +278,7 @@ def test_splits_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"splits.npz cannot be read"):
         read_splits(tmp_path)
     np.savez(tmp_path / "splits.npz", train=np.arange(3), validation=np.arange(3), test=np.arange(3))
-    with pytest.raises(InputError, match=r"lacks 'fingerprint'"):
+    with pytest.raises(InputError, match=r"lacks 'doubtful'"):
         read_splits(tmp_path)
 
 
