@@ -1,4 +1,4 @@
-"""The cleaning stage: finds copies, spoiled pictures and non-cells, flags them in a table, and deletes nothing."""
+"""The cleaning stage: flags copies, spoiled pictures, non-cells and wrong labels in a table, and deletes nothing."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,22 +10,26 @@ from competition.config import Config
 from competition.console import say, timed
 from competition.copies import Copy, find_copies, group_copies
 from competition.data import Dataset
+from competition.descriptors import describe
+from competition.doubtful import find_doubtful
 from competition.faults import find_faults
 from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_map
-from competition.issues import Issue, correct_labels, count_drops, write_issues
+from competition.issues import Issue, correct_labels, count_actions, list_doubtful, write_issues
 from competition.noncells import find_non_cells
 from competition.overrides import apply_overrides, read_overrides
 from competition.report import write_report
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 3
+CLEANING_VERSION = 4
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
     "broken": "one colour fills it from the bottom, as a truncated file decodes",
     "noise": "neighbouring pixels have nothing to do with each other",
 }
+# What issues.csv says of surely wrong labels, by `config.cleaning.wrong_labels`; see Issue.
+LABEL_ACTIONS = {"drop": "drop_from_training", "keep": "keep", "relabel": "relabel_in_training"}
 
 
 def cleaning_inputs(dataset: Dataset, folder: Path, config: Config, weights: Path | None) -> str:
@@ -42,7 +46,8 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, 
     force: find anew what found.json holds of the same pictures and settings.
     Writes into `folder` found.json (the issues before overrides), tsne.npz (coordinates (n, 2) float32, groups),
     issues.csv (one row per picture and issue), keep.npy, groups.npy (n,) int64 (copies share the index of the first of
-    them), labels.npy (n,) int64 (to use from here on), map.png, removed.png (the dropped pictures), report.html and,
+    them), labels.npy (n,) int64 (to use from here on), doubtful.npy (n,) int64 (what training uses instead of a surely
+    wrong label, or does without, else -1), map.png, removed.png (the dropped pictures), report.html and,
     last, the marker cleaning.json. Raises InputError for a mistake in overrides.csv.
     """
     overrides = read_overrides(folder / "overrides.csv", dataset)
@@ -52,13 +57,13 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, 
     issues = apply_overrides(found, overrides, dataset, groups)
     keep = np.ones(len(dataset.labels), bool)
     keep[[issue.index for issue in issues if issue.action == "drop"]] = False
-    labels = correct_labels(dataset.labels, issues)
-    _write_arrays(folder, keep=keep, groups=groups, labels=labels)
+    labels, doubtful = correct_labels(dataset.labels, issues), list_doubtful(len(keep), issues)
+    _write_arrays(folder, keep=keep, groups=groups, labels=labels, doubtful=doubtful)
     write_issues(folder / "issues.csv", issues)
     contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
     write_report(folder / "report.html", dataset, coordinates, issues, keep, config)
-    counts = count_drops(issues)
+    counts = count_actions(issues)
     say(f"keeping {keep.sum()} of {len(keep)} pictures; flagged: {counts or 'nothing'}")
     say(f"look at it: {folder / 'report.html'}")
     files.mark_done(marker, inputs, kept=int(keep.sum()), total=len(keep), **counts)
@@ -107,7 +112,11 @@ def find_issues(dataset: Dataset, coordinates: np.ndarray, config: Config) -> tu
     with timed(f"looking for copies among {sound.sum()} cells"):
         copies = find_copies(dataset.images, sound, config.cleaning)
     issues += _find_copy_issues(dataset.labels, copies)
-    return sorted(issues, key=lambda issue: (issue.index, issue.issue)), group_copies(copies, len(sound))
+    sound[[issue.index for issue in issues if issue.action == "drop"]] = False
+    groups = group_copies(copies, len(sound))
+    with timed(f"comparing the labels of {sound.sum()} cells"):
+        issues += _find_label_issues(dataset, groups, np.flatnonzero(sound), config)
+    return sorted(issues, key=lambda issue: (issue.index, issue.issue)), groups
 
 
 def _find_non_cell_issues(dataset: Dataset, coordinates: np.ndarray, sound: np.ndarray, config: Config) -> list[Issue]:
@@ -139,6 +148,20 @@ def _find_copy_issues(labels: np.ndarray, copies: list[Copy]) -> list[Issue]:
             action = "drop" if conflict or copy is not first else "keep"
             reason = copy.how + (f"; {count} copies have different labels" if conflict else "")
             issues.append(Issue(copy.index, int(labels[copy.index]), name, action, copy.score, reason, original))
+    return issues
+
+
+def _find_label_issues(dataset: Dataset, groups: np.ndarray, kept: np.ndarray, config: Config) -> list[Issue]:
+    """Flag the doubtful labels among the pictures `kept` (m,) and say what becomes of the surely wrong ones."""
+    settings, labels = config.cleaning, dataset.labels[kept]
+    issues = []
+    for doubt in find_doubtful(describe(dataset.images)[kept], labels, groups[kept], settings, config.seed):
+        index, name = int(kept[doubt.index]), dataset.class_names[doubt.suggestion]
+        sure = "surely" if doubt.sure else "perhaps"
+        reason = f"{sure} {name} ({doubt.confidence:.0%} by the other pictures' labels)"
+        action = LABEL_ACTIONS[settings.wrong_labels] if doubt.sure else "keep"
+        facts = int(labels[doubt.index]), "wrong_label", action, doubt.confidence, reason, int(groups[index])
+        issues.append(Issue(index, *facts, doubt.suggestion))
     return issues
 
 

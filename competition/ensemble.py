@@ -75,10 +75,10 @@ def _score(run: Path, members: list[Path], seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for part in ("validation", "test"):
         stored = [read_arrays(member / f"predictions_{part}.npz") for member in members]
-        labels = stored[0].pop("labels")
+        labels, doubtful = stored[0].pop("labels"), stored[0].pop("doubtful")
         predictions = {version: np.mean([item[version] for item in stored], axis=0) for version in stored[0]}
-        write_arrays(run / f"predictions_{part}.npz", labels=labels, **predictions)
-        result[part] = score_predictions(labels, predictions, seed)
+        write_arrays(run / f"predictions_{part}.npz", labels=labels, doubtful=doubtful, **predictions)
+        result[part] = score_predictions(labels, doubtful, predictions, seed)
         result[part]["milliseconds"] = sum(metrics[part]["milliseconds"] for metrics in known)
     selected = selected_versions(known[0]["select_by"])
     scores = [result["validation"][version]["plain"]["accuracy"] for version in selected]

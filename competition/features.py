@@ -43,7 +43,7 @@ def lay_out(features: np.ndarray, perplexity: float, iterations: int, maximum: i
 
     if len(features) < 4:
         return np.zeros((len(features), 2), np.float32)
-    points = _reduce(features, seed)
+    points = reduce(features, seed)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(points))[:maximum])
     tsne = TSNE(
         perplexity=min(perplexity, (len(drawn) - 1) / 3),
@@ -77,17 +77,17 @@ def batches(images: np.ndarray, what: str, size: int = BATCH_SIZE) -> Iterator[n
 
 def _embed_pixels(images: np.ndarray, seed: int) -> np.ndarray:
     small = [shrink(batch, PIXEL_SIDE) for batch in batches(images, "reading pixels")]
-    return _reduce(np.concatenate(small).reshape(len(images), -1), seed)
+    return reduce(np.concatenate(small).reshape(len(images), -1), seed)
 
 
-def _reduce(features: np.ndarray, seed: int) -> np.ndarray:
-    """Return the first principal components of (n, d) features, fitted to some of many: (n, up to 50) float32."""
+def reduce(features: np.ndarray, seed: int, components: int = NUM_COMPONENTS) -> np.ndarray:
+    """Return the first principal components of (n, d) features, fitted to some of many: (n, components) float32."""
     from sklearn.decomposition import PCA
 
     if len(features) < 2:
         return features.astype(np.float32)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(features))[:MAXIMUM_FITTED])
-    components = min(NUM_COMPONENTS, len(drawn), features.shape[1])
+    components = min(components, len(drawn), features.shape[1])
     pca = PCA(components, svd_solver="randomized", random_state=seed).fit(features[drawn])
     parts = [pca.transform(features[start : start + 4096]) for start in range(0, len(features), 4096)]
     return np.concatenate(parts).astype(np.float32)

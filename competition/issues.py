@@ -14,7 +14,8 @@ from competition.files import write_text
 class Issue:
     """One fault of one picture, or one word of the user's about it.
 
-    label: as the file has it. action: `drop` or `keep`; an override may also `relabel`. score: 0..1.
+    label: as the file has it. action: `drop`, `keep`, or for wrong labels `drop_from_training` or
+    `relabel_in_training`; an override may also `relabel`. score: 0..1.
     group: joins copies (see groups.npy). suggestion: the label that fits better, -1 where there is none.
     """
 
@@ -28,10 +29,19 @@ class Issue:
     suggestion: int = -1
 
 
-def count_drops(issues: list[Issue]) -> dict[str, int]:
-    """Return how many pictures each kind of issue drops."""
+def count_actions(issues: list[Issue]) -> dict[str, int]:
+    """Return how many pictures each kind of issue drops or relabels, if only in training."""
     names = sorted({issue.issue for issue in issues})
-    return {name: sum(issue.issue == name and issue.action == "drop" for issue in issues) for name in names}
+    return {name: sum(issue.issue == name and issue.action != "keep" for issue in issues) for name in names}
+
+
+def list_doubtful(count: int, issues: list[Issue]) -> np.ndarray:
+    """Return for each of `count` pictures the label suggested where its own is kept from training, else -1: int64."""
+    doubtful = np.full(count, -1)
+    for issue in issues:
+        if issue.action.endswith("_training"):
+            doubtful[issue.index] = issue.suggestion
+    return doubtful
 
 
 def correct_labels(labels: np.ndarray, issues: list[Issue]) -> np.ndarray:

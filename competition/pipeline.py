@@ -42,7 +42,7 @@ from competition.planning import Planner, Sizes, describe_plan, measure_speed, s
 from competition.prepared import PROFILE, Prepared, prepare
 from competition.search import SearchJob, search
 from competition.server_versions import NotCheckedError
-from competition.splits import Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
+from competition.splits import CLEANED, Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
 from competition.weights import check_weights
 from competition.workers import Workers, count_workers
 
@@ -317,13 +317,12 @@ class Pipeline:
         headline("Folds")
         run = self._best_run(prepared)
         settings, folder = read_json(run / "config.json")["settings"], self.paths.data
-        keep, groups = np.load(folder / "keep.npy"), np.load(folder / "groups.npy")
+        keep, groups, doubtful = (np.load(folder / f"{name}.npy") for name in CLEANED)
         scores = []
         for fold in range(self.job.options.folds):
             config = replace(unflatten(settings), {"split.folds": self.job.options.folds, "split.fold": fold})
-            cut = prepare(
-                dataset, make_splits(dataset, keep, groups, config), config, self.paths.data / "prepared_fold"
-            )
+            made = make_splits(dataset, keep, groups, doubtful, config)
+            cut = prepare(dataset, made, config, self.paths.data / "prepared_fold")
             weights, force = self.job.weights[config.model.backbone], self.job.forces("train")
             trained = run_training(config, cut, weights, self.paths.experiments / "folds", force=force)
             scores.append(float(pd.read_csv(trained / "history.csv")["val_accuracy"].max()))
@@ -355,6 +354,10 @@ class Pipeline:
             f"{run.name}: selection score {metrics['selection_score']:.4f}; test, the first two with "
             f"{metrics['views']} views: {', '.join(accuracies)}; look number {metrics['test_looks']} at the test"
         )
+        if doubtful := int(prepared.test.doubtful.sum()):
+            scores = (metrics["test"][version]["augmented"] for version in ("clean", PROFILE))
+            clean, distorted = (known["accuracy_without_doubtful"] for known in scores)
+            say(f"  without its {doubtful} doubtful labels {clean:.4f} clean, {distorted:.4f} {PROFILE}")
         draw_history(run / "history.png", pd.read_csv(run / "history.csv"))
         confusion = np.array(metrics["test"][PROFILE]["augmented"]["confusion"])
         draw_confusion(run / "confusion.png", confusion, prepared.class_names, f"{run.name}, distorted test")

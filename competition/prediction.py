@@ -24,11 +24,13 @@ class ScoredSet:
     """Pictures that are scored: `clean` and each distorted version (n, h, w, 3) uint8 by name, with labels (n,).
 
     families: of the versions that mix several kinds of distortion, which each picture met, (n,) str.
+    doubtful: (n,) bool, whose label is surely wrong.
     """
 
     name: str
     versions: dict[str, np.ndarray]
     labels: np.ndarray
+    doubtful: np.ndarray
     families: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -37,10 +39,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the scores of every version with and without test-time augmentation, and keep the probabilities.
 
-    The result maps version -> `plain` / `augmented` -> metrics.score plus `interval` (95 %, bootstrap), and version
-    -> `families` -> metrics.score_families; and `milliseconds` a picture and view. Versions other than WITH_VIEWS have
-    one view, and so the same scores twice.
-    folder: takes predictions_<set>.npz with `<version>` (views, n, K) and `labels`.
+    The result maps version -> `plain` / `augmented` -> metrics.score plus `interval` (95 %, bootstrap) and
+    `accuracy_without_doubtful` (where labels are not), and version -> `families` -> metrics.score_families; and
+    `milliseconds` a picture and view. Versions other than WITH_VIEWS have one view, and so the same scores twice.
+    folder: takes predictions_<set>.npz with `<version>` (views, n, K), `labels` and `doubtful`.
     """
     predictions, seconds = {}, 0.0
     _warm_up(network, scored, config)
@@ -49,13 +51,15 @@ def evaluate(
         track = partial(progress, what=f"  {scored.name}, {version}", unit="batch")
         predictions[version] = predict_views(network, images, num_views(version, config), config.batch_size, track)
         seconds += time.perf_counter() - started
-    result = score_predictions(scored.labels, predictions, seed)
+    result = score_predictions(scored.labels, scored.doubtful, predictions, seed)
     for version, families in scored.families.items():
         predicted = predictions[version][0].argmax(axis=1)
         result[version]["families"] = score_families(scored.labels, predicted, families)
     count = len(scored.labels) * sum(len(views) for views in predictions.values())
     result["milliseconds"] = 1000 * seconds / count
-    write_arrays(folder / f"predictions_{scored.name}.npz", labels=scored.labels, **predictions)
+    write_arrays(
+        folder / f"predictions_{scored.name}.npz", labels=scored.labels, doubtful=scored.doubtful, **predictions
+    )
     return result
 
 
@@ -64,9 +68,11 @@ def num_views(version: str, config: EvaluationConfig) -> int:
     return config.views if version in WITH_VIEWS else 1
 
 
-def score_predictions(labels: np.ndarray, predictions: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+def score_predictions(
+    labels: np.ndarray, doubtful: np.ndarray, predictions: dict[str, np.ndarray], seed: int
+) -> dict[str, Any]:
     """Return version -> `plain` / `augmented` -> scores, of probabilities (views, n, K) by version."""
-    return {version: _scores(labels, views, seed) for version, views in predictions.items()}
+    return {version: _scores(labels, doubtful, views, seed) for version, views in predictions.items()}
 
 
 def _warm_up(network: keras.Model, scored: ScoredSet, config: EvaluationConfig) -> None:
@@ -74,10 +80,12 @@ def _warm_up(network: keras.Model, scored: ScoredSet, config: EvaluationConfig) 
     predict_views(network, scored.versions["clean"][:1], 1, config.batch_size)
 
 
-def _scores(labels: np.ndarray, views: np.ndarray, seed: int) -> dict[str, Any]:
-    both = {"plain": views[0], "augmented": views.mean(axis=0)}
-    return {
-        kind: score(labels, probabilities)
-        | {"interval": bootstrap_interval(probabilities.argmax(axis=1) == labels, seed)}
-        for kind, probabilities in both.items()
-    }
+def _scores(labels: np.ndarray, doubtful: np.ndarray, views: np.ndarray, seed: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for kind, probabilities in {"plain": views[0], "augmented": views.mean(axis=0)}.items():
+        correct = probabilities.argmax(axis=1) == labels
+        result[kind] = score(labels, probabilities) | {
+            "interval": bootstrap_interval(correct, seed),
+            "accuracy_without_doubtful": float(correct[~doubtful].mean()),
+        }
+    return result

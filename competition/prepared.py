@@ -57,8 +57,9 @@ def prepare(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> P
     """
     selected = selected_versions(config.training.select_by)
     order = [*selected, *(version for version in VERSIONS if version not in selected)]
-    marker, settings = folder / "prepared.json", [config.split.balance_to, config.split.balance_validation_to]
-    inputs = digest(splits.fingerprint, settings, config.seed, DISTORTION_VERSION, order, len(selected))
+    marker, balance = folder / "prepared.json", [config.split.balance_to, config.split.balance_validation_to]
+    settings = [*balance, config.cleaning.wrong_labels, config.seed, DISTORTION_VERSION, order, len(selected)]
+    inputs = digest(splits.fingerprint, splits.doubtful, settings)
     if not is_done(marker, inputs):
         marker.unlink(missing_ok=True)
         require_disk(folder, 50 + 3 * dataset.images.nbytes // 2**20)
@@ -88,11 +89,19 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def _write_training(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> None:
-    images, labels = dataset.images[splits.train], dataset.labels[splits.train]
+    images, labels = dataset.images[splits.train], _labels_of(dataset, splits, config, "train")
     if config.split.balance_to:
         images, labels = balanced(images, labels, config.split.balance_to, config.seed)
     _write(folder / "train_images.npy", images)
     _write(folder / "train_labels.npy", labels)
+
+
+def _labels_of(dataset: Dataset, splits: Splits, config: Config, part: str) -> np.ndarray:
+    """Return the labels of a part: surely wrong ones replaced where `config.cleaning` says so, but never in test."""
+    labels, indices = dataset.labels, getattr(splits, part)
+    if config.cleaning.wrong_labels == "relabel" and part != "test":
+        labels = np.where(splits.doubtful < 0, labels, splits.doubtful)
+    return np.asarray(labels[indices])
 
 
 def _write_scored(
@@ -100,9 +109,11 @@ def _write_scored(
 ) -> dict[str, str]:
     """Write the clean and the distorted pictures, one version after the other; return each version's hash."""
     indices = getattr(splits, name)
-    images, labels = dataset.images[indices], dataset.labels[indices]
+    images, labels = dataset.images[indices], _labels_of(dataset, splits, config, name)
+    doubtful = (splits.doubtful[indices] >= 0) & (name == "test")
     if name == "validation" and config.split.balance_validation_to:
         images, labels = balanced(images, labels, config.split.balance_validation_to, config.seed + 1)
+        doubtful = np.zeros(len(labels), bool)
     seed, hashes = 10 * config.seed + (1 if name == "validation" else 2), {}
     with replacing(folder / f"{name}_images.npy") as temporary:
         pictures = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.uint8), (len(order), *images.shape))
@@ -111,6 +122,7 @@ def _write_scored(
             hashes[version] = digest(place)
         pictures.flush()
     _write(folder / f"{name}_labels.npy", labels)
+    _write(folder / f"{name}_doubtful.npy", doubtful)
     _write(folder / f"{name}_families.npy", np.stack([families(version, len(labels), seed) for version in TABLES]))
     return hashes
 
@@ -118,7 +130,8 @@ def _write_scored(
 def _read_scored(folder: Path, name: str, versions: list[str]) -> ScoredSet:
     pictures = dict(zip(versions, _map(folder / f"{name}_images.npy"), strict=True))
     met = dict(zip(TABLES, _map(folder / f"{name}_families.npy"), strict=True))
-    return ScoredSet(name, pictures, np.array(_map(folder / f"{name}_labels.npy")), met)
+    labels, doubtful = (np.array(_map(folder / f"{name}_{what}.npy")) for what in ("labels", "doubtful"))
+    return ScoredSet(name, pictures, labels, doubtful, met)
 
 
 def _draw_sheets(folder: Path, clean: int, seed: int) -> None:

@@ -17,33 +17,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("train", "validation", "test")
+# The arrays that cleaning leaves.
+CLEANED = ("keep", "groups", "doubtful")
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Indices into the data set, int64, sorted, disjoint.
 
-    fingerprint: hash of the data, the indices and how validation is balanced; scores compare only where it is equal.
+    doubtful: (n,) int64, for each picture of the data the label that seems right where its own is surely wrong, or -1.
+    fingerprint: hash of the data, the indices, how validation is balanced, and of the labels where wrong ones are
+    replaced; scores compare only where it is equal.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    doubtful: np.ndarray
     fingerprint: str
 
 
 def split(dataset: Dataset, folder: Path, config: Config) -> Splits:
-    """Split what cleaning kept: reads keep.npy and groups.npy of `folder`, writes splits.npz, balance.csv, splits.json.
+    """Split what cleaning kept, by its arrays in `folder`; writes splits.npz, balance.csv, splits.json.
 
     Raises InputError where cleaning has not run on this data set, or a class is too small.
     """
     inputs = splits_inputs(dataset, folder, config)
-    keep, groups = (read_cleaned(folder / f"{name}.npy", len(dataset.labels)) for name in ("keep", "groups"))
-    splits = make_splits(dataset, keep, groups, config)
+    keep, groups, doubtful = (read_cleaned(folder / f"{name}.npy", len(dataset.labels)) for name in CLEANED)
+    splits = make_splits(dataset, keep, groups, doubtful, config)
     indices = {part: getattr(splits, part) for part in PARTS}
     # The old marker must not vouch for new files, should this run be cut off between them.
     (folder / "splits.json").unlink(missing_ok=True)
-    write_arrays(folder / "splits.npz", **indices, fingerprint=np.array(splits.fingerprint))
+    write_arrays(folder / "splits.npz", **indices, doubtful=doubtful, fingerprint=np.array(splits.fingerprint))
     with replacing(folder / "balance.csv") as temporary:
         class_balance_table(dataset, keep, splits).to_csv(temporary, index=False)
     counts = {part: len(chosen) for part, chosen in indices.items()}
@@ -54,24 +59,25 @@ def split(dataset: Dataset, folder: Path, config: Config) -> Splits:
 
 def splits_inputs(dataset: Dataset, folder: Path, config: Config) -> str:
     """Return the hash of all that `split` depends on; raises InputError where cleaning's files are missing."""
-    files = [folder / "keep.npy", folder / "groups.npy"]
+    files = [folder / f"{name}.npy" for name in CLEANED]
     for file in files:
         if not file.is_file():
             raise InputError(f"There is no {file}; run the cleaning stage (--clean) before the split.")
     settings = dataclasses.asdict(dataclasses.replace(config.split, balance_to=0))
-    return digest(dataset.fingerprint, *files, settings, config.seed)
+    return digest(dataset.fingerprint, *files, settings, config.cleaning.wrong_labels, config.seed)
 
 
 def read_splits(folder: Path) -> Splits:
     """Read what `split` wrote; raises InputError where it is missing or broken."""
     arrays = read_arrays(folder / "splits.npz")
-    if missing := {*PARTS, "fingerprint"} - set(arrays):
+    if missing := {*PARTS, "doubtful", "fingerprint"} - set(arrays):
         raise InputError(f"{folder / 'splits.npz'} lacks '{min(missing)}'; delete it and run the stage again.")
-    return Splits(arrays["train"], arrays["validation"], arrays["test"], str(arrays["fingerprint"]))
+    indices = {part: arrays[part] for part in PARTS}
+    return Splits(**indices, doubtful=arrays["doubtful"], fingerprint=str(arrays["fingerprint"]))
 
 
 def read_cleaned(file: Path, length: int) -> np.ndarray:
-    """Read one of cleaning's arrays (n,): keep.npy as bool, groups.npy or labels.npy as int64; raises InputError."""
+    """Read one of cleaning's arrays (n,): keep.npy as bool, the others as int64; raises InputError."""
     try:
         values = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy raises several kinds for a truncated file
@@ -81,11 +87,13 @@ def read_cleaned(file: Path, length: int) -> np.ndarray:
     return values.astype(bool if file.stem == "keep" else np.int64)
 
 
-def make_splits(dataset: Dataset, keep: np.ndarray, groups: np.ndarray, config: Config) -> Splits:
+def make_splits(dataset: Dataset, keep: np.ndarray, groups: np.ndarray, doubtful: np.ndarray, config: Config) -> Splits:
     """Cut the kept pictures into parts with equal class shares, no group across a border.
 
-    keep: (n,) bool. groups: (n,) int64, equal numbers for copies of one picture. The test part is drawn first and
-    depends on the seed and its share alone, not on the folds. Raises InputError where a part would lack a class.
+    keep: (n,) bool. groups: (n,) int64, equal numbers for copies of one picture. doubtful: see Splits; where
+    `config.cleaning.wrong_labels` is `drop`, these pictures are in no part but test. The test part is drawn first and
+    depends on the seed and its share alone, not on the folds or on what is doubtful. Raises InputError where a part
+    would lack a class.
     """
     _check_folds(config.split)
     settings, kept = config.split, np.flatnonzero(keep)
@@ -95,11 +103,14 @@ def make_splits(dataset: Dataset, keep: np.ndarray, groups: np.ndarray, config: 
     share = settings.validation / (1 - settings.test)
     shares = [1 / settings.folds] * settings.folds if settings.folds else [share, 1 - share]
     part = _cut(dataset.labels[rest], groups[rest], shares, [config.seed, 1])
+    if config.cleaning.wrong_labels == "drop":
+        rest, part = rest[doubtful[rest] < 0], part[doubtful[rest] < 0]
     for indices in (test, *(rest[part == number] for number in range(len(shares)))):
         _check_part(dataset, kept, indices)
     train, validation = rest[part != settings.fold], rest[part == settings.fold]
-    fingerprint = digest(dataset.fingerprint, train, validation, test, settings.balance_validation_to)
-    return Splits(train, validation, test, fingerprint)
+    relabelled = doubtful[rest] if config.cleaning.wrong_labels == "relabel" else None
+    fingerprint = digest(dataset.fingerprint, train, validation, test, settings.balance_validation_to, relabelled)
+    return Splits(train, validation, test, doubtful, fingerprint)
 
 
 def class_balance_table(dataset: Dataset, keep: np.ndarray, splits: Splits) -> "pd.DataFrame":

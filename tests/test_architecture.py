@@ -50,6 +50,8 @@ LEVELS = {
     "splits": 3,
     "training": 3,
     "codabench.dry_run": 3,
+    "descriptors": 3,
+    "doubtful": 3,
     "cleaning": 4,
     "job": 4,
     "planning": 4,

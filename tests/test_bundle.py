@@ -46,7 +46,7 @@ KEYS = {
 def prepared() -> Prepared:
     images, labels = draw_blobs(90, 3, seed=2)
     validation, test = (
-        ScoredSet(name, {"clean": images[part], PROFILE: images[part, ::-1]}, labels[part])
+        ScoredSet(name, {"clean": images[part], PROFILE: images[part, ::-1]}, labels[part], np.zeros(30, bool))
         for name, part in (("validation", slice(30, 60)), ("test", slice(60, 90)))
     )
     training = TrainingData(images[:30], labels[:30], images[30:60], labels[30:60], 3)

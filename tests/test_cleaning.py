@@ -92,6 +92,23 @@ def test_of_exact_copies_the_first_stays_and_conflicting_ones_go_whole(tmp_path:
     assert len(np.unique(groups)) == 60 - 3
 
 
+@pytest.mark.parametrize(
+    ("setting", "action"), [("drop", "drop_from_training"), ("relabel", "relabel_in_training"), ("keep", "keep")]
+)
+def test_a_wrong_label_is_kept_flagged_and_acted_on_as_the_setting_says(
+    setting: str, action: str, tmp_path: Path
+) -> None:
+    dataset = draw_cells(600)
+    dataset.labels[7] = 0
+    keep = clean(dataset, tmp_path, replace(CONFIG, {"cleaning.wrong_labels": setting}), None)
+    assert keep.all()
+    assert found(tmp_path, "wrong_label", action) == {7}
+    assert [row["suggestion"] for row in read_issues(tmp_path)] == ["1"]
+    doubtful = np.load(tmp_path / "doubtful.npy")
+    assert doubtful[7] == (-1 if setting == "keep" else 1)
+    assert (np.delete(doubtful, 7) == -1).all()
+
+
 def test_blank_broken_and_noise_pictures_go_each_by_its_own_name(tmp_path: Path) -> None:
     dataset = draw_cells(60)
     dataset.images[3], dataset.images[4] = 0, (250, 240, 230)

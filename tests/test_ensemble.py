@@ -21,7 +21,8 @@ def make_scored_run(runs: Path, name: str, right: float, **changes: Any) -> np.n
     views = np.full((2, 12, 3), (1 - right) / 2, np.float32)
     views[:, np.arange(12), LABELS] = right
     for part in ("validation", "test"):
-        write_arrays(run / f"predictions_{part}.npz", labels=LABELS, clean=views, revealed=views)
+        path, doubtful = run / f"predictions_{part}.npz", np.zeros(12, bool)
+        write_arrays(path, labels=LABELS, doubtful=doubtful, clean=views, revealed=views)
     (run / "network.weights.h5").write_text("")
     config = {"splits": "s", "distortion": "d", "class_names": list("abc"), "network": {"picture_shape": [8, 8, 3]}}
     write_json(run / "config.json", config | changes)

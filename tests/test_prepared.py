@@ -22,7 +22,7 @@ from tests.conftest import draw_blobs
 def make(folder: Path, **changes: Any) -> prepared.Prepared:
     images, labels = draw_blobs(48, 3, seed=2, size=16)
     train, validation, test = np.split(np.arange(48), [24, 36])
-    splits = Splits(train, validation, test, fingerprint="f")
+    splits = Splits(train, validation, test, np.full(48, -1), fingerprint="f")
     dataset = Dataset(images, labels.astype(np.int64), ("a", "b", "c"))
     return prepared.prepare(dataset, splits, replace(Config(), changes), folder / "prepared")
 

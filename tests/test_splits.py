@@ -45,10 +45,17 @@ def make_groups(dataset: Dataset, sizes: tuple[int, ...] = (1, 2, 3)) -> np.ndar
     return groups
 
 
-def split_singly(dataset: Dataset, keep: np.ndarray | None = None, **changes: Any) -> Splits:
+def none_doubtful(dataset: Dataset) -> np.ndarray:
+    return np.full(len(dataset.labels), -1)
+
+
+def split_singly(
+    dataset: Dataset, keep: np.ndarray | None = None, doubtful: np.ndarray | None = None, **changes: Any
+) -> Splits:
     keep = np.ones(len(dataset.labels), bool) if keep is None else keep
+    doubtful = none_doubtful(dataset) if doubtful is None else doubtful
     config = replace(Config(), {key.replace("__", "."): value for key, value in changes.items()})
-    return make_splits(dataset, keep, np.arange(len(dataset.labels)), config)
+    return make_splits(dataset, keep, np.arange(len(dataset.labels)), doubtful, config)
 
 
 def write_cleaning(folder: Path, dataset: Dataset) -> None:
@@ -56,6 +63,7 @@ def write_cleaning(folder: Path, dataset: Dataset) -> None:
     keep[::7] = False
     np.save(folder / "keep.npy", keep)
     np.save(folder / "groups.npy", make_groups(dataset))
+    np.save(folder / "doubtful.npy", none_doubtful(dataset))
 
 
 def test_the_parts_are_disjoint_sorted_and_cover_what_was_kept() -> None:
@@ -80,7 +88,7 @@ def test_every_class_is_cut_in_the_asked_shares_within_one_picture() -> None:
 def test_no_group_crosses_a_border_and_the_shares_still_hold() -> None:
     dataset = make_dataset()
     groups = make_groups(dataset)
-    splits = make_splits(dataset, np.ones(len(groups), bool), groups, Config())
+    splits = make_splits(dataset, np.ones(len(groups), bool), groups, none_doubtful(dataset), Config())
     members = [set(groups[getattr(splits, part)]) for part in PARTS]
     assert sum(len(part) for part in members) == len(set.union(*members))
     for part, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
@@ -92,7 +100,8 @@ def test_no_group_crosses_a_border_and_the_shares_still_hold() -> None:
 def test_large_groups_do_not_spoil_the_shares(seed: int) -> None:
     dataset = make_dataset((100, 60))
     groups = make_groups(dataset, sizes=(9, 1, 1, 1, 1, 1, 1))
-    splits = make_splits(dataset, np.ones(len(groups), bool), groups, replace(Config(), {"seed": seed}))
+    config = replace(Config(), {"seed": seed})
+    splits = make_splits(dataset, np.ones(len(groups), bool), groups, none_doubtful(dataset), config)
     counts = np.bincount(dataset.labels[splits.test], minlength=2)
     assert np.abs(counts - 0.15 * np.array([100, 60])).max() <= 1
 
@@ -173,12 +182,37 @@ def test_the_fingerprint_follows_data_indices_and_the_balancing_of_validation_al
     assert split_singly(brighter).fingerprint != expected
 
 
+def test_doubtful_pictures_leave_training_and_validation_but_never_test() -> None:
+    dataset = make_dataset()
+    doubtful = none_doubtful(dataset)
+    doubtful[::10] = 0
+    before, after = split_singly(dataset), split_singly(dataset, doubtful=doubtful)
+    np.testing.assert_array_equal(after.test, before.test)
+    for part in ("train", "validation"):
+        expected = [index for index in getattr(before, part) if index % 10]
+        np.testing.assert_array_equal(getattr(after, part), expected)
+    assert after.fingerprint != before.fingerprint
+
+
+def test_doubtful_pictures_that_are_kept_change_nothing_and_relabelled_ones_the_fingerprint_alone() -> None:
+    dataset = make_dataset()
+    doubtful = none_doubtful(dataset)
+    doubtful[::10] = 0
+    before = split_singly(dataset)
+    kept = split_singly(dataset, doubtful=doubtful, cleaning__wrong_labels="keep")
+    relabelled = split_singly(dataset, doubtful=doubtful, cleaning__wrong_labels="relabel")
+    for part in PARTS:
+        np.testing.assert_array_equal(getattr(kept, part), getattr(before, part))
+        np.testing.assert_array_equal(getattr(relabelled, part), getattr(before, part))
+    assert kept.fingerprint == before.fingerprint != relabelled.fingerprint
+
+
 def test_the_stage_writes_splits_table_and_last_its_marker(tmp_path: Path) -> None:
     dataset, config = make_dataset(), Config()
     write_cleaning(tmp_path, dataset)
     splits = split(dataset, tmp_path, config)
     read = read_splits(tmp_path)
-    for part in PARTS:
+    for part in (*PARTS, "doubtful"):
         np.testing.assert_array_equal(getattr(read, part), getattr(splits, part))
     assert read.fingerprint == splits.fingerprint
     table = pd.read_csv(tmp_path / "balance.csv")
@@ -195,9 +229,12 @@ def test_the_stage_is_stale_when_data_cleaning_settings_or_seed_change(tmp_path:
     for changes in ({"seed": 1}, {"split.test": 0.2}, {"split.folds": 3}, {"split.balance_validation_to": 9}):
         seen.add(splits_inputs(dataset, tmp_path, replace(Config(), changes)))
     seen.add(splits_inputs(make_dataset(seed=1), tmp_path, Config()))
+    seen.add(splits_inputs(dataset, tmp_path, replace(Config(), {"cleaning.wrong_labels": "keep"})))
     np.save(tmp_path / "keep.npy", np.ones(len(dataset.labels), bool))
     seen.add(splits_inputs(dataset, tmp_path, Config()))
-    assert len(seen) == 7
+    np.save(tmp_path / "doubtful.npy", np.zeros(len(dataset.labels), np.int64))
+    seen.add(splits_inputs(dataset, tmp_path, Config()))
+    assert len(seen) == 9
     assert (
         splits_inputs(dataset, tmp_path, replace(Config(), {"training.batch_size": 8, "split.balance_to": 9})) in seen
     )
@@ -208,7 +245,7 @@ def test_a_failed_stage_leaves_no_marker(tmp_path: Path) -> None:
     write_cleaning(tmp_path, dataset)
     with pytest.raises(InputError):
         split(dataset, tmp_path, replace(Config(), {"split.folds": 50}))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["groups.npy", "keep.npy"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["doubtful.npy", "groups.npy", "keep.npy"]
 
 
 def test_a_stage_cut_off_half_way_is_not_taken_for_a_finished_one(
@@ -241,7 +278,7 @@ def test_splits_that_are_missing_or_broken_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"splits.npz cannot be read"):
         read_splits(tmp_path)
     np.savez(tmp_path / "splits.npz", train=np.arange(3), validation=np.arange(3), test=np.arange(3))
-    with pytest.raises(InputError, match=r"lacks 'fingerprint'"):
+    with pytest.raises(InputError, match=r"lacks 'doubtful'"):
         read_splits(tmp_path)
 
 

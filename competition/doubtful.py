@@ -1,0 +1,154 @@
+"""Doubtful labels: those that predictions from the other pictures contradict, and which of them are surely wrong."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from competition.config import CleaningConfig
+from competition.features import reduce
+
+# Of fewer pictures nothing can be said.
+FEWEST_PICTURES = 50
+# The second pass learns without the labels that the first found surely wrong; a third would grow sure of right ones.
+PASSES = 2
+# Penalty on the weights of the kernel's columns, as a share of their mean power; less is lost in rounding.
+RIDGE = 1e-5
+# Squared width of the kernel, in mean squared distances of two pictures.
+KERNEL_WIDTH = 2.0
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A picture whose label is doubtful: the label suggested instead, its probability, and whether that is sure."""
+
+    index: int
+    suggestion: int
+    confidence: float
+    sure: bool
+
+
+def find_doubtful(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, config: CleaningConfig, seed: int
+) -> list[Doubt]:
+    """Return the pictures with doubtful labels, by index.
+
+    features: (n, d) float32. labels: (n,) int64. groups: (n,) int64, equal numbers for copies of one picture, which
+    are never predicted from each other. Flagged are labels off the diagonal of confident learning (Northcutt et al.,
+    2021): another class is as probable as it is on average for pictures that carry it, or as is enough. Of these,
+    sure are those that look so wrong that at most the share `config.false_alarms` of labels that do is expected to be
+    right; where classes cannot be told apart well, none is.
+    """
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(labels) < FEWEST_PICTURES or len(classes) < 2:
+        return []
+    points = reduce(features / (features.std(0) + 1e-6), seed, config.label_components)
+    folds = cut_folds(groups, config.label_folds, seed)
+    sure = np.zeros(len(labels), bool)
+    for _ in range(PASSES):
+        if len(np.unique(numbers[~sure])) < len(classes):  # a class whose every label seems wrong is none of these
+            return []
+        probabilities = predict_out_of_fold(points, numbers, folds, ~sure, config.label_landmarks, seed)
+        sure = estimate_false_alarms(probabilities, numbers) <= config.false_alarms
+    suggestions = suggest_labels(probabilities, numbers, config.label_confidence)
+    flagged = np.flatnonzero(suggestions != numbers).tolist()
+    return [
+        Doubt(index, int(classes[number]), round(float(probabilities[index, number]), 3), bool(sure[index]))
+        for index, number in zip(flagged, suggestions[flagged], strict=True)
+    ]
+
+
+def cut_folds(groups: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Return the fold (n,) of each picture, 0 to number - 1: whole groups, drawn at random."""
+    _, member_of = np.unique(groups, return_inverse=True)
+    drawn = np.random.default_rng(seed).permutation(member_of.max() + 1) % number
+    fold: np.ndarray = drawn[member_of]
+    return fold
+
+
+def predict_out_of_fold(
+    points: np.ndarray, labels: np.ndarray, folds: np.ndarray, trusted: np.ndarray, num_landmarks: int, seed: int
+) -> np.ndarray:
+    """Return the probabilities (n, K) of the labels 0..K-1 of each of (n, d) points, learnt in the other folds.
+
+    Ridge regression of the one-hot labels on the similarities to some of the points (Nystroem's method, Williams and
+    Seeger, 2001), whose normal equations are summed fold by fold, so that each fold's are the total less its own; then
+    one logistic regression turns scores into probabilities. trusted: (n,) bool, the labels to learn from.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    kernel = _Kernel(points, num_landmarks, seed)
+    targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
+    parts = [np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)]
+    sums = [_sum_products(kernel, points, targets, part[trusted[part]]) for part in parts]
+    scores = np.empty_like(targets)
+    for part, own in zip(parts, sums, strict=True):
+        weights = _solve(sum(sums) - own, targets.shape[1])
+        for rows in _cut(part):
+            scores[rows] = kernel(points[rows]) @ weights
+    scores /= scores[trusted].std()
+    calibration = LogisticRegression(C=100, max_iter=300).fit(scores[trusted], labels[trusted])
+    probabilities: np.ndarray = calibration.predict_proba(scores)
+    return probabilities
+
+
+def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return for each picture the share of right labels among all that look at least as wrong as its own: (n,).
+
+    How wrong a label looks is how improbable it is. If all labels were right, and the probabilities (n, K) hold, the
+    labels less probable than t would number the sum of all probabilities under t; the share is that over their actual
+    number (Storey, 2002), made to grow with the probability.
+    """
+    own = probabilities[np.arange(len(labels)), labels]
+    order = np.argsort(own)
+    ascending = np.sort(probabilities, axis=None)
+    expected = np.concatenate([[0], np.cumsum(ascending)])[np.searchsorted(ascending, own[order], side="right")]
+    share = expected / np.arange(1, len(own) + 1)
+    result = np.empty(len(own))
+    result[order] = np.minimum.accumulate(share[::-1])[::-1]
+    return result
+
+
+def suggest_labels(probabilities: np.ndarray, labels: np.ndarray, enough: float) -> np.ndarray:
+    """Return the label (n,) that confident learning gives: the most probable confident class, or the label itself.
+
+    A class is confident where its probability reaches the mean that it has over the pictures labelled so, or `enough`.
+    """
+    typical = np.array([probabilities[labels == number, number].mean() for number in range(probabilities.shape[1])])
+    confident = np.where(probabilities >= np.minimum(typical, enough), probabilities, 0)
+    return np.where(confident.any(1), confident.argmax(1), labels)
+
+
+class _Kernel:
+    """Gaussian similarities of points (n, d) to landmarks drawn from them, and a column of ones: (n, m + 1) float32."""
+
+    def __init__(self, points: np.ndarray, number: int, seed: int) -> None:
+        self.landmarks = points[np.random.default_rng(seed).permutation(len(points))[:number]]
+        self.powers = np.square(self.landmarks).sum(1)
+        self.width = KERNEL_WIDTH * 2 * float(points.var(0).sum()) + 1e-6
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        distances = np.square(points).sum(1)[:, None] + self.powers - 2 * points @ self.landmarks.T
+        return np.hstack([np.exp(-distances / self.width), np.ones((len(points), 1), np.float32)])
+
+
+def _cut(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+
+
+def _sum_products(kernel: _Kernel, points: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the products of the kernel's columns with each other and, in the last columns, with the targets."""
+    total = np.zeros((len(kernel.landmarks) + 1, len(kernel.landmarks) + 1 + targets.shape[1]))
+    for part in _cut(rows):
+        columns = kernel(points[part])
+        total += columns.T @ np.hstack([columns, targets[part]])
+    return total
+
+
+def _solve(products: np.ndarray, num_targets: int) -> np.ndarray:
+    from scipy.linalg import solve
+
+    power = products[:, :-num_targets]
+    penalty = RIDGE * power.trace() / len(power) * np.eye(len(power))
+    weights: np.ndarray = solve(power + penalty, products[:, -num_targets:], assume_a="pos").astype(np.float32)
+    return weights
