@@ -13,7 +13,7 @@ from competition import callbacks, training
 from competition.augmentation import build_augmentation
 from competition.config import Config, replace
 from competition.files import InputError
-from competition.model import create_network, network_spec
+from competition.model import TrainingModel, create_network, network_spec
 from competition.training import TrainingData, class_weights, plan_stages, train
 from competition.weights import RANDOM, Weights
 from tests.conftest import draw_blobs
@@ -165,7 +165,7 @@ def test_a_training_step_is_traced_once_before_it_runs() -> None:
     assert len(traced) == 1
 
 
-def mixing_model(smoothing: float) -> training.TrainingModel:
+def mixing_model(smoothing: float) -> TrainingModel:
     """Return a model of which every picture is mixed in training."""
     network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
     augmentation = build_augmentation(replace(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
