@@ -1,11 +1,16 @@
 """Augmentation of whole batches on the accelerator, with a draw of its own for every picture.
 
 What a picture meets, in this order: flips, transposition, rotation and zoom; a shift that leaves black; RandAugment;
-a turn of hue and a shift of its channels; blur; noise; cutout. RandAugment (https://arxiv.org/abs/1909.13719) draws
-from the ten operations of KerasCV's, with the same meaning of magnitude (see `distortion`). All geometry composes into
-one warp and all tone operations into one table of 256 entries a picture and channel, which implies an order: geometry
-first, then the tone operations as drawn. Colour degeneration, which mixes channels and so fits no table, comes before
+a turn of hue and a shift of its channels; blur; noise; cutout; GridMask; and last MixUp and CutMix with another picture
+of the batch, which has been through its own. RandAugment (https://arxiv.org/abs/1909.13719) draws from the ten
+operations of KerasCV's, with the same meaning of magnitude (see `distortion`).
+
+All geometry composes into one warp and all tone operations into one table of 256 entries a picture and channel, which
+implies an order: geometry first, then the tone operations as drawn, on the warped picture's histograms and means. A
+loss of resolution is the last of the warp. Colour degeneration, which mixes channels and so fits no table, comes before
 the tables where it was drawn before every tone operation, else after them.
+
+AugMix (https://arxiv.org/abs/1912.02781) is left out: its three chains are three warps and three tables a picture.
 """
 
 import functools
@@ -23,16 +28,24 @@ from competition.rand_augment import Operation
 
 # Evenly drawn numbers in 0..1 that every picture gets, by name; those ending in `_on` decide whether it happens.
 EVEN_DRAWS = (
-    *("flip_x", "flip_y", "transpose", "rotation", "zoom", "zoom_on", "shift_x", "shift_y", "shift_on"),
+    *("flip_x", "flip_y", "transpose", "rotation", "zoom", "zoom_on", "resize", "resize_on"),
+    *("shift_x", "shift_y", "shift_on"),
     *("hue", "hue_on", "red", "green", "blue", "channel_shift_on"),
     *("blur", "blur_on", "noise", "noise_on", "noise_offset", "cutout", "cutout_x", "cutout_y", "cutout_on"),
+    *("grid_mask", "grid_mask_x", "grid_mask_y", "grid_mask_on"),
+    *("partner", "cutmix", "cutmix_x", "cutmix_y", "cutmix_on", "mixup", "mixup_on"),
 )
 # The same for each of a picture's RandAugment operations.
 OPERATION_DRAWS = ("operation", "operation_on", "sign", "even")
 
+SMALLEST_PERIOD = 96 / 224  # of GridMask, as a share of the picture's side: the paper's, which draws evenly up to 1
+
 
 def build_augmentation(config: AugmentationConfig, seed: int) -> keras.layers.Layer:
-    """Return the layer of `config`: (n, h, w, 3) uint8 or float in 0..255 -> float32 in 0..255, active in training."""
+    """Return the layer of `config`: (n, h, w, 3) uint8 or float in 0..255 -> float32 in 0..255, active in training.
+
+    Called with labels (n, K) too, it returns both and mixes them as well, where `config` says so.
+    """
     return Augmentation(config, seed)
 
 
@@ -47,13 +60,17 @@ class Augmentation(keras.layers.Layer):
         self.config = config
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Tensor, training: bool = False) -> Tensor:
-        if not training:
-            return ops.cast(images, "float32")
-        return augment(images, draw(ops.shape(images), self.config, self.seed_generator), self.config)
+    def call(self, images: Tensor, labels: Tensor | None = None, training: bool = False) -> Any:
+        if training:
+            draws = draw(ops.shape(images), self.config, self.seed_generator)
+            images = augment(images, draws, self.config)
+            if labels is not None and (self.config.cutmix or self.config.mixup):
+                images, labels = mix(images, labels, draws, self.config)
+        images = ops.cast(images, "float32")
+        return images if labels is None else (images, labels)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
+    def compute_output_shape(self, images_shape: Any, labels_shape: Any = None) -> Any:
+        return images_shape if labels_shape is None else (images_shape, labels_shape)
 
 
 def draw(shape: tuple[Any, ...], config: AugmentationConfig, seed: keras.random.SeedGenerator) -> dict[str, Tensor]:
@@ -114,15 +131,25 @@ def _choose(draws: dict[str, Tensor], config: AugmentationConfig, index: int) ->
 
 
 def _moves(config: AugmentationConfig) -> bool:
-    settings = (config.num_operations, config.flips, config.transposition, config.rotation, config.zoom)
-    return any(settings) or config.black_shift > 0
+    mirrors = config.flips or config.transposition
+    return mirrors or any((config.num_operations, config.rotation, config.zoom, config.resize, config.black_shift))
+
+
+def warp(images: Tensor, draws: dict[str, Tensor], chosen: list[Operation], config: AugmentationConfig) -> Tensor:
+    """Return `images` after all geometry, read once: each pixel is followed back from the last step to the first."""
+    x, y, visible = _find_sources(draws, chosen, config, *images.shape[1:3])
+    return _read(images, x, y, visible, config.interpolation)
 
 
 @image_operations.fused
-def warp(images: Tensor, draws: dict[str, Tensor], chosen: list[Operation], config: AugmentationConfig) -> Tensor:
-    """Return `images` after all geometry, read once: each pixel is followed back from the last step to the first."""
-    height, width = images.shape[1:3]
+def _find_sources(
+    draws: dict[str, Tensor], chosen: list[Operation], config: AugmentationConfig, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where each pixel of the result is read, x and y, and whether it is not black, all (n, h, w) float32."""
     x, y = ops.arange(width, dtype="float32")[None, None, :], ops.arange(height, dtype="float32")[None, :, None]
+    if config.resize:
+        loss = _occasional(draws, "resize", config, config.resize * draws["resize"])[:, None, None]
+        x, y = image_operations.coarsen(x, width, loss), image_operations.coarsen(y, height, loss)
     outside: list[Tensor] = []
     if chosen:
         matrices = [rand_augment.shear_and_translate(operation, height, width) for operation in chosen]
@@ -132,10 +159,13 @@ def warp(images: Tensor, draws: dict[str, Tensor], chosen: list[Operation], conf
         x, y = x - ops.round(move_x * width)[:, None, None], y - ops.round(move_y * height)[:, None, None]
         outside.append(~image_operations.is_inside(x, y, height, width))
     x, y = _follow(_turn(draws, config, (height, width)), x, y, outside, (height, width), config.fill)
-    result = image_operations.sample(images, x, y, config.interpolation)
-    for black in outside:
-        result = ops.where(black[..., None], 0.0, result)
-    return result
+    black = functools.reduce(ops.logical_or, outside, ops.zeros_like(x, dtype="bool"))
+    return x, y, ops.cast(~black, "float32")
+
+
+@image_operations.fused
+def _read(images: Tensor, x: Tensor, y: Tensor, visible: Tensor, interpolation: str) -> Tensor:
+    return image_operations.sample(images, x, y, interpolation) * visible[..., None]
 
 
 def _follow(
@@ -186,12 +216,31 @@ def _cutout(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig
     return image_operations.cut_out(images, draws["cutout_x"], draws["cutout_y"], side)
 
 
+def _grid_mask(images: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> Tensor:
+    period = SMALLEST_PERIOD + (1.0 - SMALLEST_PERIOD) * draws["grid_mask"]
+    side = _occasional(draws, "grid_mask", config, ops.full_like(period, config.grid_mask))
+    return image_operations.mask_grid(images, period, draws["grid_mask_x"], draws["grid_mask_y"], side)
+
+
 # What comes last, in this order; a step whose setting is 0 is left out.
 OCCASIONAL: dict[str, Callable[[Tensor, dict[str, Tensor], AugmentationConfig], Tensor]] = {
     "blur": _blur,
     "noise": _noise,
     "cutout": _cutout,
+    "grid_mask": _grid_mask,
 }
+
+
+def mix(images: Tensor, labels: Tensor, draws: dict[str, Tensor], config: AugmentationConfig) -> tuple[Tensor, Tensor]:
+    """Return `images` and `labels` (n, K), float32, mixed by CutMix and MixUp with partners that `draws` name.
+
+    The share of either is drawn evenly, the papers' Beta(1, 1); a partner may be the picture itself.
+    """
+    partner = ops.floor(draws["partner"] * ops.cast(ops.shape(images)[0], "float32"))
+    share = ops.where(draws["mixup_on"] < config.mixup, draws["mixup"], 0.0)
+    side = ops.where(draws["cutmix_on"] < config.cutmix, ops.sqrt(draws["cutmix"]), 0.0)
+    center = draws["cutmix_x"], draws["cutmix_y"]
+    return image_operations.mix(images, labels, ops.cast(partner, "int32"), share, *center, side)
 
 
 def _occasional(draws: dict[str, Tensor], name: str, config: AugmentationConfig, values: Tensor) -> Tensor:
@@ -219,6 +268,10 @@ FAMILIES = {
     "noise": ("noise",),
     "blur": ("blur",),
     "cutout": ("hidden_part",),
+    "grid_mask": ("hidden_part",),
+    "resize": ("pixelation",),
+    "cutmix": ("hidden_part", "blended_pictures"),
+    "mixup": ("blended_pictures",),
 }
 
 

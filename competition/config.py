@@ -129,8 +129,10 @@ class AugmentationConfig:
     flips, transposition: mirrors along both axes and the diagonal, each with probability 1/2.
     rotation: largest angle as a share of a full turn. black_shift: largest move of the content along each axis, as a
     share of the side, that leaves black behind it, for a share of black_shift_rate of the pictures.
-    zoom, hue (share of a full turn), channel_shift and noise (shares of 255), blur (sigma in pixels), cutout (share of
-    the side): the largest, each met by a share of occasional_rate of the pictures.
+    zoom, resize (share of the resolution that is lost by sampling down and up again), hue (share of a full turn),
+    channel_shift and noise (shares of 255), blur (sigma in pixels), cutout (share of the side): the largest, each met
+    by a share of occasional_rate of the pictures; so is grid_mask, the side of the black squares of a grid as a share
+    of its period. cutmix, mixup: shares of the pictures that another of the batch is pasted or blended into.
     """
 
     num_operations: int = number(2, 0, 8)
@@ -145,11 +147,15 @@ class AugmentationConfig:
     black_shift: float = number(0.0, 0.0, 0.5)
     black_shift_rate: float = number(0.5, 0.0, 1.0)
     zoom: float = number(0.0, 0.0, 0.9)
+    resize: float = number(0.0, 0.0, 0.9)
     hue: float = number(0.0, 0.0, 0.5)
     channel_shift: float = number(0.0, 0.0, 1.0)
     noise: float = number(0.0, 0.0, 1.0)
     blur: float = number(0.0, 0.0, 3.0)
     cutout: float = number(0.0, 0.0, 1.0)
+    grid_mask: float = number(0.0, 0.0, 0.9)
+    cutmix: float = number(0.0, 0.0, 1.0)
+    mixup: float = number(0.0, 0.0, 1.0)
     occasional_rate: float = number(0.1, 0.0, 1.0)
 
 
@@ -304,6 +310,9 @@ SECTION_PRESETS: dict[str, dict[str, Any]] = {
             noise=0.06,
             blur=1.2,
             cutout=0.35,
+            grid_mask=0.4,
+            cutmix=0.2,
+            mixup=0.1,
             occasional_rate=0.15,
         ),
     }

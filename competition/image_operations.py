@@ -1,4 +1,4 @@
-"""What augmentation does to a batch of pictures: warps, colour, blur, noise and cutout, as pure functions.
+"""What augmentation does to a batch of pictures: warps, colour, blur, noise, cutouts and mixtures, as pure functions.
 
 They run on every backend of Keras, eager and compiled. Pictures are (n, h, w, 3) in 0..255, and arguments said to be
 (n,) are float32 with one value a picture.
@@ -76,6 +76,15 @@ def mirror(places: Tensor, size: int) -> Tensor:
     turns = ops.floor((places + 0.5) / (2 * size))
     folded = size - ops.abs(places + 0.5 - turns * (2 * size) - size) - 0.5
     return ops.clip(folded, 0.0, size - 1.0)
+
+
+def coarsen(places: Tensor, size: int, loss: Tensor) -> Tensor:
+    """Return places 0..size-1 moved to the middles of fewer cells, a share `loss` (n, 1, 1) of them being lost.
+
+    A picture that is read there is sampled down, without smoothing, and up again to the nearest.
+    """
+    cells = ops.round(size * (1.0 - loss))
+    return (ops.floor((places + 0.5) * cells / size) + 0.5) * size / cells - 0.5
 
 
 def is_inside(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
@@ -164,10 +173,56 @@ def add_noise(images: Tensor, field: Tensor, offset: Tensor, deviation: Tensor) 
 
 @fused
 def cut_out(images: Tensor, center_x: Tensor, center_y: Tensor, side: Tensor) -> Tensor:
-    """Blacken a square of `side` about a centre, all (n,) as shares of the picture's sides; 0 changes nothing."""
-    height, width = images.shape[1:3]
-    x, y = ((ops.arange(size, dtype="float32") + 0.5) / size for size in (width, height))
-    inside_x, inside_y = (
-        ops.abs(places[None] - center[:, None]) < side[:, None] / 2 for places, center in ((x, center_x), (y, center_y))
+    """Blacken a square of `side` about a centre, all (n,) as shares of the picture's sides; 0 changes nothing.
+
+    DeVries and Taylor, Cutout, https://arxiv.org/abs/1708.04552.
+    """
+    return ops.where(_cross(*_find_box(images, center_x, center_y, side))[..., None], 0.0, images)
+
+
+def _find_box(images: Tensor, center_x: Tensor, center_y: Tensor, side: Tensor) -> list[Tensor]:
+    """Return which rows (n, h) and which columns (n, w) a square covers."""
+    centers = zip(_middles(images), (center_y, center_x), strict=True)
+    return [ops.abs(places - center[:, None]) < side[:, None] / 2 for places, center in centers]
+
+
+def _middles(images: Tensor) -> list[Tensor]:
+    """Return where the middles of rows (1, h) and columns (1, w) lie, as shares of the sides."""
+    return [(ops.arange(size, dtype="float32")[None] + 0.5) / size for size in images.shape[1:3]]
+
+
+def _cross(rows: Tensor, columns: Tensor) -> Tensor:
+    return rows[:, :, None] & columns[:, None, :]
+
+
+@fused
+def mask_grid(images: Tensor, period: Tensor, offset_x: Tensor, offset_y: Tensor, side: Tensor) -> Tensor:
+    """Blacken a grid of squares, one each `period` (n,), a share of the picture's sides.
+
+    offset_x, offset_y, side: (n,) shares of the period; a side of 0 changes nothing. Chen et al., GridMask,
+    https://arxiv.org/abs/2001.04086.
+    """
+    offsets = zip(_middles(images), (offset_y, offset_x), strict=True)
+    rows, columns = ((places / period[:, None] + offset[:, None]) % 1.0 < side[:, None] for places, offset in offsets)
+    return ops.where(_cross(rows, columns)[..., None], 0.0, images)
+
+
+@fused
+def mix(
+    images: Tensor, labels: Tensor, partner: Tensor, share: Tensor, center_x: Tensor, center_y: Tensor, side: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return pictures and labels (n, K) mixed with those of each one's `partner` (n,) int32 in the batch.
+
+    A `share` (n,) of the partner is blended into the whole picture (Zhang et al., MixUp, https://arxiv.org/abs/
+    1710.09412), and a square of it, as in `cut_out`, is pasted (Yun et al., CutMix, https://arxiv.org/abs/1905.04899);
+    both are off at 0. The labels are mixed by what the pixels then hold, the part of a square within the picture.
+    """
+    rows, columns = _find_box(images, center_x, center_y, side)
+    weight = ops.where(_cross(rows, columns), 1.0, share[:, None, None])
+    area = ops.mean(ops.cast(rows, "float32"), axis=1) * ops.mean(ops.cast(columns, "float32"), axis=1)
+    weights = weight[..., None], (area + (1.0 - area) * share)[:, None]
+    pictures, classes = (
+        (1.0 - part) * values + part * ops.take(values, partner, axis=0)
+        for values, part in zip((images, labels), weights, strict=True)
     )
-    return ops.where((inside_y[:, :, None] & inside_x[:, None, :])[..., None], 0.0, images)
+    return pictures, classes

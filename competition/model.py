@@ -4,6 +4,8 @@ import platform
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from competition.backbones import get_backbone
 from competition.config import ModelConfig
@@ -11,6 +13,29 @@ from competition.submission_model import build_network
 from competition.weights import Weights, load_backbone
 
 SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller pictures are enlarged
+
+
+class TrainingModel(keras.Model):
+    """What trains: x is (pictures, labels), without y; gives (probabilities, labels as augmentation left them).
+
+    Loss and metrics compare its two outputs, so that a step may mix labels, on every backend. In the accuracy a mixed
+    picture is of the class that has the larger part of it.
+    Labels are (n, K). class_weights: (K,) float32, what each class counts in training; None: all the same.
+    """
+
+    class_weights: np.ndarray | None = None
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        probabilities, labels = y_pred
+        if training and self.class_weights is not None:
+            sample_weight = ops.matmul(labels, self.class_weights)
+        return super().compute_loss(x, labels, probabilities, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        probabilities, labels = y_pred
+        return super().compute_metrics(x, labels, probabilities, sample_weight)
 
 
 def network_spec(config: ModelConfig, picture_shape: tuple[int, ...], num_classes: int) -> dict[str, Any]:

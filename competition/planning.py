@@ -176,10 +176,10 @@ def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: i
     images = generator.integers(0, 256, (batch, *picture_shape), np.uint8)
     targets = one_hot(generator.integers(0, num_classes, batch), num_classes)
     augmentation = build_augmentation(config.augmentation, 0)
-    augmentation(images, training=True)  # it compiles once a process, whatever the network
+    augmentation(images, targets, training=True)  # it compiles once a process, whatever the network
     model = compile_model(network, augmentation, config.training, 1e-3, 1)
-    first = _time_of(lambda: model.train_on_batch(images, targets), repeats=1)
-    train = _time_of(lambda: model.train_on_batch(images, targets)) / batch
+    first = _time_of(lambda: model.train_on_batch((images, targets)), repeats=1)
+    train = _time_of(lambda: model.train_on_batch((images, targets))) / batch
     predict_views(network, images, 1, batch)
     forward = _time_of(lambda: predict_views(network, images, 1, batch)) / batch
     keras.utils.clear_session(free_memory=True)

@@ -17,6 +17,7 @@ from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLi
 from competition.config import Config, TrainingConfig
 from competition.files import InputError, replacing
 from competition.model import (
+    TrainingModel,
     create_network,
     freeze_backbone,
     network_spec,
@@ -65,20 +66,18 @@ def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 class Batches(keras.utils.PyDataset):
     """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets."""
 
-    def __init__(self, data: TrainingData, batch_size: int, seed: int, class_weights: np.ndarray | None) -> None:
+    def __init__(self, data: TrainingData, batch_size: int, seed: int) -> None:
         super().__init__()
         self.data, self.batch_size, self.seed, self.epoch = data, min(batch_size, len(data.labels)), seed, 0
         self.targets = one_hot(data.labels, data.num_classes)
-        self.weights = None if class_weights is None else class_weights[data.labels].astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.data.labels) // self.batch_size
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.data.labels))
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        batch = self.data.images[chosen], self.targets[chosen]
-        return batch if self.weights is None else (*batch, self.weights[chosen])
+        return ((self.data.images[chosen], self.targets[chosen]),)
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -172,10 +171,11 @@ def _train_stage(
     """Train one stage; return whether it came to its end before `deadline`."""
     stage.prepare(network)
     penalise_head(network, stage.l2)
-    weights = class_weights(data.labels, data.num_classes) if config.training.class_weights else None
-    batches = Batches(data, config.training.batch_size, config.seed, weights)
+    batches = Batches(data, config.training.batch_size, config.seed)
     augmentation = build_augmentation(config.augmentation, config.seed)
     model = compile_model(network, augmentation, config.training, stage.learning_rate, stage.epochs * len(batches))
+    if config.training.class_weights:
+        model.class_weights = class_weights(data.labels, data.num_classes).astype(np.float32)
     rules = _stopping_rules(config.training)
     checkpoint = Checkpoint(folder, network, stage.name, rules)
     checkpoint.set_model(model)
@@ -189,7 +189,7 @@ def _train_stage(
             batches,
             epochs=stage.epochs,
             initial_epoch=done,
-            validation_data=validation,
+            validation_data=(validation,),
             validation_batch_size=64,
             callbacks=callbacks,
             shuffle=False,
@@ -201,10 +201,12 @@ def _train_stage(
 
 def compile_model(
     network: keras.Model, augmentation: keras.layers.Layer, config: TrainingConfig, learning_rate: float, steps: int
-) -> keras.Model:
-    """Return the training model around `network`: uint8 pictures, augmented in training only, and the loss."""
-    inputs = keras.Input(network.input_shape[1:], dtype="uint8")
-    model = keras.Model(inputs, network(augmentation(inputs)))
+) -> TrainingModel:
+    """Return the training model around `network`: uint8 pictures and labels, augmented in training, and the loss."""
+    images = keras.Input(network.input_shape[1:], dtype="uint8")
+    labels = keras.Input(network.output_shape[1:])
+    augmented, mixed = augmentation(images, labels)
+    model = TrainingModel([images, labels], [network(augmented), mixed])
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
     rate = schedule if config.schedule == "cosine" else learning_rate
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
@@ -216,9 +218,9 @@ def compile_model(
 def _build_all(model: keras.Model) -> None:
     """Create the variables of optimiser, loss and metrics: where a step creates them, TensorFlow traces it twice."""
     model.optimizer.build(model.trainable_variables)
-    example = ops.full((1, model.output_shape[-1]), 1 / model.output_shape[-1])
-    model.compute_loss(None, example, example)
-    model.compute_metrics(None, example, example)
+    example = [ops.full((1, shape[-1]), 1 / shape[-1]) for shape in model.output_shape]
+    model.compute_loss(y_pred=example)
+    model.compute_metrics(None, None, example)
     model.reset_metrics()
 
 

@@ -10,9 +10,10 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from competition import callbacks, training
+from competition.augmentation import build_augmentation
 from competition.config import Config, replace
 from competition.files import InputError
-from competition.model import create_network, network_spec
+from competition.model import TrainingModel, create_network, network_spec
 from competition.training import TrainingData, class_weights, plan_stages, train
 from competition.weights import RANDOM, Weights
 from tests.conftest import draw_blobs
@@ -27,6 +28,8 @@ CONFIG = replace(
         "training.fine_tuning_epochs": 3,
         "training.unfreeze": 0.5,
         "augmentation": "none",
+        "augmentation.cutmix": 0.4,
+        "augmentation.mixup": 0.4,
     },
 )
 
@@ -150,13 +153,52 @@ def test_a_training_step_is_traced_once_before_it_runs() -> None:
     traced = []
 
     class Count(keras.layers.Layer):
-        def call(self, x: object) -> object:
-            traced.append(x)
-            return x
+        def call(self, images: object, labels: object) -> object:
+            traced.append(images)
+            return images, labels
 
     data = make_data()
     network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
     model = training.compile_model(network, Count(), CONFIG.training, 1e-3, 10)
     traced.clear()
-    model.fit(data.images, training.one_hot(data.labels, 3), batch_size=20, epochs=2, verbose=0)
+    model.fit((data.images, training.one_hot(data.labels, 3)), batch_size=20, epochs=2, verbose=0)
     assert len(traced) == 1
+
+
+def mixing_model(smoothing: float) -> TrainingModel:
+    """Return a model of which every picture is mixed in training."""
+    network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
+    augmentation = build_augmentation(replace(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
+    return training.compile_model(
+        network, augmentation, replace(CONFIG, {"training.label_smoothing": smoothing}).training, 1e-3, 10
+    )
+
+
+def test_the_loss_is_the_cross_entropy_with_mixed_weighted_and_smoothed_labels() -> None:
+    model, weights = mixing_model(smoothing=0.1), np.array([1.0, 2.0, 4.0], np.float32)
+    images, targets = draw_blobs(12, 3, seed=4)[0], training.one_hot(np.arange(12) % 3, 3)
+    probabilities, mixed = (np.asarray(output) for output in model((images, targets), training=True))
+    assert ((mixed > 0.01).sum(axis=1) == 2).any()
+    model.class_weights = weights
+    loss = model.compute_loss(y_pred=(probabilities, mixed))
+    expected = -((0.9 * mixed + 0.1 / 3) * np.log(np.clip(probabilities, 1e-7, 1))).sum(axis=1)
+    assert float(loss) == pytest.approx(float(np.mean(expected * (mixed @ weights))), rel=1e-4)
+    loss = model.compute_loss(y_pred=(probabilities, mixed), training=False)
+    assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-4)
+
+
+def test_accuracy_counts_the_class_of_the_larger_part() -> None:
+    model = mixing_model(smoothing=0.0)
+    mixed = np.array([[0.6, 0.4, 0.0], [0.3, 0.0, 0.7]], np.float32)
+    logs = model.compute_metrics(None, None, (np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32), mixed))
+    assert float(logs["accuracy"]) == 0.5
+
+
+def test_a_compiled_step_trains_on_mixed_labels_and_validation_on_plain_ones() -> None:
+    model = mixing_model(smoothing=0.0)
+    images, targets = draw_blobs(12, 3, seed=4)[0], training.one_hot(np.arange(12) % 3, 3)
+    (_, plain), (_, mixed) = model((images, targets), training=False), model((images, targets), training=True)
+    np.testing.assert_array_equal(np.asarray(plain), targets)
+    assert (np.asarray(mixed) != targets).any()
+    history = model.fit((images, targets), batch_size=6, epochs=2, validation_data=((images, targets),), verbose=0)
+    assert np.isfinite(history.history["loss"] + history.history["val_loss"]).all()
