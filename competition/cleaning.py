@@ -11,17 +11,18 @@ from competition import files
 from competition.config import Config
 from competition.console import say, timed
 from competition.data import Dataset
-from competition.faults import find_faults, group_copies
-from competition.features import embed, lay_out
+from competition.faults import find_faults, group_copies, measure_pictures
+from competition.features import embed, lay_out, take_components
 from competition.figures import contact_sheet, draw_map
 from competition.noncells import find_non_cells
+from competition.oddities import find_oddities
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
-    "broken": "one colour fills it from the bottom, as a truncated file decodes",
+    "broken": "one colour or one row fills it from the bottom, as a truncated file decodes",
     "noise": "neighbouring pixels have nothing to do with each other",
 }
 
@@ -58,15 +59,16 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) 
     settings = config.cleaning
     with timed(f"embedding {len(dataset.images)} pictures"):
         features = embed(dataset.images, settings.backbone, weights, config.seed)
+        points = take_components(features, config.seed)
     with timed("laying out the t-SNE map"):
-        coordinates = lay_out(features, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
+        coordinates = lay_out(points, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
     groups = group_copies(dataset.images)
-    issues = find_issues(dataset, coordinates, groups, config)
+    issues = find_issues(dataset, points, coordinates, groups, config)
     keep = np.ones(len(dataset.labels), bool)
     keep[[issue.index for issue in issues if issue.action == "drop"]] = False
     _write_arrays(folder, keep, groups, coordinates)
     files.write_text(folder / "issues.csv", _format_issues(issues))
-    contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
+    contact_sheet(folder / "removed.png", dataset.images[np.flatnonzero(~keep)[:MOST_ON_SHEET]])
     draw_map(folder / "map.png", coordinates, dataset.labels, dataset.class_names, ~keep)
     counts = count_drops(issues)
     say(f"keeping {keep.sum()} of {len(keep)} pictures; flagged: {counts or 'nothing'}")
@@ -74,17 +76,40 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None) 
     return keep
 
 
-def find_issues(dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, config: Config) -> list[Issue]:
-    """Return the issues of all pictures, which lie at `coordinates` (n, 2) of the map, ordered by index."""
-    masks = find_faults(dataset.images, config.cleaning)
+def find_issues(
+    dataset: Dataset, points: np.ndarray, coordinates: np.ndarray, groups: np.ndarray, config: Config
+) -> list[Issue]:
+    """Return the issues of all pictures, ordered by index.
+
+    points (n, d): the components of the embedding; coordinates (n, 2): of the map; groups (n,): of copies.
+    """
+    labels, settings = dataset.labels, config.cleaning
+
+    def issue(index: int, name: str, action: str, score: float, reason: str) -> Issue:
+        return Issue(index, int(labels[index]), name, action, round(score, 3), reason, int(groups[index]))
+
+    measures = measure_pictures(dataset.images, settings)
+    masks = find_faults(measures, settings)
     sound = ~np.any(list(masks.values()), axis=0)
+    kinds = find_non_cells(dataset.images, labels, points, coordinates, np.flatnonzero(sound), settings)
+    cells = sound.copy()
+    for kind in kinds:
+        cells[kind.members] = False
+    oddities = find_oddities(measures, points, np.flatnonzero(cells), settings, config.seed)
     issues = [
-        Issue(int(index), int(dataset.labels[index]), name, "drop", 1.0, REASONS[name], int(groups[index]))
-        for name, mask in masks.items()
-        for index in np.flatnonzero(mask)
+        *(
+            issue(index, name, "drop", 1, REASONS[name])
+            for name, mask in masks.items()
+            for index in np.flatnonzero(mask).tolist()
+        ),
+        *(
+            issue(index, "non_cell", "drop", score, kind.reason)
+            for kind in kinds
+            for index, score in zip(kind.members.tolist(), kind.scores.tolist(), strict=True)
+        ),
+        *(issue(odd.index, odd.issue, "keep", odd.score, odd.reason) for odd in oddities),
+        *_find_copy_issues(labels, groups, sound),
     ]
-    issues += _find_non_cell_issues(dataset, coordinates, groups, np.flatnonzero(sound), config)
-    issues += _find_copy_issues(dataset.labels, groups, sound)
     return sorted(issues, key=lambda issue: (issue.index, issue.issue))
 
 
@@ -92,24 +117,6 @@ def count_drops(issues: list[Issue]) -> dict[str, int]:
     """Return how many pictures each kind of issue drops."""
     names = sorted({issue.issue for issue in issues})
     return {name: sum(issue.issue == name and issue.action == "drop" for issue in issues) for name in names}
-
-
-def _find_non_cell_issues(
-    dataset: Dataset, coordinates: np.ndarray, groups: np.ndarray, sound: np.ndarray, config: Config
-) -> list[Issue]:
-    kinds = find_non_cells(dataset.images[sound], dataset.labels[sound], coordinates[sound], config.cleaning)
-    issues = []
-    for kind in kinds:
-        reason = (
-            f"shows the same picture as {kind.members.sum() - 1} others, whose labels are those of the rest "
-            f"(distance {kind.label_distance:.2f})"
-        )
-        for place in np.flatnonzero(kind.members):
-            index, score = int(sound[place]), round(float(kind.scores[place]), 3)
-            issues.append(
-                Issue(index, int(dataset.labels[index]), "non_cell", "drop", score, reason, int(groups[index]))
-            )
-    return issues
 
 
 def _find_copy_issues(labels: np.ndarray, groups: np.ndarray, sound: np.ndarray) -> list[Issue]:

@@ -35,16 +35,17 @@ LEVELS = {
     "model": 2,
     "faults": 3,
     "noncells": 3,
+    "oddities": 4,
     "prediction": 3,
     "splits": 3,
     "training": 3,
-    "cleaning": 4,
+    "cleaning": 5,
     "experiment": 4,
     "job": 4,
     "planning": 4,
     "search": 4,
     "submission": 4,
-    "pipeline": 5,
+    "pipeline": 6,
 }
 KERAS_BELOW_LEVEL_2 = {"optimizers", "submission_model", "augmentation", "image_operations", "rand_augment"}
 SLOW = {"keras", "tensorflow", "jax", "torch", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}
