@@ -37,10 +37,11 @@ class CleaningConfig:
     are of one colour, give or take flat_tolerance grey levels, which at most flat_elsewhere of the rows above shows.
     repeated_share: of the rows that repeat one another. noise_roughness: of neighbouring pixels, 1 if independent.
     cluster_size: fewest pictures of a cluster. sharing: share of its details that are common to all of a cluster of
-    non-cells. correlation: with the shared details, above which a picture is one of them. margin, doubtful: how many
-    pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
-    from the rest's, below which they are no kind of cell. skill: how well neighbours tell the label in a cluster that
-    shares no picture, 0 chance, 1 as elsewhere, below which it holds no cells. apart: share of the neighbours within.
+    non-cells. correlation: with the shared details, above which a picture is one of them. members_sharing: share of
+    their details that are common to all of these. margin, doubtful: how many pictures, per member, may come that near
+    to it. label_distance: total variation distance of their labels' shares from the rest's, below which they are no
+    kind of cell. skill: how well neighbours tell the label in a cluster that shares no picture, 0 chance, 1 as
+    elsewhere, below which it holds no cells. apart: share of the neighbours within.
     odd_deviation: robust standard deviations from the usual, odd_span: share of the usual span of grey levels, beyond
     which a picture is flagged as odd. odd_neighbour: rank of the neighbour whose distance counts. odd_share: of the
     pictures, that each kind of oddity flags at most.
@@ -59,6 +60,7 @@ class CleaningConfig:
     cluster_size: int = number(15, 5)
     sharing: float = number(0.4, 0.0, 1.0)
     correlation: float = number(0.4, 0.0, 1.0)
+    members_sharing: float = number(0.55, 0.0, 1.0)
     margin: float = number(0.05, 0.0, 1.0)
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)

@@ -93,7 +93,8 @@ def find_shared_pictures(
         doubtful = (np.abs(scores - config.correlation) < config.margin) & ~taken
         distance = measure_label_distance(labels, members)
         apart = distance < config.label_distance and doubtful.sum() < config.doubtful * members.sum()
-        if apart and members.sum() >= config.cluster_size:
+        many = members.sum() >= config.cluster_size
+        if many and apart and measure_sharing(details[members]) >= config.members_sharing:
             reason = (
                 f"shows the same picture as {members.sum() - 1} others, whose labels are those of the rest "
                 f"(distance {distance:.2f})"
@@ -111,6 +112,8 @@ def find_meaningless_clusters(
     Such a cluster carries the labels in the proportions of the rest, as a kind of cell does not, and neighbours in it
     share a label no more often than chance has it, as cells of another stain or microscope still do.
     """
+    if not clusters:
+        return []
     everything = np.arange(len(labels))
     chance = float(np.square(np.bincount(labels) / max(1, len(labels))).sum())
     usual = _look_around(points, labels, everything)[0] - chance
@@ -203,13 +206,13 @@ def _compare(details: np.ndarray, cluster: np.ndarray, taken: np.ndarray, config
 def _look_around(points: np.ndarray, labels: np.ndarray, cluster: np.ndarray) -> tuple[float, float]:
     """Return how many neighbours of a cluster's members have the same label, and how many lie in it, as shares."""
     drawn = cluster[:: -(-len(cluster) // ENOUGH_TO_LOOK)]
-    powers = np.square(points).sum(1)
+    powers, count = np.square(points).sum(1), min(NEIGHBOURS, len(points) - 1)
     shares = []
     for start in range(0, len(drawn), 64):
         part = drawn[start : start + 64]
         distances = powers - 2 * points[part] @ points.T
         distances[np.arange(len(part)), part] = np.inf
-        nearest = np.argpartition(distances, NEIGHBOURS, 1)[:, :NEIGHBOURS]
+        nearest = np.argpartition(distances, count - 1, 1)[:, :count]
         shares.append([labels[nearest] == labels[part, None], np.isin(nearest, cluster)])
     same, inside = np.concatenate(shares, 1).mean((1, 2))
     return float(same), float(inside)

@@ -57,6 +57,15 @@ def test_details_are_one_row_of_whole_grey_levels_for_each_picture_asked_for() -
     images = np.random.default_rng(0).integers(0, 256, (5, 2 * DETAIL_SIDE, 2 * DETAIL_SIDE, 3), np.uint8)
     indices = np.arange(CHUNK + 3) % 5
     details = extract_details(images, indices)
-    assert (details.shape, details.dtype) == ((CHUNK + 3, DETAIL_SIDE**2), np.int8)
+    assert details.shape == (CHUNK + 3, DETAIL_SIDE**2)
+    assert details.dtype == np.int8
     np.testing.assert_array_equal(details[CHUNK + 1], extract_details(images, indices[CHUNK + 1 :])[0])
     assert not extract_details(np.full_like(images[:1], 77), np.array([0])).any()
+
+
+def test_cells_of_every_label_that_share_a_little_stay() -> None:
+    generator = np.random.default_rng(0)
+    details = generator.normal(0, 20, (200, 400)).astype(np.int8)
+    shared = generator.normal(0, 10, 400)
+    details[:50] = (details[:50] + shared).astype(np.int8)
+    assert find_shared_pictures(details, np.arange(200) % 4, [np.arange(50)], CONFIG) == []
