@@ -64,8 +64,8 @@ def rotate(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def fill_blank(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """One colour, give or take two grey levels."""
-    return _clip(generator.integers(0, 256, 3) + generator.integers(-2, 3, image.shape))
+    """One colour, exactly or give or take two grey levels."""
+    return _clip(generator.integers(0, 256, 3) + generator.choice([0, 1]) * generator.integers(-2, 3, image.shape))
 
 
 def fill_below(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
