@@ -62,15 +62,15 @@ def measure_flat_edge(images: np.ndarray, tolerance: float, elsewhere: float) ->
     not count, since it goes on beside the cell: less than the share `elsewhere` of the median row of the upper half of
     what is above may be of about that colour (of the lower half, a last block may be decoded in part).
     """
-    strays = np.abs(images.astype(np.int16) - images[:, -1:, :1]).max(-1)
-    height = strays.shape[1]
-    touched = (strays > tolerance).any(2)
-    decoded = np.where(touched.any(1), height - touched[:, ::-1].argmax(1), 0)
-    similar = (strays <= 3 * tolerance).mean(2)
     share = np.zeros(len(images), np.float32)
-    for index in np.flatnonzero((decoded > 0) & (decoded < height)):
-        if np.median(similar[index, : (decoded[index] + 1) // 2]) < elsewhere:
-            share[index] = 1 - decoded[index] / height
+    last = images[:, -1].astype(np.int16)
+    for index in np.flatnonzero((np.abs(last - last[:, :1]) <= tolerance).all((1, 2))):
+        strays = np.abs(images[index].astype(np.int16) - last[index, 0]).max(-1)
+        touched = np.flatnonzero((strays > tolerance).any(1))
+        decoded = touched[-1] + 1 if len(touched) else 0
+        similar = (strays[: (decoded + 1) // 2] <= 3 * tolerance).mean(1)
+        if decoded and np.median(similar) < elsewhere:
+            share[index] = 1 - decoded / len(strays)
     return share
 
 

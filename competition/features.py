@@ -91,9 +91,11 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
     """Average blocks of pixels until the shorter side has about `side` of them: (n, h, w, 3) uint8 -> float32."""
     factor = max(1, min(images.shape[1:3]) // side)
     height, width = (length // factor for length in images.shape[1:3])
-    cut = images[:, : height * factor, : width * factor]
-    small: np.ndarray = cut.reshape(len(cut), height, factor, width, factor, 3).mean((2, 4), dtype=np.float32)
-    return small
+    total = np.zeros((len(images), height, width, 3), np.float32)
+    for row in range(factor):
+        for column in range(factor):
+            total += images[:, row : height * factor : factor, column : width * factor : factor]
+    return total / factor**2
 
 
 def batches(rows: np.ndarray, what: str, size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
