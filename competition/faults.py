@@ -59,8 +59,9 @@ def measure_flat_edge(images: np.ndarray, tolerance: float, elsewhere: float) ->
     """Return the share of rows that one colour fills from the bottom up, as a truncated file decodes: (n,) float32.
 
     Rows are of the colour when no channel strays from it by more than `tolerance` grey levels. A plain background does
-    not count, since it goes on beside the cell: less than the share `elsewhere` of the median row of the upper half of
-    what is above may be of about that colour (of the lower half, a last block may be decoded in part).
+    not count, since it goes on beside the cell: less than the share `elsewhere` of the median row above may be of about
+    that colour. Where it is exactly of one colour, only the upper half of the rows above is asked, since of the lower
+    half a last block may be decoded in part.
     """
     share = np.zeros(len(images), np.float32)
     last = images[:, -1].astype(np.int16)
@@ -68,8 +69,8 @@ def measure_flat_edge(images: np.ndarray, tolerance: float, elsewhere: float) ->
         strays = np.abs(images[index].astype(np.int16) - last[index, 0]).max(-1)
         touched = np.flatnonzero((strays > tolerance).any(1))
         decoded = touched[-1] + 1 if len(touched) else 0
-        similar = (strays[: (decoded + 1) // 2] <= 3 * tolerance).mean(1)
-        if decoded and np.median(similar) < elsewhere:
+        above = strays[:decoded] if strays[decoded:].any() else strays[: (decoded + 1) // 2]
+        if decoded and np.median((above <= 3 * tolerance).mean(1)) < elsewhere:
             share[index] = 1 - decoded / len(strays)
     return share
 

@@ -14,6 +14,8 @@ REFINEMENTS = 3
 # Pictures that a mean is taken over, at most; and pictures worked on at once.
 ENOUGH = 4_096
 CHUNK = 1_024
+# By how much a cluster may miss the limits on some of the pictures, to be compared with all of them.
+SLACK = 2.0
 # How many neighbours are asked of how many pictures of a cluster; and the least that labels and neighbours must have
 # to do with each other, beyond chance, over all pictures.
 NEIGHBOURS = 10
@@ -85,16 +87,20 @@ def find_shared_pictures(
     """
     found: list[NonCells] = []
     taken = np.zeros(len(details), bool)
+    sample = np.arange(0, len(details), _step(len(details)))
+    few = details[sample].astype(np.float32)
     for cluster in clusters:
         if taken[cluster].mean() > 0.5 or measure_sharing(details[cluster]) < config.sharing:
             continue
+        # Most clusters fail by far, on some of the pictures already.
+        if not _is_apart(_learn_template(details[cluster]).score(few), labels[sample], taken[sample], config, SLACK):
+            continue
         scores = _compare(details, cluster, taken, config)
         members = (scores > config.correlation) & ~taken
-        doubtful = (np.abs(scores - config.correlation) < config.margin) & ~taken
-        distance = measure_label_distance(labels, members)
-        apart = distance < config.label_distance and doubtful.sum() < config.doubtful * members.sum()
         many = members.sum() >= config.cluster_size
+        apart = _is_apart(scores, labels, taken, config)
         if many and apart and measure_sharing(details[members]) >= config.members_sharing:
+            distance = measure_label_distance(labels, members)
             reason = (
                 f"shows the same picture as {members.sum() - 1} others, whose labels are those of the rest "
                 f"(distance {distance:.2f})"
@@ -218,6 +224,16 @@ def _look_around(points: np.ndarray, labels: np.ndarray, cluster: np.ndarray) ->
     return float(same), float(inside)
 
 
+def _is_apart(
+    scores: np.ndarray, labels: np.ndarray, taken: np.ndarray, config: CleaningConfig, slack: float = 1
+) -> bool:
+    """Tell whether few pictures are nearly members, or hardly, and the members carry the labels of the rest."""
+    members = (scores > config.correlation) & ~taken
+    doubtful = (np.abs(scores - config.correlation) < config.margin) & ~taken
+    few = doubtful.sum() <= slack * config.doubtful * members.sum()
+    return bool(few and measure_label_distance(labels, members) < slack * config.label_distance)
+
+
 def _learn_template(details: np.ndarray) -> Template:
     drawn = _thin_out(details)
     mean, spread = drawn.mean(0), drawn.var(0)
@@ -226,4 +242,8 @@ def _learn_template(details: np.ndarray) -> Template:
 
 def _thin_out(details: np.ndarray) -> np.ndarray:
     """Return at most ENOUGH of the rows, evenly taken, as float32."""
-    return details[:: -(-len(details) // ENOUGH)].astype(np.float32)
+    return details[:: _step(len(details))].astype(np.float32)
+
+
+def _step(count: int) -> int:
+    return max(1, -(-count // ENOUGH))
