@@ -1,1 +1,1 @@
-"""One script for each claim about speed: it prints ratios, measured side by side in one run."""
+"""One script for each claim: it prints numbers, measured side by side in one run."""

@@ -12,20 +12,21 @@ from competition.copies import Copy, find_copies, group_copies
 from competition.data import Dataset
 from competition.descriptors import describe
 from competition.doubtful import find_doubtful
-from competition.faults import find_faults
-from competition.features import embed, lay_out
+from competition.faults import find_faults, measure_pictures
+from competition.features import embed, lay_out, take_components
 from competition.figures import contact_sheet, draw_map
 from competition.issues import Issue, correct_labels, count_actions, list_doubtful, write_issues
 from competition.noncells import find_non_cells
+from competition.oddities import find_oddities
 from competition.overrides import apply_overrides, read_overrides
 from competition.report import write_report
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 4
+CLEANING_VERSION = 5
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
-    "broken": "one colour fills it from the bottom, as a truncated file decodes",
+    "broken": "one colour or one row fills it from the bottom, as a truncated file decodes",
     "noise": "neighbouring pixels have nothing to do with each other",
 }
 # What issues.csv says of surely wrong labels, by `config.cleaning.wrong_labels`; see Issue.
@@ -87,50 +88,57 @@ def _find(
     marker.unlink(missing_ok=True)
     with timed(f"embedding {len(dataset.images)} pictures"):
         features = embed(dataset.images, settings.backbone, weights, config.seed)
+        points = take_components(features, config.seed)
     with timed("laying out the t-SNE map"):
-        coordinates = lay_out(features, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
-    issues, groups = find_issues(dataset, coordinates, config)
+        coordinates = lay_out(points, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
+    issues, groups = find_issues(dataset, points, coordinates, config)
     files.write_arrays(arrays, coordinates=coordinates, groups=groups)
     files.mark_done(marker, inputs, issues=[asdict(issue) for issue in issues])
     return issues, coordinates, groups
 
 
-def find_issues(dataset: Dataset, coordinates: np.ndarray, config: Config) -> tuple[list[Issue], np.ndarray]:
-    """Return the issues of all pictures, which lie at `coordinates` (n, 2) of the map, by index, and groups (n,).
+def find_issues(
+    dataset: Dataset, points: np.ndarray, coordinates: np.ndarray, config: Config
+) -> tuple[list[Issue], np.ndarray]:
+    """Return the issues of all pictures, by index, and groups of copies (n,).
 
-    Copies are looked for among cells only, so that the first of a group can be kept.
+    points (n, d): the components of the embedding; coordinates (n, 2): of the map. Copies are looked for among cells
+    only, so that the first of a group can be kept.
     """
-    masks = find_faults(dataset.images, config.cleaning)
+    labels, settings = dataset.labels, config.cleaning
+
+    def issue(index: int, name: str, action: str, score: float, reason: str) -> Issue:
+        return Issue(index, int(labels[index]), name, action, round(score, 3), reason, index)
+
+    measures = measure_pictures(dataset.images, settings)
+    masks = find_faults(measures, settings)
     sound = ~np.any(list(masks.values()), axis=0)
-    issues = [
-        Issue(int(index), int(dataset.labels[index]), name, "drop", 1.0, REASONS[name], int(index))
-        for name, mask in masks.items()
-        for index in np.flatnonzero(mask)
-    ]
-    issues += _find_non_cell_issues(dataset, coordinates, np.flatnonzero(sound), config)
-    sound[[issue.index for issue in issues]] = False
-    with timed(f"looking for copies among {sound.sum()} cells"):
-        copies = find_copies(dataset.images, sound, config.cleaning)
-    issues += _find_copy_issues(dataset.labels, copies)
-    sound[[issue.index for issue in issues if issue.action == "drop"]] = False
-    groups = group_copies(copies, len(sound))
-    with timed(f"comparing the labels of {sound.sum()} cells"):
-        issues += _find_label_issues(dataset, groups, np.flatnonzero(sound), config)
-    return sorted(issues, key=lambda issue: (issue.index, issue.issue)), groups
-
-
-def _find_non_cell_issues(dataset: Dataset, coordinates: np.ndarray, sound: np.ndarray, config: Config) -> list[Issue]:
-    kinds = find_non_cells(dataset.images[sound], dataset.labels[sound], coordinates[sound], config.cleaning)
-    issues = []
+    kinds = find_non_cells(dataset.images, labels, points, coordinates, np.flatnonzero(sound), settings)
+    cells = sound.copy()
     for kind in kinds:
-        reason = (
-            f"shows the same picture as {kind.members.sum() - 1} others, whose labels are those of the rest "
-            f"(distance {kind.label_distance:.2f})"
-        )
-        for place in np.flatnonzero(kind.members):
-            index, score = int(sound[place]), round(float(kind.scores[place]), 3)
-            issues.append(Issue(index, int(dataset.labels[index]), "non_cell", "drop", score, reason, index))
-    return issues
+        cells[kind.members] = False
+    oddities = find_oddities(measures, points, np.flatnonzero(cells), settings, config.seed)
+    issues = [
+        *(
+            issue(index, name, "drop", 1, REASONS[name])
+            for name, mask in masks.items()
+            for index in np.flatnonzero(mask).tolist()
+        ),
+        *(
+            issue(index, "non_cell", "drop", score, kind.reason)
+            for kind in kinds
+            for index, score in zip(kind.members.tolist(), kind.scores.tolist(), strict=True)
+        ),
+        *(issue(odd.index, odd.issue, "keep", odd.score, odd.reason) for odd in oddities),
+    ]
+    with timed(f"looking for copies among {cells.sum()} cells"):
+        copies = find_copies(dataset.images, cells, settings)
+    issues += _find_copy_issues(labels, copies)
+    cells[[found.index for found in issues if found.action == "drop"]] = False
+    groups = group_copies(copies, len(cells))
+    with timed(f"comparing the labels of {cells.sum()} cells"):
+        issues += _find_label_issues(dataset, groups, np.flatnonzero(cells), config)
+    return sorted(issues, key=lambda issue: (issue.index, issue.issue)), groups
 
 
 def _find_copy_issues(labels: np.ndarray, copies: list[Copy]) -> list[Issue]:

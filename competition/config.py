@@ -46,11 +46,16 @@ class CleaningConfig:
     perplexity, iterations, maximum_on_map (pictures laid out one by one): of the t-SNE map.
     blank_contrast: standard deviation in grey levels under which a picture is blank. broken_share: of the rows that
     are of one colour, give or take flat_tolerance grey levels, which at most flat_elsewhere of the rows above shows.
-    noise_roughness: of neighbouring pixels, 1 if independent.
+    repeated_share: of the rows that repeat one another. noise_roughness: of neighbouring pixels, 1 if independent.
     cluster_size: fewest pictures of a cluster. sharing: share of its details that are common to all of a cluster of
-    non-cells. correlation: with the shared details, above which a picture is one of them. margin, doubtful: how many
-    pictures, per member, may come that near to it. label_distance: total variation distance of their labels' shares
-    from the rest's, below which they are no kind of cell.
+    non-cells. correlation: with the shared details, above which a picture is one of them. members_sharing: share of
+    their details that are common to all of these. margin, doubtful: how many pictures, per member, may come that near
+    to it. label_distance: total variation distance of their labels' shares from the rest's, below which they are no
+    kind of cell. skill: how well neighbours tell the label in a cluster that shares no picture, 0 chance, 1 as
+    elsewhere, below which it holds no cells. apart: share of the neighbours within.
+    odd_deviation: robust standard deviations from the usual, odd_span: share of the usual span of grey levels, beyond
+    which a picture is flagged as odd. odd_neighbour: rank of the neighbour whose distance counts. odd_share: of the
+    pictures, that each kind of oddity flags at most.
     copy_shift: pixels by which a near copy may be shifted along each axis. copy_neighbours: pictures that each one is
     compared with. copy_score: share of the aligned pictures' fine details that both must show.
     wrong_labels: what becomes of the pictures whose label is surely wrong, in training and validation; the test part
@@ -68,10 +73,12 @@ class CleaningConfig:
     flat_tolerance: float = number(4.0, 0.0, 255.0)
     flat_elsewhere: float = number(0.1, 0.0, 1.0)
     broken_share: float = number(0.1, 0.0, 1.0)
+    repeated_share: float = number(0.15, 0.0, 1.0)
     noise_roughness: float = number(0.5, 0.0, 1.0)
     cluster_size: int = number(15, 5)
     sharing: float = number(0.4, 0.0, 1.0)
     correlation: float = number(0.4, 0.0, 1.0)
+    members_sharing: float = number(0.55, 0.0, 1.0)
     margin: float = number(0.05, 0.0, 1.0)
     doubtful: float = number(0.15, 0.0, 1.0)
     label_distance: float = number(0.25, 0.0, 1.0)
@@ -84,6 +91,12 @@ class CleaningConfig:
     label_folds: int = number(5, 2, 50)
     label_components: int = number(200, 2)
     label_landmarks: int = number(1000, 10)
+    skill: float = number(0.2, 0.0, 1.0)
+    apart: float = number(0.7, 0.0, 1.0)
+    odd_deviation: float = number(4.0, 1.0)
+    odd_span: float = number(0.5, 0.0, 1.0)
+    odd_neighbour: int = number(5, 1)
+    odd_share: float = number(0.01, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.config import CleaningConfig
-from competition.features import reduce
+from competition.features import take_components
 
 # Of fewer pictures nothing can be said.
 FEWEST_PICTURES = 50
@@ -42,7 +42,7 @@ def find_doubtful(
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_PICTURES or len(classes) < 2:
         return []
-    points = reduce(features / (features.std(0) + 1e-6), seed, config.label_components)
+    points = take_components(features / (features.std(0) + 1e-6), seed, config.label_components)
     folds = cut_folds(groups, config.label_folds, seed)
     sure = np.zeros(len(labels), bool)
     for _ in range(PASSES):

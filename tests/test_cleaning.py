@@ -12,7 +12,7 @@ from competition import cleaning, files
 from competition.cleaning import clean, cleaning_inputs
 from competition.config import Config, replace
 from competition.data import Dataset
-from competition.faults import find_faults
+from competition.faults import find_faults, measure_pictures
 from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_class_balance
 from competition.noncells import find_clusters, measure_sharing
@@ -55,6 +55,10 @@ def read_issues(folder: Path) -> list[dict[str, str]]:
 
 def found(folder: Path, issue: str, action: str = "drop") -> set[int]:
     return {int(row["index"]) for row in read_issues(folder) if (row["issue"], row["action"]) == (issue, action)}
+
+
+def faults_of(images: np.ndarray) -> dict[str, np.ndarray]:
+    return find_faults(measure_pictures(images, CONFIG.cleaning), CONFIG.cleaning)
 
 
 def test_a_sound_data_set_loses_nothing(tmp_path: Path) -> None:
@@ -127,19 +131,19 @@ def test_a_last_block_that_decoded_in_part_is_still_broken() -> None:
     images = draw_cells(1).images
     images[0, 16:] = 128
     images[0, 12:16, 9:] = 128
-    assert find_faults(images, CONFIG.cleaning)["broken"].all()
+    assert faults_of(images)["broken"].all()
 
 
 def test_a_cell_on_a_plain_ground_is_not_broken() -> None:
     image = np.full((1, SIDE, SIDE, 3), 240, np.uint8)
     image[0, 6:20, 6:26] = (90, 40, 120)
-    assert not any(mask.any() for mask in find_faults(image, CONFIG.cleaning).values())
+    assert not any(mask.any() for mask in faults_of(image).values())
 
 
 def test_stripes_are_not_noise() -> None:
     image = np.zeros((1, SIDE, SIDE, 3), np.uint8)
     image[:, ::2] = 255
-    assert not find_faults(image, CONFIG.cleaning)["noise"].any()
+    assert not faults_of(image)["noise"].any()
 
 
 def test_near_copies_share_a_group_of_which_the_first_stays(tmp_path: Path) -> None:

@@ -1,0 +1,216 @@
+"""Known faults planted into sound pictures, for `benchmarks.cleaning`."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile
+from scipy.ndimage import gaussian_filter
+
+Spoil = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+NON_CELLS = "non-cell"
+UNRELATED = "unrelated picture"
+WRONG_LABELS = "wrong label"
+# Of nine non-cells, eight lie over the first unrelated picture.
+NON_CELL_CYCLE = 9
+
+
+@dataclass
+class Planted:
+    """Pictures (n, h, w, 3) uint8 and labels (n,) with faults whose truth is known.
+
+    kinds: what each picture is, `cell` or a name of FAULT_SHARES. copy_of: the index of each copy's original, or -1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    kinds: np.ndarray
+    copy_of: np.ndarray
+
+
+def shift(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Move the content by one or two pixels along each axis; the border is repeated."""
+    top, left = 2 + generator.choice([-2, -1, 1, 2], 2)
+    height, width = image.shape[:2]
+    return np.pad(image, ((2, 2), (2, 2), (0, 0)), "edge")[top : top + height, left : left + width]
+
+
+def brighten(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Scale all values by 3 to 10 %, up or down."""
+    return _clip(image * (1 + generator.choice([-1, 1]) * generator.uniform(0.03, 0.1)))
+
+
+def add_noise(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Add noise of 3 to 8 grey levels."""
+    return _clip(image + generator.normal(0, generator.uniform(3, 8), image.shape))
+
+
+def recompress(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Store as JPEG of quality 50 to 90, and read again."""
+    return np.asarray(Image.open(io.BytesIO(_compress(image, int(generator.integers(50, 91))))))
+
+
+def flip(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Mirror along one axis."""
+    return np.flip(image, int(generator.integers(2)))
+
+
+def rotate(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Turn by a quarter, half or three quarters of a full turn (half, where a picture is not square)."""
+    square = image.shape[0] == image.shape[1]
+    return np.rot90(image, int(generator.integers(1, 4)) if square else 2)
+
+
+def fill_blank(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """One colour, exactly or give or take two grey levels."""
+    return _clip(generator.integers(0, 256, 3) + generator.choice([0, 1]) * generator.integers(-2, 3, image.shape))
+
+
+def fill_below(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Black, grey or white from a random row on, as lost rows are filled."""
+    broken = image.copy()
+    broken[_draw_row(image, generator) :] = generator.choice([0, 128, 255])
+    return broken
+
+
+def repeat_row(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The last row that was read repeated to the bottom."""
+    broken = image.copy()
+    row = _draw_row(image, generator)
+    broken[row:] = broken[row]
+    return broken
+
+
+def truncate_file(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """What Pillow decodes of a JPEG file whose second half is missing."""
+    data = _compress(image, 90)
+    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        cut = 700 + int((len(data) - 700) * generator.uniform(0.15, 0.7))
+        return np.asarray(Image.open(io.BytesIO(data[:cut])).convert("RGB"))
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = kept
+
+
+def draw_noise(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Independent values, even or normal."""
+    values = generator.choice([generator.uniform(0, 256, image.shape), generator.normal(128, 40, image.shape)])
+    return _clip(values)
+
+
+def flatten(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shrink the contrast to a fifth or a third."""
+    mean = image.mean((0, 1))
+    return _clip(mean + (image - mean) * generator.uniform(0.2, 0.33))
+
+
+def blur(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Blur with a sigma of 8 to 12 % of the side."""
+    sigma = generator.uniform(0.08, 0.12) * image.shape[0]
+    return _clip(gaussian_filter(image.astype(np.float32), (sigma, sigma, 0)))
+
+
+def darken(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Leave 10 to 20 % of the light."""
+    return _clip(image * generator.uniform(0.1, 0.2))
+
+
+def overexpose(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Leave 10 to 20 % of the darkness."""
+    return _clip(255 - (255 - image.astype(np.float32)) * generator.uniform(0.1, 0.2))
+
+
+def draw_leaves(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Draw 'dead leaves' (Lee, Mumford and Huang, 2001): discs that hide one another, with the statistics of photos.
+
+    Radii have a density of 1 / r^3; returns uint8 of `shape` (h, w, 3).
+    """
+    height, width = shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.zeros(shape)
+    smallest, largest = height / 16, height
+    for share in generator.uniform(0, 1, 100):
+        radius = 1 / np.sqrt(share / smallest**2 + (1 - share) / largest**2)
+        row, column = generator.uniform(0, height), generator.uniform(0, width)
+        colour = generator.normal(generator.uniform(10, 245), 25, 3)
+        picture[np.square(rows - row) + np.square(columns - column) < radius**2] = colour
+    return _clip(picture)
+
+
+COPIES: dict[str, Spoil] = {
+    "exact copy": lambda image, generator: image,
+    "near copy: shifted": shift,
+    "near copy: brighter": brighten,
+    "near copy: noisier": add_noise,
+    "near copy: re-compressed": recompress,
+    "near copy: flipped": flip,
+    "near copy: rotated": rotate,
+}
+SPOILED: dict[str, Spoil] = {
+    "blank": fill_blank,
+    "broken: filled": fill_below,
+    "broken: row repeated": repeat_row,
+    "broken: file truncated": truncate_file,
+    "noise": draw_noise,
+    "low information: flat": flatten,
+    "low information: blurred": blur,
+    "brightness: dark": darken,
+    "brightness: bright": overexpose,
+}
+FAULT_SHARES = {
+    **dict.fromkeys(COPIES, 0.005),
+    **dict.fromkeys(SPOILED, 0.002),
+    NON_CELLS: 0.13,
+    UNRELATED: 0.008,
+    WRONG_LABELS: 0.01,
+}
+
+
+def plant(images: np.ndarray, labels: np.ndarray, num_classes: int, generator: np.random.Generator) -> Planted:
+    """Return copies of the arrays with FAULT_SHARES of the pictures spoiled, each by one fault, at least two a kind."""
+    planted = Planted(images.copy(), labels.copy(), np.full(len(images), "cell", "U40"), np.full(len(images), -1))
+    order = generator.permutation(len(images))
+    templates = [draw_leaves(images.shape[1:], generator) for _ in range(2)]
+    for kind, share in FAULT_SHARES.items():
+        chosen, order = np.split(order, [max(2, round(share * len(images)))])
+        planted.kinds[chosen] = kind
+        if kind in COPIES:
+            originals, order = np.split(order, [len(chosen)])
+            planted.copy_of[chosen] = originals
+            planted.labels[chosen] = labels[originals]
+            for index, original in zip(chosen, originals, strict=True):
+                planted.images[index] = COPIES[kind](images[original], generator)
+        elif kind == WRONG_LABELS:
+            planted.labels[chosen] = (labels[chosen] + generator.integers(1, num_classes, len(chosen))) % num_classes
+        else:
+            for number, index in enumerate(chosen):
+                planted.images[index] = _spoil(images[index], kind, number, templates, generator)
+    return planted
+
+
+def _spoil(
+    image: np.ndarray, kind: str, number: int, templates: list[np.ndarray], generator: np.random.Generator
+) -> np.ndarray:
+    if kind == UNRELATED:
+        return draw_leaves(image.shape, generator)
+    if kind == NON_CELLS:
+        template = templates[number % NON_CELL_CYCLE == NON_CELL_CYCLE - 1]
+        strength = generator.uniform(0.5, 0.7)
+        return _clip(strength * template + (1 - strength) * image)
+    return SPOILED[kind](image, generator)
+
+
+def _draw_row(image: np.ndarray, generator: np.random.Generator) -> int:
+    return int(image.shape[0] * generator.uniform(0.1, 0.8))
+
+
+def _compress(image: np.ndarray, quality: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def _clip(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
