@@ -65,7 +65,11 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, 
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
     write_report(folder / "report.html", dataset, coordinates, issues, keep, config)
     counts = count_actions(issues)
-    say(f"keeping {keep.sum()} of {len(keep)} pictures; flagged: {counts or 'nothing'}")
+    acted = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    flagged = len({issue.index for issue in issues if issue.action == "keep"})
+    say(
+        f"keeping {keep.sum()} of {len(keep)} pictures; faults: {acted or 'none'}; {flagged} more are flagged for a look"
+    )
     say(f"look at it: {folder / 'report.html'}")
     files.mark_done(marker, inputs, kept=int(keep.sum()), total=len(keep), **counts)
     return keep
