@@ -67,9 +67,7 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, 
     counts = count_actions(issues)
     acted = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     flagged = len({issue.index for issue in issues if issue.action == "keep"})
-    say(
-        f"keeping {keep.sum()} of {len(keep)} pictures; faults: {acted or 'none'}; {flagged} more are flagged for a look"
-    )
+    say(f"keeping {keep.sum()} of {len(keep)} pictures; faults: {acted or 'none'}; to look at, but kept: {flagged}")
     say(f"look at it: {folder / 'report.html'}")
     files.mark_done(marker, inputs, kept=int(keep.sum()), total=len(keep), **counts)
     return keep
