@@ -1,0 +1,95 @@
+"""The submitted model against Keras' own loop: python -m benchmarks.inference (about six minutes on two cores).
+
+Packages MobileNetV3Large with random weights and prints, for 96 px pictures: the milliseconds a picture of one view, of
+five, and of `keras.Model.predict` at its best batch size, in turns, with the ratios; and the peak memory of a process
+that predicts 2,000 and of one that predicts 20,000 pictures, the pictures themselves left out.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from competition.config import ModelConfig, SubmissionConfig
+from competition.files import write_json
+from competition.model import create_network, network_spec
+from competition.submission_model import Model
+from competition.weights import RANDOM
+
+SIZE, PICTURES, ROUNDS = 96, 1024, 3
+BATCH_SIZES = (32, 64, 128, 256)
+FEW, MANY = 2_000, 20_000
+
+
+def write_submission(folder: Path, backbone: str, views: int) -> Path:
+    """Write config.json and weights as packaging does; return the folder."""
+    folder.mkdir()
+    spec = network_spec(ModelConfig(backbone=backbone), (SIZE, SIZE, 3), 8)
+    create_network(spec, RANDOM).save_weights(folder / "a.weights.h5")
+    settings = {"class_names": list("abcdefgh"), "views": views, "batch_size": SubmissionConfig().batch_size}
+    write_json(folder / "config.json", settings | {"members": [{"network": spec, "weights": "a.weights.h5"}]})
+    return folder
+
+
+def draw_pictures(count: int) -> np.ndarray:
+    """Return random pictures (count, SIZE, SIZE, 3) uint8."""
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+
+
+def time_all(root: Path) -> None:
+    """Print what a picture takes each way, the best of the rounds, and the ratios."""
+    images = draw_pictures(PICTURES)
+    one, five = (Model(write_submission(root / str(views), "mobilenetv3large", views)) for views in (1, 5))
+    network: keras.Model = one.networks[0]
+    ways: dict[str, Callable[[], object]] = {
+        f"keras, batches of {size}": partial(network.predict, images, batch_size=size, verbose=0)
+        for size in BATCH_SIZES
+    }
+    ways |= {"one view": partial(one.predict, images), "five views": partial(five.predict, images)}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(ROUNDS + 1):  # the first compiles
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name] += [time.perf_counter() - started] if turn else []
+    best = {name: min(times) for name, times in seconds.items()}
+    for name, value in best.items():
+        print(f"{name:22} {1000 * value / PICTURES:6.2f} ms a picture")
+    bare = min(value for name, value in best.items() if name.startswith("keras"))
+    print(f"one view / best of keras: {best['one view'] / bare:.2f}")
+    print(f"five views / one view: {best['five views'] / best['one view']:.2f}")
+
+
+def measure_peak(folder: str, count: str) -> None:
+    """Predict in this process and print how far its peak is above the pictures, in MB."""
+    images = draw_pictures(int(count))
+    Model(Path(folder)).predict(images)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    print(json.dumps(peak - images.nbytes / 2**20))
+
+
+def main() -> None:
+    """Measure speed here and memory in processes of their own."""
+    with tempfile.TemporaryDirectory() as place:
+        time_all(Path(place))
+        folder = write_submission(Path(place) / "small", "mobilenetv3small", 1)
+        command = [sys.executable, "-m", "benchmarks.inference", str(folder)]
+        few, many = (
+            float(subprocess.run([*command, str(count)], check=True, stdout=subprocess.PIPE).stdout.split()[-1])
+            for count in (FEW, MANY)
+        )
+        print(
+            f"peak memory beside the pictures: {few:.0f} MB for {FEW}, {many:.0f} MB for {MANY}: {many - few:+.0f} MB"
+        )
+
+
+if __name__ == "__main__":
+    measure_peak(*sys.argv[1:]) if len(sys.argv) > 1 else main()
