@@ -164,6 +164,7 @@ def _describe_issues(shown: _Shown, issues: list[Issue]) -> dict[str, list[Any]]
             "copies": _kind(name).copies,
             "flagged": sum(issue.issue == name for issue in issues),
             "dropped": sum(issue.issue == name and issue.action == "drop" for issue in issues),
+            "untrained": sum(issue.issue == name and issue.action.endswith("_training") for issue in issues),
             "groups": [[rows[issue] for issue in group] for group in groups],
         }
         for name, groups in shown.galleries.items()
