@@ -3,8 +3,9 @@
     python -m benchmarks.cleaning [--data training_set.npz] [--weights DIR] [--pictures N] [--seed S]
                                   [--peers] [--json FILE]
 
-Plants into drawn cells and, with --data, into the real pictures that a first pass keeps. What that pass overlooks
-counts against every tool. --peers needs requirements-benchmarks.txt.
+Plants into drawn cells and, with --data, into the real pictures that look clean: those that a first pass keeps and does
+not flag, but as the first of copies. What that pass overlooks counts against every tool; what it flagged rightly or
+wrongly counts for none. --peers needs requirements-benchmarks.txt.
 """
 
 import argparse
@@ -189,7 +190,9 @@ def main() -> None:
         print("Real pictures: skipped, since no --data is given.")
     else:
         dataset = load_dataset(arguments.data, DataConfig())
-        kept = np.flatnonzero(clean_by_ours(dataset, config, weights)[1])
+        found, keep = clean_by_ours(dataset, config, weights)
+        looked_at = [index for name, indices in found.flags.items() if "copy" not in name for index in indices]
+        kept = np.setdiff1d(np.flatnonzero(keep), looked_at)
         kept = np.sort(generator.permutation(kept)[: arguments.pictures or None])
         dataset = Dataset(dataset.images[kept], dataset.labels[kept], dataset.class_names)
         results["real"] = measure("real pictures", dataset, arguments, weights)
