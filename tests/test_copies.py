@@ -141,3 +141,9 @@ def test_pictures_that_are_not_square_are_matched_without_quarter_turns() -> Non
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_handful_of_pictures_has_no_copies(count: int) -> None:
     assert find(draw_cells(count)) == []
+
+
+def test_small_pictures_have_exact_copies_alone() -> None:
+    images = draw_cells(20)[:, :40, :40]
+    images[7], images[9] = images[2], images[3][::-1]
+    assert [(copy.index, copy.original) for copy in find(images)] == [(7, 2)]
