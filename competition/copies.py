@@ -23,7 +23,7 @@ LOSS_BY_SHIFT = 5.0
 # Candidates whose details are less alike, once aligned, get no closer look.
 ALIGNED_CORRELATION = 0.8
 # Turns that are this much less alike in small than the best one are looked at too.
-TURN_MARGIN = 0.02
+TURN_MARGIN = 0.01
 # Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share.
 FINE, COARSE = 1.0, 3.0
 # Grey levels by which what is coarser may differ at any place; noise that is clipped at white makes for up to 15.

@@ -70,6 +70,14 @@ def test_different_pictures_that_look_alike_are_no_copies() -> None:
     assert find(draw_cells(60)) == []
 
 
+def test_pictures_that_differ_by_a_soft_spot_alone_are_no_copies() -> None:
+    images = draw_cells(20)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    spot = 90 * np.exp(-((rows - 14) ** 2 + (columns - 48) ** 2) / 150)
+    images[9] = np.clip(images[2] - spot[..., None], 0, 255)
+    assert find(images) == []
+
+
 @pytest.mark.parametrize("name", ALTERATIONS)
 def test_an_altered_copy_is_found_alone(name: str) -> None:
     images = draw_cells(40)
