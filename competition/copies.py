@@ -11,16 +11,19 @@ import numpy as np
 from competition.config import CleaningConfig
 from competition.console import progress
 
+# Side in pixels below which different cells cannot be told from near copies.
+SMALLEST_SIDE = 48
 # Side in pixels at which candidates are looked for, and how many of its frequencies along an axis tell pictures apart.
 SMALL_SIDE = 24
 NUM_FREQUENCIES = 8
 # Amplitude, of a picture of unit norm, below which a frequency is noise.
 FLOOR = 0.14
-# Candidates less alike than this in small, or in detail before their brightness is fitted, get no closer look.
-SMALL_CORRELATION = 0.85
+# Likeness in small that a copy may lose, for each share of the side by which it may be shifted.
+LOSS_BY_SHIFT = 5.0
+# Candidates whose details are less alike, once aligned, get no closer look.
 ALIGNED_CORRELATION = 0.8
 # Turns that are this much less alike in small than the best one are looked at too.
-TURN_MARGIN = 0.02
+TURN_MARGIN = 0.01
 # Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share.
 FINE, COARSE = 1.0, 3.0
 # Grey levels by which what is coarser may differ at any place; noise that is clipped at white makes for up to 15.
@@ -86,16 +89,16 @@ def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -
     """
     firsts = _find_equal(images, np.flatnonzero(sound))
     different = firsts == np.arange(len(images))
-    near = find_near_pairs(images, np.flatnonzero(sound & different), config)
+    matches = find_matches(images, np.flatnonzero(sound & different), config)
     equal = np.stack([firsts[~different], np.flatnonzero(~different)], 1)
-    originals, sources = _trace(np.concatenate([equal, near]), len(images))
+    originals, sources = _trace(np.concatenate([equal, np.array(list(matches), np.int64).reshape(-1, 2)]), len(images))
     copies = []
     for index in np.flatnonzero(sources >= 0).tolist():
         source, original = int(sources[index]), int(originals[index])
         if firsts[index] == source:
             copies.append(Copy(index, original, True, 1.0, f"picture {source}, pixel by pixel"))
         else:
-            match = match_pictures(images[source], images[index], config.copy_shift)
+            match = matches.get((source, index)) or match_pictures(images[source], images[index], config.copy_shift)
             copies.append(Copy(index, original, False, round(match.score, 3), match.describe(source)))
     return copies
 
@@ -108,22 +111,28 @@ def group_copies(copies: list[Copy], count: int) -> np.ndarray:
     return groups
 
 
-def find_near_pairs(images: np.ndarray, indices: np.ndarray, config: CleaningConfig) -> np.ndarray:
-    """Return the pairs (m, 2), lower index first, of near copies among the pictures `indices`, which all differ."""
+def find_matches(images: np.ndarray, indices: np.ndarray, config: CleaningConfig) -> dict[tuple[int, int], Match]:
+    """Return the pairs of near copies, lower index first, among the pictures `indices`, which all differ.
+
+    Pictures of less than SMALLEST_SIDE pixels show too little detail for it, and have none.
+    """
+    if min(images.shape[1:3]) < SMALLEST_SIDE:
+        return {}
     small = _shrink_all(images, indices, config.copy_shift)
     pairs = _find_neighbours(small, config.copy_neighbours)
-    found = []
+    enough = 1 - LOSS_BY_SHIFT * config.copy_shift / min(images.shape[1:3])
+    matches = {}
     for start in progress(range(0, len(pairs), BATCH_SIZE), "comparing copies", unit="batch"):
         batch = pairs[start : start + BATCH_SIZE]
         likeness = _compare_small(small, batch)
-        best = likeness.max(1)
-        for pair, row in zip(batch[best > SMALL_CORRELATION], likeness[best > SMALL_CORRELATION], strict=True):
-            first, second = indices[pair]
+        alike = likeness.max(1) > enough
+        for pair, row in zip(batch[alike], likeness[alike], strict=True):
+            first, second = indices[pair].tolist()
             turns = np.flatnonzero(row > row.max() - TURN_MARGIN).tolist()
             match = match_pictures(images[first], images[second], config.copy_shift, turns)
             if match.score >= config.copy_score:
-                found.append((first, second))
-    return np.array(found, np.int64).reshape(-1, 2)
+                matches[first, second] = match
+    return matches
 
 
 def match_pictures(source: np.ndarray, copy: np.ndarray, reach: int, turns: Sequence[int] = range(len(TURNS))) -> Match:

@@ -18,9 +18,7 @@ def draw_blobs(count: int, classes: int, seed: int, size: int = 32) -> tuple[np.
     for image, label in zip(images, labels, strict=True):
         centre = size / 2 + generator.uniform(-3, 3, 2)
         disc = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (size * (0.15 + 0.08 * label)) ** 2
-        colour = np.array([40 + 60 * label, 30, 200 - 60 * label]) + generator.integers(-15, 15, 3)
-        grain = generator.normal(0, 25, (disc.sum(), 3))  # without it, discs of one class would be copies
-        image[disc] = np.clip(colour + grain, 0, 255)
+        image[disc] = np.array([40 + 60 * label, 30, 200 - 60 * label]) + generator.integers(-15, 15, 3)
     return images, labels
 
 

@@ -23,7 +23,7 @@ CONFIG = replace(Config(), {"cleaning.iterations": 250, "cleaning.cluster_size":
 
 
 def draw_cells(count: int, seed: int = 0) -> Dataset:
-    """Return mottled, round cells of three classes, told apart by size and colour, on a bright and noisy ground."""
+    """Return round cells of three classes, told apart by size and colour, on a bright and slightly noisy ground."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     rows, columns = np.mgrid[:SIDE, :SIDE]
@@ -34,8 +34,7 @@ def draw_cells(count: int, seed: int = 0) -> Dataset:
         discs = [(5, red, 14), (4, red, 14), (5 + 3 * int(label), COLOURS[label], 4)]
         for radius, colour, spread in discs:
             row, column = SIDE / 2 + generator.uniform(-spread, spread, 2)
-            disc = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
-            picture[disc] = colour + generator.normal(0, 20, (disc.sum(), 1))
+            picture[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = colour
         image[:] = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255)
     return Dataset(images, labels.astype(np.int64), ("small", "middle", "large"))
 
@@ -76,8 +75,8 @@ def test_blended_pictures_are_found_by_their_pixels_alone_and_no_cell_is_lost(tm
 
 def test_pictures_that_share_a_background_but_also_a_label_are_a_class_and_stay(tmp_path: Path) -> None:
     dataset = draw_cells(300)
-    clean(blend(dataset, np.flatnonzero(dataset.labels == 1)[:60]), tmp_path, CONFIG, None)
-    assert found(tmp_path, "non_cell") == set()
+    keep = clean(blend(dataset, np.flatnonzero(dataset.labels == 1)[:60]), tmp_path, CONFIG, None)
+    assert keep.all()
 
 
 def test_of_exact_copies_the_first_stays_and_conflicting_ones_go_whole(tmp_path: Path) -> None:
@@ -148,6 +147,8 @@ def test_stripes_are_not_noise() -> None:
 
 def test_near_copies_share_a_group_of_which_the_first_stays(tmp_path: Path) -> None:
     dataset = draw_cells(60)
+    mottled = dataset.images - np.random.default_rng(0).integers(0, 30, dataset.images.shape, np.uint8)
+    dataset = dataclasses.replace(dataset, images=mottled.repeat(2, 1).repeat(2, 2))
     dataset.images[42] = dataset.images[3][:, ::-1]
     dataset.images[50] = np.rot90(dataset.images[8])
     dataset.labels[50] = dataset.labels[8] + 1

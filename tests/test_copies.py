@@ -70,6 +70,14 @@ def test_different_pictures_that_look_alike_are_no_copies() -> None:
     assert find(draw_cells(60)) == []
 
 
+def test_pictures_that_differ_by_a_soft_spot_alone_are_no_copies() -> None:
+    images = draw_cells(20)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    spot = 90 * np.exp(-((rows - 14) ** 2 + (columns - 48) ** 2) / 150)
+    images[9] = np.clip(images[2] - spot[..., None], 0, 255)
+    assert find(images) == []
+
+
 @pytest.mark.parametrize("name", ALTERATIONS)
 def test_an_altered_copy_is_found_alone(name: str) -> None:
     images = draw_cells(40)
@@ -141,3 +149,9 @@ def test_pictures_that_are_not_square_are_matched_without_quarter_turns() -> Non
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_handful_of_pictures_has_no_copies(count: int) -> None:
     assert find(draw_cells(count)) == []
+
+
+def test_small_pictures_have_exact_copies_alone() -> None:
+    images = draw_cells(20)[:, :40, :40]
+    images[7], images[9] = images[2], images[3][::-1]
+    assert [(copy.index, copy.original) for copy in find(images)] == [(7, 2)]
