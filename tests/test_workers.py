@@ -104,8 +104,8 @@ def test_workers_end_with_their_parent(how: signal.Signals, tmp_path: Path) -> N
     assert len(children) >= 3  # two workers and multiprocessing's resource tracker
     time.sleep(1)
     parent.send_signal(how)
-    parent.wait(30)
-    _, alive = psutil.wait_procs(children, timeout=30)
+    parent.wait(120)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
 
 
