@@ -81,11 +81,13 @@ def test_a_task_whose_process_dies_is_run_again_and_its_neighbours_too(two: Work
     assert [name for name, _ in two.run({"after": partial(identify, 4)})] == ["after"]
 
 
+# What a shell starts in the background ignores the interrupt, and so do its children, unless they ask for it.
 SCRIPT = """
-import sys, time
+import signal, time
 from functools import partial
 from competition.workers import Workers
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Workers(2) as workers:
         tasks = {"a": partial(time.sleep, 60), "b": partial(time.sleep, 60)}
         print("ready", flush=True)
