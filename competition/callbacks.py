@@ -131,9 +131,6 @@ class TimeLimit(keras.callbacks.Callback):
         super().__init__()
         self.deadline, self.reached = deadline, False
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.started = time.monotonic()
-
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == 0:  # compiling is no part of the epochs to come
             self.started = time.monotonic()

@@ -59,7 +59,9 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, 
     keep = np.ones(len(dataset.labels), bool)
     keep[[issue.index for issue in issues if issue.action == "drop"]] = False
     labels, doubtful = correct_labels(dataset.labels, issues), list_doubtful(len(keep), issues)
-    _write_arrays(folder, keep=keep, groups=groups, labels=labels, doubtful=doubtful)
+    arrays = {"keep": keep, "groups": groups, "labels": labels, "doubtful": doubtful}
+    for name, array in arrays.items():
+        files.write_array(folder / f"{name}.npy", array)
     write_issues(folder / "issues.csv", issues)
     contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
@@ -173,9 +175,3 @@ def _find_label_issues(dataset: Dataset, groups: np.ndarray, kept: np.ndarray, c
         facts = int(labels[doubt.index]), "wrong_label", action, doubt.confidence, reason, int(groups[index])
         issues.append(Issue(index, *facts, doubt.suggestion))
     return issues
-
-
-def _write_arrays(folder: Path, **arrays: np.ndarray) -> None:
-    for name, array in arrays.items():
-        with files.replacing(folder / f"{name}.npy") as temporary:
-            np.save(temporary, array, allow_pickle=False)

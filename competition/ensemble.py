@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from competition.distortion import selected_versions
-from competition.experiment import describe_environment
+from competition.experiment import describe_environment, name_run
 from competition.files import InputError, digest, read_arrays, read_json, write_arrays, write_json
-from competition.prediction import score_predictions
+from competition.prediction import score_predictions, selection_score
 
 PREFIX = "ensemble"
 SHARED = ("splits", "distortion", "class_names")  # what the members' config.json must have in common
@@ -25,12 +24,10 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
         raise InputError(f"--ensemble got {', '.join(names)}, and expects two runs or more, as mobilenetv3large_001.")
     facts = _common_facts(members)
     fingerprint = digest(sorted(names), *(run / "predictions_test.npz" for run in sorted(members)), seed)
-    folders = sorted(runs.glob(f"{PREFIX}_[0-9]*"))
-    for folder in folders:
+    for folder in sorted(runs.glob(f"{PREFIX}_[0-9]*")):
         if (folder / "metrics.json").is_file() and read_json(folder / "config.json")["fingerprint"] == fingerprint:
             return folder
-    numbers = [int(folder.name.rpartition("_")[2]) for folder in folders]
-    run = runs / f"{PREFIX}_{max(numbers, default=0) + 1:03d}"
+    run = name_run(runs, PREFIX)
     run.mkdir()
     network = {"builder": " + ".join(names)}
     write_json(run / "config.json", {"fingerprint": fingerprint, "network": network, "members": names, **facts})
@@ -80,8 +77,7 @@ def _score(run: Path, members: list[Path], seed: int) -> dict[str, Any]:
         write_arrays(run / f"predictions_{part}.npz", labels=labels, doubtful=doubtful, **predictions)
         result[part] = score_predictions(labels, doubtful, predictions, seed)
         result[part]["milliseconds"] = sum(metrics[part]["milliseconds"] for metrics in known)
-    selected = selected_versions(known[0]["select_by"])
-    scores = [result["validation"][version]["plain"]["accuracy"] for version in selected]
+    selection = selection_score(result["validation"], known[0]["select_by"])
     sums = {key: sum(metrics[key] for metrics in known) for key in ("parameters", "zip_megabytes")}
     facts = {key: known[0][key] for key in ("views", "distortion", "select_by")}
-    return result | sums | facts | {"selection_score": float(np.mean(scores)), "test_looks": 1}
+    return result | sums | facts | {"selection_score": selection, "test_looks": 1}

@@ -13,11 +13,10 @@ import numpy as np
 from competition.config import Config, flatten, training_settings, unflatten
 from competition.console import describe_seconds, say
 from competition.data import CLASS_NAMES
-from competition.distortion import selected_versions
 from competition.files import InputError, digest, read_json, write_json
 from competition.metrics import relative_errors
 from competition.model import create_network, describe_device, network_spec
-from competition.prediction import evaluate
+from competition.prediction import evaluate, selection_score
 from competition.prepared import Prepared
 from competition.training import train
 from competition.weights import RANDOM, Weights
@@ -39,8 +38,13 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
         known = (folder / "config.json").is_file() and read_json(folder / "config.json")["fingerprint"] == fingerprint
         if known and not (force and (folder / "network.weights.h5").is_file()):
             return folder
-    numbers = [int(folder.name.rpartition("_")[2]) for folder in folders]
-    return runs / f"{backbone}_{max(numbers, default=0) + 1:03d}"
+    return name_run(runs, backbone)
+
+
+def name_run(runs: Path, prefix: str) -> Path:
+    """Return the folder of a new run: `prefix` and the number after the last one's."""
+    numbers = [int(folder.name.rpartition("_")[2]) for folder in runs.glob(f"{prefix}_[0-9]*")]
+    return runs / f"{prefix}_{max(numbers, default=0) + 1:03d}"
 
 
 def run_training(
@@ -93,9 +97,8 @@ def run_evaluation(config: Config, prepared: Prepared, run: Path) -> dict[str, A
     validation = evaluate(network, prepared.validation, config.evaluation, run, config.seed)
     test = evaluate(network, prepared.test, config.evaluation, run, config.seed)
     select_by = unflatten(read_json(run / "config.json")["settings"]).training.select_by
-    scores = [validation[version]["plain"]["accuracy"] for version in selected_versions(select_by)]
     result = {"validation": validation, "test": test, "test_looks": looks + 1, "parameters": network.count_params()}
-    result |= {"selection_score": float(np.mean(scores)), "select_by": select_by}
+    result |= {"selection_score": selection_score(validation, select_by), "select_by": select_by}
     result |= {"zip_megabytes": _compressed_megabytes(run), **facts}
     if prepared.class_names == CLASS_NAMES:
         families = test["microscope"]["families"].items()

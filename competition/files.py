@@ -52,6 +52,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as JSON ({error}); delete it and run the stage again.") from error
 
 
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy, whole or not at all."""
+    with replacing(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write an .npz, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as stream:

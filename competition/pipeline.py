@@ -344,8 +344,9 @@ class Pipeline:
         tasks = {run.name: partial(run_evaluation, self.config, prepared, run) for run in waiting}
         for name, _ in self._run_all(tasks):
             self._show_scores(self.paths.runs / name, prepared)
-        for run in set(runs) - set(waiting):
-            say(f"{run.name}: scored already; --force scores anew.")
+        for run in runs:
+            if run not in waiting:
+                say(f"{run.name}: scored already; --force scores anew.")
 
     def _show_scores(self, run: Path, prepared: Prepared) -> None:
         metrics = read_json(run / "metrics.json")

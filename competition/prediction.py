@@ -11,6 +11,7 @@ import numpy as np
 
 from competition.config import EvaluationConfig
 from competition.console import progress
+from competition.distortion import selected_versions
 from competition.files import write_arrays
 from competition.metrics import bootstrap_interval, score, score_families
 from competition.submission_model import predict_views
@@ -73,6 +74,11 @@ def score_predictions(
 ) -> dict[str, Any]:
     """Return version -> `plain` / `augmented` -> scores, of probabilities (views, n, K) by version."""
     return {version: _scores(labels, doubtful, views, seed) for version, views in predictions.items()}
+
+
+def selection_score(scores: dict[str, Any], select_by: str) -> float:
+    """Return the mean accuracy, with one view, over the versions that are selected by; scores: as of `evaluate`."""
+    return float(np.mean([scores[version]["plain"]["accuracy"] for version in selected_versions(select_by)]))
 
 
 def _warm_up(network: keras.Model, scored: ScoredSet, config: EvaluationConfig) -> None:

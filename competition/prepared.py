@@ -20,7 +20,7 @@ from competition.distortion import (
     selected_versions,
 )
 from competition.figures import contact_sheet
-from competition.files import digest, is_done, mark_done, read_json, replacing, require_disk
+from competition.files import digest, is_done, mark_done, read_json, replacing, require_disk, write_array
 from competition.prediction import ScoredSet
 from competition.splits import Splits, balanced
 from competition.training import TrainingData
@@ -92,8 +92,8 @@ def _write_training(dataset: Dataset, splits: Splits, config: Config, folder: Pa
     images, labels = dataset.images[splits.train], _labels_of(dataset, splits, config, "train")
     if config.split.balance_to:
         images, labels = balanced(images, labels, config.split.balance_to, config.seed)
-    _write(folder / "train_images.npy", images)
-    _write(folder / "train_labels.npy", labels)
+    write_array(folder / "train_images.npy", images)
+    write_array(folder / "train_labels.npy", labels)
 
 
 def _labels_of(dataset: Dataset, splits: Splits, config: Config, part: str) -> np.ndarray:
@@ -121,9 +121,9 @@ def _write_scored(
             place[:] = images if version == "clean" else distort(images, version, seed)
             hashes[version] = digest(place)
         pictures.flush()
-    _write(folder / f"{name}_labels.npy", labels)
-    _write(folder / f"{name}_doubtful.npy", doubtful)
-    _write(folder / f"{name}_families.npy", np.stack([families(version, len(labels), seed) for version in TABLES]))
+    write_array(folder / f"{name}_labels.npy", labels)
+    write_array(folder / f"{name}_doubtful.npy", doubtful)
+    write_array(folder / f"{name}_families.npy", np.stack([families(version, len(labels), seed) for version in TABLES]))
     return hashes
 
 
@@ -140,11 +140,6 @@ def _draw_sheets(folder: Path, clean: int, seed: int) -> None:
     few = images[np.linspace(0, len(images) - 1, 12).astype(int)]
     for profile in PROFILES:
         contact_sheet(folder.parent / f"distortions_{profile}.png", preview(few, profile, seed), columns=6)
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
 
 
 def _map(path: Path) -> np.ndarray:
