@@ -5,9 +5,7 @@ five, and of `keras.Model.predict` at its best batch size, in turns, with the ra
 that predicts 2,000 and of one that predicts 20,000 pictures, the pictures themselves left out.
 """
 
-import json
-import resource
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ import numpy as np
 from competition.config import ModelConfig, SubmissionConfig
 from competition.files import write_json
 from competition.model import create_network, network_spec
+from competition.processes import run_limited
 from competition.submission_model import Model
 from competition.weights import RANDOM
 
@@ -68,12 +67,17 @@ def time_all(root: Path) -> None:
     print(f"five views / one view: {best['five views'] / best['one view']:.2f}")
 
 
-def measure_peak(folder: str, count: str) -> None:
-    """Predict in this process and print how far its peak is above the pictures, in MB."""
-    images = draw_pictures(int(count))
-    Model(Path(folder)).predict(images)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    print(json.dumps(peak - images.nbytes / 2**20))
+def measure_peak(folder: Path, count: int) -> float:
+    """Return how far the peak of a process that predicts `count` pictures is above the pictures, in MB.
+
+    The process is watched from outside: what it says of its own peak holds that of its parent too.
+    """
+    command = [sys.executable, "-m", "benchmarks.inference", str(folder), str(count)]
+    root = Path(__file__).parents[1]
+    finished = run_limited(command, folder, 600, 10_000, os.environ | {"PYTHONPATH": str(root)})
+    if finished.return_code:
+        raise RuntimeError(finished.output)
+    return finished.peak_megabytes - count * SIZE * SIZE * 3 / 2**20
 
 
 def main() -> None:
@@ -81,15 +85,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         time_all(Path(place))
         folder = write_submission(Path(place) / "small", "mobilenetv3small", 1)
-        command = [sys.executable, "-m", "benchmarks.inference", str(folder)]
-        few, many = (
-            float(subprocess.run([*command, str(count)], check=True, stdout=subprocess.PIPE).stdout.split()[-1])
-            for count in (FEW, MANY)
-        )
+        few, many = (measure_peak(folder, count) for count in (FEW, MANY))
         print(
             f"peak memory beside the pictures: {few:.0f} MB for {FEW}, {many:.0f} MB for {MANY}: {many - few:+.0f} MB"
         )
 
 
 if __name__ == "__main__":
-    measure_peak(*sys.argv[1:]) if len(sys.argv) > 1 else main()
+    if len(sys.argv) == 1:
+        main()
+    else:  # what `measure_peak` starts
+        Model(Path(sys.argv[1])).predict(draw_pictures(int(sys.argv[2])))

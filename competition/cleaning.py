@@ -12,8 +12,8 @@ from competition.copies import Copy, find_copies, group_copies
 from competition.data import Dataset
 from competition.descriptors import describe
 from competition.doubtful import find_doubtful
+from competition.embedding import embed, lay_out, take_components
 from competition.faults import find_faults, measure_pictures
-from competition.features import embed, lay_out, take_components
 from competition.figures import contact_sheet, draw_map
 from competition.issues import Issue, correct_labels, count_actions, list_doubtful, write_issues
 from competition.noncells import find_non_cells

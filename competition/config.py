@@ -237,7 +237,7 @@ class EvaluationConfig:
     """views: pictures that test-time augmentation averages over (1: none). batch_size: of prediction."""
 
     views: int = number(5, 1, 8)
-    batch_size: int = number(64, 1, 4096)
+    batch_size: int = number(128, 1, 4096)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class LimitsConfig:
 class SubmissionConfig:
     """batch_size: of the packaged model's prediction. float16: store the weights in half the bytes, rounded."""
 
-    batch_size: int = number(64, 1, 4096)
+    batch_size: int = number(128, 1, 4096)
     float16: bool = False
 
 

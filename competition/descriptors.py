@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from competition.features import batches, shrink
+from competition.embedding import batches, shrink
 
 # Side in pixels at which pictures are described.
 SIDE = 48

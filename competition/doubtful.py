@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.config import CleaningConfig
-from competition.features import take_components
+from competition.embedding import take_components
 
 # Of fewer pictures nothing can be said.
 FEWEST_PICTURES = 50

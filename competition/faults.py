@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.config import CleaningConfig
-from competition.features import batches, shrink
+from competition.embedding import batches, shrink
 
 # Side in pixels at which a picture's darkest and brightest spots are looked for.
 SPOT_SIDE = 48

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from competition.config import CleaningConfig
-from competition.features import batches, shrink
+from competition.embedding import batches, shrink
 
 # Side in pixels at which pictures are compared with a cluster's mean, and the blur that is taken from them.
 DETAIL_SIDE = 48

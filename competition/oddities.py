@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.config import CleaningConfig
+from competition.embedding import find_distances
 from competition.faults import Measures
-from competition.features import find_distances
 
 # Of fewer pictures, nobody can tell what is usual.
 MINIMUM = 30

@@ -39,7 +39,7 @@ LEVELS = {
     "callbacks": 2,
     "data": 2,
     "demo": 2,
-    "features": 2,
+    "embedding": 2,
     "model": 2,
     "overrides": 3,
     "copies": 3,

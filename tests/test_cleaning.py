@@ -12,8 +12,8 @@ from competition import cleaning, files
 from competition.cleaning import clean, cleaning_inputs
 from competition.config import Config, replace
 from competition.data import Dataset
+from competition.embedding import embed, lay_out
 from competition.faults import find_faults, measure_pictures
-from competition.features import embed, lay_out
 from competition.figures import contact_sheet, draw_class_balance
 from competition.noncells import find_clusters, measure_sharing
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from competition import features
-from competition.features import embed, find_distances, lay_out, take_components
+from competition import embedding
+from competition.embedding import embed, find_distances, lay_out, take_components
 
 
 def test_components_keep_the_distances_of_few_dimensions() -> None:
@@ -18,7 +18,7 @@ def test_components_keep_the_distances_of_few_dimensions() -> None:
 def test_pixels_embedded_batch_by_batch_are_those_embedded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
     at_once = embed(images, "mobilenetv3small", None, seed=0)
-    monkeypatch.setattr(features, "BATCH_SIZE", 7)
+    monkeypatch.setattr(embedding, "BATCH_SIZE", 7)
     np.testing.assert_allclose(embed(images, "mobilenetv3small", None, seed=0), at_once, rtol=1e-4, atol=1e-3)
 
 
