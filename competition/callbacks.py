@@ -14,7 +14,23 @@ SCORE = "val_accuracy"  # the selection score: validation holds the versions tha
 _STATE = ("wait", "best", "best_epoch", "stopped_epoch", "cooldown_counter")
 
 
-class Checkpoint(keras.callbacks.Callback):
+class StepClock(keras.callbacks.Callback):
+    """Knows of the epoch that ended what its first step took, in seconds, and the median of the others."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.times = [time.perf_counter()]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.times.append(time.perf_counter())
+
+    def step_seconds(self) -> dict[str, float]:
+        """Return first_step_seconds and step_seconds."""
+        steps = np.diff(self.times)
+        others = steps[1:] if len(steps) > 1 else steps
+        return {"first_step_seconds": float(steps[0]), "step_seconds": float(np.median(others))}
+
+
+class Checkpoint(StepClock):
     """Keeps the best weights, and after each epoch all that is needed to go on from there after a crash.
 
     Files in `folder`: state.json (written last, whole or not at all) names the weights' file that it belongs to.
@@ -53,20 +69,11 @@ class Checkpoint(keras.callbacks.Callback):
             for other, state in zip(self.others, self.state["callbacks"], strict=True):
                 vars(other).update(state)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.times = [time.perf_counter()]
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.times.append(time.perf_counter())
-
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        steps, seconds = np.diff(self.times), time.perf_counter() - self.times[0]
+        seconds = time.perf_counter() - self.times[0]
         row = {"stage": self.stage, "epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
         row |= {"learning_rate": float(self.model.optimizer.learning_rate), "seconds": round(seconds, 2)}
-        row |= {
-            "first_step_seconds": float(steps[0]),
-            "step_seconds": float(np.median(steps[1:] if len(steps) > 1 else steps)),
-        }
+        row |= self.step_seconds()
         if logs[SCORE] > max((item[SCORE] for item in self.state["history"]), default=-1.0):
             with replacing(self.best_path) as temporary:
                 self.network.save_weights(temporary)
@@ -146,10 +153,12 @@ class TimeLimit(keras.callbacks.Callback):
 class Reseed(keras.callbacks.Callback):
     """Sets the epoch's draw of batches and augmentation, so that a resumed training repeats what it would have done."""
 
-    def __init__(self, batches: Any, generator: keras.random.SeedGenerator, seed: int) -> None:
+    def __init__(self, batches: Any, generator: keras.random.SeedGenerator | None, seed: int) -> None:
         super().__init__()
         self.batches, self.generator, self.seed = batches, generator, seed
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.batches.epoch = epoch
-        self.generator.state.assign(keras.ops.convert_to_tensor([self.seed, epoch << 16], self.generator.state.dtype))
+        if self.generator is not None:
+            state = self.generator.state
+            state.assign(keras.ops.convert_to_tensor([self.seed, epoch << 16], state.dtype))

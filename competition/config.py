@@ -220,16 +220,21 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The search for each backbone; a trial trains both stages on fewer pictures and for fewer epochs.
+    """The search for each backbone; a trial trains on fewer pictures and for fewer epochs.
 
-    share: of a time budget, what searching gets of the time that it and training have together.
+    trials: of the head on cached features; from random weights, of the whole network. two_stage_trials: that train both
+    stages, with the best head. share: of a time budget, what searching gets of the time that it and training have
+    together. views: augmented ones of each picture that are cached. cache_megabytes: that a backbone's cache may take.
     """
 
-    trials: int = number(10, 1)
+    trials: int = number(100, 1)
+    two_stage_trials: int = number(10, 0)
     share: float = number(0.35, 0.01, 0.99)
     trial_pictures: int = number(2000, 1)
-    trial_frozen_epochs: int = number(2, 0)
+    trial_frozen_epochs: int = number(4, 0)
     trial_fine_tuning_epochs: int = number(3, 0)
+    views: int = number(4, 1, 100)
+    cache_megabytes: float = number(4096, 1)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The network in training: built from the settings, frozen and unfrozen at block borders, penalised."""
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -76,12 +77,48 @@ def unfreeze_backbone(network: keras.Model, share: float) -> int:
     BatchNorm stays in inference mode: its statistics and scales are kept.
     """
     backbone = find_backbone(network)
-    wanted = round((1 - share) * len(backbone.layers))
-    border = min([0, *block_borders(backbone)], key=lambda index: abs(index - wanted))
+    border = find_border(backbone, share)
     backbone.trainable = True
     for index, layer in enumerate(backbone.layers):
         layer.trainable = index >= border and not isinstance(layer, keras.layers.BatchNormalization)
     return len(backbone.layers) - border
+
+
+def find_border(backbone: keras.Model, share: float) -> int:
+    """Return the index of the layer from which on the upper `share` trains: the nearest block border, or 0."""
+    wanted = round((1 - share) * len(backbone.layers))
+    return min([0, *block_borders(backbone)], key=lambda index: abs(index - wanted))
+
+
+def lower_part(network: keras.Model, borders: Sequence[int]) -> keras.Model:
+    """Return pictures -> a list: what crosses each of the backbone's `borders`, and its pooled output (n, d)."""
+    backbone = find_backbone(network)
+    x = inputs = keras.Input(network.input_shape[1:])
+    for layer in network.layers[1 : network.layers.index(backbone)]:
+        x = layer(x)
+    crossing = [_crossing_tensor(backbone, border) for border in borders]
+    *crossed, last = keras.Model(backbone.input, [*crossing, backbone.output])(x)
+    return keras.Model(inputs, [*crossed, keras.layers.GlobalAveragePooling2D()(last)])
+
+
+def upper_part(network: keras.Model, border: int | None) -> keras.Model:
+    """Return what crosses a border (None: the pooled output) -> probabilities, of the same layers and weights."""
+    backbone = find_backbone(network)
+    rest = network.layers[network.layers.index(backbone) + 1 :]
+    if border is None:
+        x = inputs = keras.Input(backbone.output_shape[-1:])
+        rest = rest[1:]
+    else:
+        crossing = _crossing_tensor(backbone, border)
+        inputs = keras.Input(crossing.shape[1:])
+        x = keras.Model(crossing, backbone.output)(inputs)
+    for layer in rest:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def _crossing_tensor(backbone: keras.Model, border: int) -> Any:
+    return backbone.layers[border - 1].output if border else backbone.input
 
 
 def train_everything(network: keras.Model, batch_norm_momentum: float) -> None:

@@ -29,7 +29,7 @@ HEAD_SPACE: dict[str, Any] = {
 FINE_TUNING_SPACE: dict[str, Any] = {
     "training.fine_tuning_learning_rate": (1e-5, 1e-3, True),
     "training.fine_tuning_l2": (1e-7, 3e-2, True),
-    "training.unfreeze": (0.1, 1.0, False),
+    "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border whose activations are cached
 }
 
 

@@ -71,10 +71,14 @@ def build_network(spec: dict[str, Any]) -> keras.Model:
     size = spec["input_size"] or spec["picture_shape"][0]
     x = inputs if size == spec["picture_shape"][0] else keras.layers.Resizing(size, size)(inputs)
     x = build_backbone(spec["builder"], spec["arguments"], (size, size, 3))(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, build_head(keras.layers.GlobalAveragePooling2D()(x), spec))
+
+
+def build_head(x: Any, spec: dict[str, Any]) -> Any:
+    """Return probabilities (n, classes) of the backbone's pooled output (n, d)."""
     x = keras.layers.Dense(spec["head_units"], activation="relu")(x)
     x = keras.layers.Dropout(spec["dropout"])(x)
-    return keras.Model(inputs, keras.layers.Dense(spec["num_classes"], activation="softmax")(x))
+    return keras.layers.Dense(spec["num_classes"], activation="softmax")(x)
 
 
 def predict_views(

@@ -64,20 +64,24 @@ def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets."""
+    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets.
 
-    def __init__(self, data: TrainingData, batch_size: int, seed: int) -> None:
+    views: (K, n, ...), of which each epoch takes one, in turn; labels: (K, n, classes).
+    """
+
+    def __init__(self, views: np.ndarray, labels: np.ndarray, batch_size: int, seed: int) -> None:
         super().__init__()
-        self.data, self.batch_size, self.seed, self.epoch = data, min(batch_size, len(data.labels)), seed, 0
-        self.targets = one_hot(data.labels, data.num_classes)
+        self.views, self.labels, self.seed, self.epoch = views, labels, seed, 0
+        self.batch_size = min(batch_size, labels.shape[1])
 
     def __len__(self) -> int:
-        return len(self.data.labels) // self.batch_size
+        return int(self.labels.shape[1]) // self.batch_size
 
     def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.data.labels))
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.labels.shape[1])
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        return ((self.data.images[chosen], self.targets[chosen]),)
+        view = self.epoch % len(self.views)
+        return ((self.views[view, chosen], self.labels[view, chosen]),)
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -170,13 +174,11 @@ def _train_stage(
 ) -> bool:
     """Train one stage; return whether it came to its end before `deadline`."""
     stage.prepare(network)
-    penalise_head(network, stage.l2)
-    batches = Batches(data, config.training.batch_size, config.seed)
+    targets = one_hot(data.labels, data.num_classes)
+    batches = Batches(data.images[None], targets[None], config.training.batch_size, config.seed)
     augmentation = build_augmentation(config.augmentation, config.seed)
-    model = compile_model(network, augmentation, config.training, stage.learning_rate, stage.epochs * len(batches))
-    if config.training.class_weights:
-        model.class_weights = class_weights(data.labels, data.num_classes).astype(np.float32)
-    rules = _stopping_rules(config.training)
+    model = build_training_model(network, augmentation, stage, config.training, batches)
+    rules = stopping_rules(config.training)
     checkpoint = Checkpoint(folder, network, stage.name, rules)
     checkpoint.set_model(model)
     checkpoint.restore()
@@ -199,13 +201,36 @@ def _train_stage(
     return not limit.reached
 
 
-def compile_model(
-    network: keras.Model, augmentation: keras.layers.Layer, config: TrainingConfig, learning_rate: float, steps: int
+def build_training_model(
+    network: keras.Model,
+    augmentation: keras.layers.Layer | None,
+    stage: Stage,
+    config: TrainingConfig,
+    batches: Batches,
 ) -> TrainingModel:
-    """Return the training model around `network`: uint8 pictures and labels, augmented in training, and the loss."""
-    images = keras.Input(network.input_shape[1:], dtype="uint8")
+    """Return the compiled model that trains `network` in `stage`, with its penalty and class weights."""
+    penalise_head(network, stage.l2)
+    model = compile_model(network, augmentation, config, stage.learning_rate, stage.epochs * len(batches))
+    if config.class_weights:
+        labels = batches.labels[0].argmax(axis=1)
+        model.class_weights = class_weights(labels, batches.labels.shape[-1]).astype(np.float32)
+    return model
+
+
+def compile_model(
+    network: keras.Model,
+    augmentation: keras.layers.Layer | None,
+    config: TrainingConfig,
+    learning_rate: float,
+    steps: int,
+) -> TrainingModel:
+    """Return the training model around `network`: uint8 pictures and labels, augmented in training, and the loss.
+
+    Without augmentation the inputs are float16, what a frozen part made of pictures.
+    """
+    images = keras.Input(network.input_shape[1:], dtype="uint8" if augmentation else "float16")
     labels = keras.Input(network.output_shape[1:])
-    augmented, mixed = augmentation(images, labels)
+    augmented, mixed = augmentation(images, labels) if augmentation else (ops.cast(images, "float32"), labels)
     model = TrainingModel([images, labels], [network(augmented), mixed])
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
     rate = schedule if config.schedule == "cosine" else learning_rate
@@ -224,7 +249,8 @@ def _build_all(model: keras.Model) -> None:
     model.reset_metrics()
 
 
-def _stopping_rules(config: TrainingConfig) -> list[keras.callbacks.Callback]:
+def stopping_rules(config: TrainingConfig) -> list[keras.callbacks.Callback]:
+    """Return early stopping, first, and what lowers the rate where no schedule does."""
     stopping = keras.callbacks.EarlyStopping(SCORE, mode="max", patience=config.stopping_patience)
     if config.schedule == "cosine":
         return [stopping]
@@ -240,7 +266,12 @@ def _stopped(checkpoint: Checkpoint) -> bool:
 def _require_finite(checkpoint: Checkpoint, stage: Stage) -> None:
     history = [row for row in checkpoint.state["history"] if row["stage"] == stage.name]
     if not checkpoint.best_path.is_file() or not history or not np.isfinite(history[-1]["loss"]):
-        raise InputError(
-            f"The loss of stage '{stage.name}' became infinite or NaN at a learning rate of {stage.learning_rate:g}; "
-            "a lower rate is needed (--set training.head_learning_rate=... or training.fine_tuning_learning_rate=...)."
-        )
+        raise diverged(stage)
+
+
+def diverged(stage: Stage) -> InputError:
+    """Return the error of a stage whose loss is no number any more."""
+    return InputError(
+        f"The loss of stage '{stage.name}' became infinite or NaN at a learning rate of {stage.learning_rate:g}; "
+        "a lower rate is needed (--set training.head_learning_rate=... or training.fine_tuning_learning_rate=...)."
+    )

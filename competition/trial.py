@@ -1,0 +1,140 @@
+"""What one trial of a search trains: a head on cached features, both stages on them, or all from random weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from competition.augmentation import build_augmentation
+from competition.callbacks import SCORE, ProgressBar, Reseed, StepClock, TimeLimit
+from competition.config import Config
+from competition.features import Features
+from competition.model import create_network, find_backbone, find_border, freeze_backbone, network_spec, upper_part
+from competition.submission_model import build_head
+from competition.training import (
+    Batches,
+    Stage,
+    TrainingData,
+    build_training_model,
+    diverged,
+    one_hot,
+    plan_stages,
+    stopping_rules,
+)
+from competition.weights import Weights
+
+VALIDATION_BATCH_SIZE = 64
+
+Report = Callable[[float, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The best selection score; seconds of the last stage: of its first step beyond another one, and of a step."""
+
+    score: float
+    compile_seconds: float
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains what trials ask for on `data`; features: of the same pictures, where `weights` are pretrained.
+
+    deadline (of time.monotonic): a stage ends after the last epoch that fits. report: gets the score and the number of
+    each epoch of the last stage, and may raise to end a hopeless trial. Both raise InputError where a loss diverges.
+    """
+
+    data: TrainingData
+    weights: Weights
+    features: Features | None
+    deadline: float | None = None
+
+    def train(self, config: Config, report: Report) -> Outcome:
+        """Train as long as `config` says: both stages on features, or from random weights the whole network."""
+        keras.utils.set_random_seed(config.seed)
+        network, stages = create_network(self._spec(config), self.weights), plan_stages(config, self.weights)
+        best = 0.0
+        for stage in stages:
+            stage.prepare(network)
+            part, border = network, None
+            if self.features is not None:
+                frozen = stage.prepare is freeze_backbone
+                border = None if frozen else find_border(find_backbone(network), config.training.unfreeze)
+                part = upper_part(network, border)
+            outcome = self._fit(part, border, stage, config, report if stage is stages[-1] else _ignore)
+            best = max(best, outcome.score)
+        return Outcome(best, outcome.compile_seconds, outcome.step_seconds)
+
+    def train_head(self, config: Config, report: Report) -> Outcome:
+        """Train the head alone, on the pooled output of the frozen backbone."""
+        assert self.features is not None
+        keras.utils.set_random_seed(config.seed)
+        inputs = keras.Input(self.features.validation(None).shape[1:])
+        head = keras.Model(inputs, build_head(inputs, self._spec(config)))
+        return self._fit(head, None, plan_stages(config, self.weights)[0], config, report)
+
+    def _spec(self, config: Config) -> dict[str, Any]:
+        return network_spec(config.model, self.data.images.shape[1:], self.data.num_classes)
+
+    def _fit(self, part: keras.Model, border: int | None, stage: Stage, config: Config, report: Report) -> Outcome:
+        """Train one stage of `part` and leave its best weights there."""
+        data, training = self.data, config.training
+        if self.features is None:
+            augmentation = build_augmentation(config.augmentation, config.seed)
+            views, labels = data.images[None], one_hot(data.labels, data.num_classes)[None]
+            checked = data.validation_images
+        else:
+            augmentation, checked = None, self.features.validation(border)
+            views, labels = self.features.training(border)
+        batches = Batches(views, labels, training.batch_size, config.seed)
+        model = build_training_model(part, augmentation, stage, training, batches)
+        watch = _Watch(part, report)
+        model.fit(
+            batches,
+            epochs=stage.epochs,
+            validation_data=((checked, one_hot(data.validation_labels, data.num_classes)),),
+            validation_batch_size=VALIDATION_BATCH_SIZE,
+            callbacks=[
+                Reseed(batches, augmentation and augmentation.seed_generator, config.seed),
+                keras.callbacks.TerminateOnNaN(),
+                *stopping_rules(training),
+                watch,
+                ProgressBar(f"{config.model.backbone}, {stage.name}", 0),
+                TimeLimit(self.deadline),
+            ],
+            shuffle=False,
+            verbose=0,
+        )
+        if not np.isfinite(watch.loss):
+            raise diverged(stage)
+        part.set_weights(watch.weights)
+        return watch.outcome()
+
+
+class _Watch(StepClock):
+    """Knows the best epoch's score and weights."""
+
+    def __init__(self, network: keras.Model, report: Report) -> None:
+        super().__init__()
+        self.network, self.report = network, report
+        self.score, self.loss = -1.0, float("nan")
+        self.weights: list[np.ndarray] = []
+        self.steps: list[dict[str, float]] = []
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.loss = float(logs["loss"])
+        self.steps.append(self.step_seconds())
+        if logs[SCORE] > self.score:
+            self.score, self.weights = float(logs[SCORE]), self.network.get_weights()
+        self.report(float(logs[SCORE]), epoch)
+
+    def outcome(self) -> Outcome:
+        step = min(seconds["step_seconds"] for seconds in self.steps)
+        return Outcome(self.score, max(0.1, self.steps[0]["first_step_seconds"] - step), step)
+
+
+def _ignore(score: float, epoch: int) -> None:
+    """Take no notice of an epoch of a stage that is not the last."""
