@@ -22,7 +22,8 @@ from competition.weights import RANDOM, Weights
 EPOCH_SECONDS = 0.7  # of an epoch beside its steps: writing the checkpoint
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
 TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
-MOST_TRIALS, MOST_EPOCHS = 100, 60
+HEAD_COMPILE, HEAD_STEP_SECONDS = 0.4, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
+FEWEST_PICTURES, MOST_EPOCHS = 200, 60
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,38 @@ class Planner:
         return at_first * stages * self.speed.compile * entry.compile_cost + per_step * epochs + beside
 
     def trial_seconds(self, backbone: str, config: Config) -> float:
-        """Return the seconds of one trial of the search."""
+        """Return the seconds of one trial of the whole network; from pretrained weights its first stage is cached."""
         schedule = config.search
-        return self.training_seconds(
-            backbone, schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs, schedule.trial_pictures
+        pretrained = self.weights[backbone].path is not None
+        frozen = 0 if pretrained else schedule.trial_frozen_epochs
+        head = self.head_seconds(config) if pretrained else 0.0
+        return head + self.training_seconds(
+            backbone, frozen, schedule.trial_fine_tuning_epochs, schedule.trial_pictures
         )
+
+    def head_seconds(self, config: Config) -> float:
+        """Return the seconds of one trial of a head on cached features."""
+        schedule = config.search
+        steps = (
+            schedule.trial_frozen_epochs * min(schedule.trial_pictures, self.sizes.train) / config.training.batch_size
+        )
+        return HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
+
+    def cache_seconds(self, backbone: str, config: Config) -> float:
+        """Return the seconds of computing a backbone's features."""
+        entry, pictures = get_backbone(backbone), min(config.search.trial_pictures, self.sizes.train)
+        passed = config.search.views * pictures + self.sizes.validation * pictures / self.sizes.train
+        return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
     def search_seconds(self, config: Config) -> dict[str, float]:
         """Return the seconds of each backbone's search."""
-        return {name: config.search.trials * self.trial_seconds(name, config) for name in self.weights}
+        schedule, seconds = config.search, {}
+        for name, weights in self.weights.items():
+            each = self.trial_seconds(name, config)
+            heads = self.cache_seconds(name, config) + schedule.trials * self.head_seconds(config)
+            pretrained = weights.path is not None
+            seconds[name] = heads + schedule.two_stage_trials * each if pretrained else schedule.trials * each
+        return seconds
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on all versions of validation and test, some with all views."""
@@ -129,20 +153,23 @@ class Planner:
         return PACKAGE_SECONDS + self.span({name: self.evaluation_seconds(name, config) for name in self.weights})
 
     def plan_search(self, config: Config, seconds: float, trials: int | None) -> Config:
-        """Return `config` with as many trials as fit; with fewer pictures a trial where not even two would.
+        """Return `config` with as many of its trials, of either kind, as fit; with fewer pictures where hardly any would.
 
         trials: the number that the user asked for, which is an upper limit.
         """
         share = config.search.share * (seconds - self.reserve(config))
+        most = trials or config.search.trials
         pictures = min(config.search.trial_pictures, self.sizes.train)
         while True:
-            search = replace(config.search, trial_pictures=pictures)
-            once = replace(config, search=replace(search, trials=1))
-            fitting = int(share / self.span(self.search_seconds(once)))
-            if fitting >= 2 or pictures <= 200:
-                count = max(1, min(fitting, trials or MOST_TRIALS))
-                return replace(config, search=replace(search, trials=count))
-            pictures = max(200, pictures // 2)
+            for count in range(most, 0, -1):
+                two_stage = max(1, round(config.search.two_stage_trials * count / most))
+                search = replace(config.search, trials=count, two_stage_trials=two_stage, trial_pictures=pictures)
+                planned = replace(config, search=search)
+                if self.span(self.search_seconds(planned)) <= share and (count >= 2 or most == 1):
+                    return planned
+            if pictures <= FEWEST_PICTURES:
+                return planned
+            pictures = max(FEWEST_PICTURES, pictures // 2)
 
     def plan_training(self, config: Config, seconds: float) -> Config:
         """Return `config` with as many epochs as fit into `seconds`, at least one; one in five is frozen."""
@@ -207,7 +234,11 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
         schedule = config.search
         pictures = min(schedule.trial_pictures, planner.sizes.train)
         epochs = schedule.trial_frozen_epochs + schedule.trial_fine_tuning_epochs
-        lines.append(f"search: {schedule.trials} trials for each backbone, {epochs} epochs of {pictures} pictures each")
+        lines.append(
+            f"search: {schedule.trials} trials for each backbone, of the head on cached features, and "
+            f"{schedule.two_stage_trials} of both stages; from random weights {schedule.trials} of all layers; "
+            f"{epochs} epochs of {pictures} pictures each"
+        )
     frozen, rest = config.training.frozen_epochs, config.training.fine_tuning_epochs
     stages = f"{frozen} epochs frozen and {rest} of fine-tuning; from random weights {frozen + rest} of all layers"
     lines.append(f"training: {stages}; {planner.sizes.train} pictures")

@@ -64,7 +64,8 @@ def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:
 
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
-    assert "10 trials for each backbone" in text
+    assert "100 trials for each backbone" in text
+    assert "10 of both stages" in text
     assert "MobileNetV3Large, imagenet weights" in text
     assert "in all about" in text
 
