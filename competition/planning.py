@@ -153,7 +153,7 @@ class Planner:
         return PACKAGE_SECONDS + self.span({name: self.evaluation_seconds(name, config) for name in self.weights})
 
     def plan_search(self, config: Config, seconds: float, trials: int | None) -> Config:
-        """Return `config` with as many of its trials, of either kind, as fit; with fewer pictures where hardly any would.
+        """Return `config` with as many of its trials, of either kind, as fit; with fewer pictures where none would.
 
         trials: the number that the user asked for, which is an upper limit.
         """

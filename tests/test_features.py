@@ -60,7 +60,8 @@ def test_every_view_of_a_picture_is_another_and_its_labels_are_mixed_with_it(tmp
 def test_a_build_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     whole = read_all(cache(CONFIG, tmp_path / "whole"))
     monkeypatch.setattr(module, "PARTS_A_NOTE", 2)
-    compute, computed = module._Build._compute, []
+    compute = module._Build._compute
+    computed: list[int] = []
 
     def die_after(self: Any, number: int, *rest: Any) -> float:
         if len(computed) == batches:
