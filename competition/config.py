@@ -223,10 +223,15 @@ class SearchConfig:
     """The search for each backbone; a trial trains both stages on fewer pictures and for fewer epochs.
 
     share: of a time budget, what searching gets of the time that it and training have together.
+    pruner: what ends hopeless trials early, by the scores of others after as many epochs; see `study.PRUNERS`.
+    heartbeat_seconds: how often a running trial leaves a sign of life; after four that are missed another process
+    tries it again.
     """
 
     trials: int = number(10, 1)
     share: float = number(0.35, 0.01, 0.99)
+    pruner: str = choice("median", "none", "median", "hyperband")
+    heartbeat_seconds: int = number(30, 1, 3600)
     trial_pictures: int = number(2000, 1)
     trial_frozen_epochs: int = number(2, 0)
     trial_fine_tuning_epochs: int = number(3, 0)

@@ -58,6 +58,7 @@ LEVELS = {
     "planning": 4,
     "prepared": 4,
     "search": 4,
+    "study": 2,
     "submission": 4,
     "budget": 4,
     "codabench.grade": 4,
