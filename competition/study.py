@@ -158,9 +158,10 @@ def open_study(job: SearchJob) -> optuna.Study:
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         epochs = job.config.search.trial_frozen_epochs + job.config.search.trial_fine_tuning_epochs
         study.pruner = PRUNERS[job.config.search.pruner](epochs)
-        # Another seed for each process and for each time that it begins, or draws would be repeated.
+        # Another seed for each process and whenever the study has gone on, or draws would be repeated.
         place = () if job.storage is None else (platform.node(), os.getpid())
-        seed = int(digest(job.config.seed, len(study.get_trials(deepcopy=False)), job.worker, place)[:8], 16)
+        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        seed = int(digest(job.config.seed, states, job.worker, place)[:8], 16)
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
         _claim(study, job, settings)
     return study
@@ -230,8 +231,18 @@ def _history(trial: FrozenTrial) -> list[int]:
     return trial.system_attrs.get("retry_history", [])
 
 
+def _origin(trial: FrozenTrial) -> int:
+    """Return the number of the trial whose settings this one tries, -1 for the settings as given."""
+    return -1 if AS_GIVEN in trial.user_attrs else (_history(trial) or [trial.number])[0]
+
+
+def _is_interrupted(trial: FrozenTrial) -> bool:
+    """Tell whether a trial ended for no reason of its own."""
+    return trial.state == TrialState.FAIL and failure_reason(trial) is None
+
+
 def retry_interrupted(study: optuna.Study, everyone_died: bool = False) -> None:
-    """Queue the settings of interrupted trials again, those that are queued already left out.
+    """Queue the settings of interrupted trials again, but for those that another trial has taken up.
 
     everyone_died: nobody else can be at work on this study, so that what seems to be running is not.
     """
@@ -239,10 +250,10 @@ def retry_interrupted(study: optuna.Study, everyone_died: bool = False) -> None:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     trials = study.get_trials(deepcopy=False)
-    queued = {_history(trial)[-1] for trial in trials if _history(trial)}
-    for trial in trials:
-        lost = trial.state == TrialState.FAIL and failure_reason(trial) is None and SURPLUS not in trial.user_attrs
-        if lost and trial.number not in queued:
+    taken_up = {_origin(trial) for trial in trials if not _is_interrupted(trial)}
+    lost = {_origin(trial): trial for trial in trials if _is_interrupted(trial) and SURPLUS not in trial.user_attrs}
+    for origin, trial in lost.items():  # of several with one origin, the last
+        if origin not in taken_up:
             RetryHeartbeatStaleTrialCallback()(study, trial)
             say(f"  trial {trial.number} was interrupted: it is tried again.")
 
@@ -315,16 +326,11 @@ def _run_trial(study: optuna.Study, job: SearchJob, objective: Callable[[Trial],
 def _is_surplus(study: optuna.Study, number: int, asked: int) -> bool:
     """Tell whether two processes that began a trial at the same moment made one too many, of which this is it."""
     trials = study.get_trials(deepcopy=False)
-    earlier = [trial for trial in trials[:number] if SURPLUS not in trial.user_attrs]
-    if (origin := _origin(trials[number])) is not None:
-        return any(_origin(trial) == origin for trial in earlier)
+    earlier = [trial for trial in trials[:number] if not _is_interrupted(trial)]
+    if _origin(trials[number]) != number:
+        return any(_origin(trial) == _origin(trials[number]) for trial in earlier)
     running = sum(trial.state == TrialState.RUNNING for trial in earlier)
     return sum(map(is_finished, trials)) + running >= asked
-
-
-def _origin(trial: FrozenTrial) -> int | None:
-    """Return the trial that this one tries again, -1 for the settings as given, or None for a draw of its own."""
-    return _history(trial)[-1] if _history(trial) else -1 if AS_GIVEN in trial.user_attrs else None
 
 
 def _report(job: SearchJob) -> Callable[[optuna.Study, FrozenTrial], None]:

@@ -19,7 +19,8 @@ from competition.config import Config, replace
 from competition.study import SearchJob, open_study, resume_study, work
 from competition.weights import RANDOM
 
-TRIALS = 12
+TRIALS = 8
+LATER = 10_000
 
 
 def make_job(folder: Path, storage: str | None = None, **changes: Any) -> SearchJob:
@@ -64,11 +65,11 @@ def search_and_die(job: SearchJob, transactions: int) -> None:
 def die_everywhere(job: SearchJob) -> None:
     study.ATTEMPTS = 1000
     moments = random.Random(0)
-    for transactions in [*range(1, 70, 3), 10_000, 10_000, 10_000, 10_000]:
+    for transactions in [*range(2, 70, 5), LATER, LATER, LATER]:
         if not (child := os.fork()):
             search_and_die(job, transactions)
             os._exit(0)
-        if transactions == 10_000:
+        if transactions == LATER:
             time.sleep(moments.uniform(0.1, 0.8))
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
