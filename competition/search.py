@@ -27,6 +27,7 @@ from competition.study import (
     reachable,
     work,
 )
+from competition.study_report import write_report
 from competition.training import TrainingData, train
 from competition.weights import Weights
 
@@ -118,6 +119,7 @@ def conclude(job: SearchJob) -> dict[str, Any]:
     result["select_by"] = job.config.training.select_by
     seconds = [trial.user_attrs["seconds"] for trial in complete]
     write_json(job.folder / f"{job.backbone}_best.json", result | {"trials": len(complete), "seconds": seconds})
+    write_report(study, job)
     settings = describe_settings(best.params)
     say(f"{job.backbone}: best of {len(complete)} trials {best.value:.4f} (trial {best.number}) with {settings}")
     return result | {"seconds": seconds}

@@ -16,7 +16,7 @@ from optuna.trial import Trial
 
 from competition import study
 from competition.config import Config, replace
-from competition.study import SearchJob, open_study, resume_study, work
+from competition.study import SearchJob, open_storage, open_study, resume_study, work
 from competition.weights import RANDOM
 
 TRIALS = 8
@@ -64,8 +64,9 @@ def search_and_die(job: SearchJob, transactions: int) -> None:
 
 def die_everywhere(job: SearchJob) -> None:
     study.ATTEMPTS = 1000
+    open_storage("sqlite://", 1)  # what this imports need not be imported by every child
     moments = random.Random(0)
-    for transactions in [*range(2, 70, 5), LATER, LATER, LATER]:
+    for transactions in [*range(2, 72, 7), LATER, LATER, LATER]:
         if not (child := os.fork()):
             search_and_die(job, transactions)
             os._exit(0)

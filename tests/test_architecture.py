@@ -59,6 +59,7 @@ LEVELS = {
     "prepared": 4,
     "search": 4,
     "study": 2,
+    "study_report": 3,
     "submission": 4,
     "budget": 4,
     "codabench.grade": 4,
