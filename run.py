@@ -113,8 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(unknown("argument", rest[0], flags))
     if options.folds < 0 or options.folds == 1:
         parser.error(f"--folds got {options.folds}, and expects 2 or more")
-    if options.workers is not None and options.workers < 1:
-        parser.error(f"--workers got {options.workers}, and expects 1 or more")
+    for flag in ("workers", "trials"):
+        if (value := getattr(options, flag)) is not None and value < 1:
+            parser.error(f"--{flag} got {value}, and expects 1 or more")
     if not any(getattr(options, name.replace("-", "_")) for name in ("record", "ensemble", *STAGES, *SERVER_ACTIONS)):
         parser.print_usage()
         print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")

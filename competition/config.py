@@ -225,13 +225,18 @@ class SearchConfig:
     trials: of the head on cached features; from random weights, of the whole network. two_stage_trials: that train both
     stages, with the best head. share: of a time budget, what searching gets of the time that it and training have
     together. views: augmented ones of each picture that are cached. cache_megabytes: that a backbone's cache may take.
+    pruner: what ends hopeless trials early, by the scores of others after as many epochs; see `study.PRUNERS`.
+    heartbeat_seconds: how often a running trial leaves a sign of life; after four that are missed another process
+    tries it again.
     """
 
     trials: int = number(100, 1)
-    two_stage_trials: int = number(10, 0)
+    two_stage_trials: int = number(10, 1)
     share: float = number(0.35, 0.01, 0.99)
+    pruner: str = choice("median", "none", "median", "hyperband")
+    heartbeat_seconds: int = number(30, 1, 3600)
     trial_pictures: int = number(2000, 1)
-    trial_frozen_epochs: int = number(4, 0)
+    trial_frozen_epochs: int = number(4, 1)
     trial_fine_tuning_epochs: int = number(3, 0)
     views: int = number(4, 1, 100)
     cache_megabytes: float = number(4096, 1)
@@ -354,8 +359,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.head_learning_rate": 2e-3,
         "training.schedule": "cosine",
         "search.trial_pictures": 500,
-        "search.trial_frozen_epochs": 0,
-        "search.trial_fine_tuning_epochs": 2,
+        "search.trial_frozen_epochs": 1,
+        "search.trial_fine_tuning_epochs": 1,
         "search.share": 0.2,
     },
 }

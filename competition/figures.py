@@ -14,29 +14,29 @@ def draw_map(
     path: Path, coordinates: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], removed: np.ndarray
 ) -> None:
     """Write the t-SNE map (n, 2) as PNG: classes in colour, pictures in the mask `removed` (n,) as black crosses."""
-    figure, axes = _start_figure(12, 9)
+    figure, axes = start_figure(12, 9)
     for label, name in enumerate(class_names):
         points = coordinates[(labels == label) & ~removed]
-        axes.scatter(*points.T, s=5, color=_colour(label), linewidths=0, label=f"{name} ({len(points)})")
+        axes.scatter(*points.T, s=5, color=pick_colour(label), linewidths=0, label=f"{name} ({len(points)})")
     axes.scatter(
         *coordinates[removed].T, s=12, color="black", marker="x", linewidths=0.6, label=f"removed ({removed.sum()})"
     )
     axes.set(title="t-SNE map of the pictures", xticks=[], yticks=[])
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_class_balance(path: Path, counts: dict[str, np.ndarray], class_names: tuple[str, ...]) -> None:
     """Write a bar chart as PNG: for each named set (before, after, ...) the pictures of each class (K,)."""
-    figure, axes = _start_figure(10, 5)
+    figure, axes = start_figure(10, 5)
     width = 0.8 / len(counts)
     for number, (name, values) in enumerate(counts.items()):
         places = np.arange(len(class_names)) + (number - (len(counts) - 1) / 2) * width
-        axes.bar(places, values, width, color=_colour(number), label=f"{name} ({int(np.sum(values))})")
+        axes.bar(places, values, width, color=pick_colour(number), label=f"{name} ({int(np.sum(values))})")
     axes.set(title="Class balance", ylabel="pictures")
     axes.set_xticks(range(len(class_names)), class_names, rotation=20, ha="right")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def contact_sheet(path: Path, images: np.ndarray, columns: int = 20) -> None:
@@ -53,20 +53,20 @@ def contact_sheet(path: Path, images: np.ndarray, columns: int = 20) -> None:
 
 def draw_history(path: Path, history: pd.DataFrame) -> None:
     """Write the curves of a training as PNG: accuracy in training and the selection score, stage by stage."""
-    figure, axes = _start_figure(9, 5)
+    figure, axes = start_figure(9, 5)
     epochs = np.arange(1, len(history) + 1)
-    axes.plot(epochs, history["accuracy"], color=_colour(7), label="training accuracy, augmented pictures")
-    axes.plot(epochs, history["val_accuracy"], color=_colour(0), marker="o", label="selection score")
+    axes.plot(epochs, history["accuracy"], color=pick_colour(7), label="training accuracy, augmented pictures")
+    axes.plot(epochs, history["val_accuracy"], color=pick_colour(0), marker="o", label="selection score")
     for border in np.flatnonzero(history["stage"].to_numpy()[1:] != history["stage"].to_numpy()[:-1]):
         axes.axvline(border + 1.5, color="black", linewidth=0.8, linestyle="--")
     axes.set(title=" then ".join(history["stage"].unique()), xlabel="epoch", ylim=(0, 1))
     axes.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, class_names: tuple[str, ...], title: str) -> None:
     """Write a confusion matrix (K, K) of counts, rows being the true classes, as PNG; colour: share of the row."""
-    figure, axes = _start_figure(8, 7)
+    figure, axes = start_figure(8, 7)
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(confusion):
@@ -75,25 +75,31 @@ def draw_confusion(path: Path, confusion: np.ndarray, class_names: tuple[str, ..
     axes.set(title=title, xlabel="predicted", ylabel="true")
     axes.set_xticks(range(len(class_names)), class_names, rotation=35, ha="right")
     axes.set_yticks(range(len(class_names)), class_names)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _start_figure(width: float, height: float) -> tuple[Any, Any]:
-    """Return a figure of its own and its axes, with no window and no global state of pyplot."""
+def start_figure(width: float, height: float, layout: str = "A") -> tuple[Any, Any]:
+    """Return a figure of its own, in inches, and its axes, with no window and no global state of pyplot.
+
+    layout: the mosaic of its panels, a letter each, which then come as a table by letter.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    panels = figure.subplot_mosaic(layout)
+    return figure, panels["A"] if layout == "A" else panels
 
 
-def _colour(number: int) -> Any:
+def pick_colour(number: int) -> Any:
+    """Return the colour of a series by its number."""
     from matplotlib import colormaps
 
     return colormaps["tab10" if number < 10 else "tab20"](number % 20)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, facecolor="white")

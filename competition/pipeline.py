@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -40,9 +41,10 @@ from competition.model import has_accelerator
 from competition.packaging import Expected, deliver
 from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
 from competition.prepared import PROFILE, Prepared, prepare
-from competition.search import SearchJob, search
+from competition.search import conclude, search
 from competition.server_versions import NotCheckedError
 from competition.splits import CLEANED, Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
+from competition.study import SearchJob, open_storage, resume_study
 from competition.weights import check_weights
 from competition.workers import Workers, count_workers
 
@@ -56,9 +58,14 @@ said, and the leaderboard shows how far the expected score was off."""
 Result = TypeVar("Result")
 
 
-def _search(job: SearchJob, prepared: Prepared) -> dict[str, Any]:
+def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
     """Search in any process, to which `prepared` goes as the name of its folder."""
-    return search(job, prepared.training)
+    search(job, prepared.training, features)
+
+
+def _conclude(job: SearchJob) -> dict[str, Any]:
+    """Write what the studies of one backbone found; return what is in the best.json of the last."""
+    return [conclude(part) for part in job.parts if part.space][-1]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -92,6 +99,8 @@ class Pipeline:
         """Run the stages in order, as far as they are asked for."""
         environment, wants = describe_environment(), self.job.wants
         say(f"{self.paths.name}: {environment['device']}, keras {environment['keras']}, seed {self.config.seed}")
+        if self.job.options.search and self.job.options.storage:
+            open_storage(self.job.options.storage, self.config.search.heartbeat_seconds)
         dataset = self.load()
         if wants("train", "evaluate", "package"):
             self.check_weights()
@@ -253,36 +262,68 @@ class Pipeline:
         return planned
 
     def search(self, prepared: Prepared, config: Config, planner: Planner) -> Planner:
-        """Search each backbone within its share of the time; return a planner that knows what trials take."""
+        """Search each backbone within its share of the time; return a planner that knows what trials take.
+
+        Where there are more workers than backbones, several work on each study.
+        """
         headline("Search")
         costs = self._in_order(planner.search_seconds(config))
-        jobs = {name: self._search_job(name, prepared, config) for name in costs}
-        if self.job.deadline is not None:
-            now, ends = time.monotonic(), planner.finish_times(costs)
+        jobs = self._search_jobs(list(costs), prepared, config)
+        each = max(1, self.workers.number // max(1, len(jobs)))
+        tasks = {
+            name if worker == 0 else f"{name}, worker {worker + 1}": dataclasses.replace(job, worker=worker)
+            for worker in range(each)
+            for name, job in jobs.items()
+        }
+        if tasks and self.job.deadline is not None:
+            now = time.monotonic()
+            ends = planner.finish_times({name: costs[job.backbone] / each for name, job in tasks.items()})
             latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
-            jobs = {
+            tasks = {
                 name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
-                for name, job in jobs.items()
+                for name, job in tasks.items()
             }
-        for name, _ in self._run_all({name: partial(_search, job, prepared) for name, job in jobs.items()}):
-            trials = read_json(self.paths.studies / f"{name}_best.json")["seconds"]
-            planner = planner.learn(name, config.training.batch_size, trials)
+        features = self.paths.experiments / "features"
+        for _ in self._run_all({name: partial(_search, job, prepared, features) for name, job in tasks.items()}):
+            pass
+        for name, found in self._run_all({name: partial(_conclude, job) for name, job in jobs.items()}):
+            planner = planner.learn(name, config.training.batch_size, [found["seconds"]])
         return planner
+
+    def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:
+        """Return what there is to search for each backbone, its study opened and mended."""
+        jobs = {}
+        for name in names:
+            job = self._search_job(name, prepared, config)
+            if not job.space:
+                say(f"{name}: nothing to search, --set says it all; its settings are trained as they are.")
+                continue
+            try:
+                for part in job.parts:
+                    resume_study(part)
+            except InputError as error:
+                self._tell_failure(name, error)
+            else:
+                jobs[name] = job
+        return jobs
 
     def _in_order(self, costs: dict[str, float]) -> dict[str, float]:
         """The packaged backbone first, so that it is there whatever happens later; then the most expensive ones."""
         return dict(sorted(costs.items(), key=lambda item: (item[0] != self.job.final, -item[1])))
 
     def _search_job(self, name: str, prepared: Prepared, config: Config) -> SearchJob:
-        folder = self.paths.studies
-        folder.mkdir(parents=True, exist_ok=True)
-        database = folder / f"{name}.db"
-        if self.job.options.force and not self.job.options.storage:
-            database.unlink(missing_ok=True)
-        storage = self.job.options.storage or f"sqlite:///{database}"
-        own = replace(config, {"model.backbone": name})
-        weights, fixed = self.job.weights[name], self.job.user_keys
-        return SearchJob(own, weights, folder, storage, prepared.fingerprint, fixed)
+        training = prepared.training
+        data = {"splits": prepared.fingerprint, "training pictures": len(training.labels)}
+        data |= {"picture": "x".join(map(str, training.images.shape[1:])), "classes": training.num_classes}
+        own, storage = replace(config, {"model.backbone": name}), self.job.options.storage
+        backend = keras.config.backend()
+        job = SearchJob(
+            own, self.job.weights[name], self.paths.studies, data, backend, storage, fixed=self.job.user_keys
+        )
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if self.job.options.force and not storage:
+            job.database.unlink(missing_ok=True)
+        return job
 
     def train(self, prepared: Prepared, config: Config, planner: Planner) -> list[Path]:
         """Train the best settings known for each backbone, within its share of the time; return the runs."""

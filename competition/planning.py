@@ -1,5 +1,6 @@
 """What fits into a time budget: trials and epochs, planned from this machine's measured speed."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -85,9 +86,8 @@ class Planner:
     def head_seconds(self, config: Config) -> float:
         """Return the seconds of one trial of a head on cached features."""
         schedule = config.search
-        steps = (
-            schedule.trial_frozen_epochs * min(schedule.trial_pictures, self.sizes.train) / config.training.batch_size
-        )
+        pictures = min(schedule.trial_pictures, self.sizes.train)
+        steps = schedule.trial_frozen_epochs * pictures / config.training.batch_size
         return HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
 
     def cache_seconds(self, backbone: str, config: Config) -> float:
@@ -97,14 +97,18 @@ class Planner:
         return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
     def search_seconds(self, config: Config) -> dict[str, float]:
-        """Return the seconds of each backbone's search."""
+        """Return the seconds of each backbone's search.
+
+        One from random weights gets no more than the longest of the others: its trials are slow, and end with its time.
+        """
         schedule, seconds = config.search, {}
         for name, weights in self.weights.items():
-            each = self.trial_seconds(name, config)
-            heads = self.cache_seconds(name, config) + schedule.trials * self.head_seconds(config)
-            pretrained = weights.path is not None
-            seconds[name] = heads + schedule.two_stage_trials * each if pretrained else schedule.trials * each
-        return seconds
+            if weights.path is not None:
+                heads = self.cache_seconds(name, config) + schedule.trials * self.head_seconds(config)
+                seconds[name] = heads + schedule.two_stage_trials * self.trial_seconds(name, config)
+        longest = max(seconds.values(), default=math.inf)
+        whole = {name: schedule.trials * self.trial_seconds(name, config) for name in self.weights}
+        return {name: seconds.get(name, min(whole[name], longest)) for name in self.weights}
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on all versions of validation and test, some with all views."""
@@ -236,7 +240,7 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
         epochs = schedule.trial_frozen_epochs + schedule.trial_fine_tuning_epochs
         lines.append(
             f"search: {schedule.trials} trials for each backbone, of the head on cached features, and "
-            f"{schedule.two_stage_trials} of both stages; from random weights {schedule.trials} of all layers; "
+            f"{schedule.two_stage_trials} of both stages; from random weights up to {schedule.trials} of all layers; "
             f"{epochs} epochs of {pictures} pictures each"
         )
     frozen, rest = config.training.frozen_epochs, config.training.fine_tuning_epochs

@@ -60,6 +60,8 @@ LEVELS = {
     "features": 4,
     "trial": 5,
     "search": 6,
+    "study": 2,
+    "study_report": 3,
     "submission": 4,
     "budget": 4,
     "codabench.grade": 4,

@@ -81,7 +81,7 @@ def test_durations_have_units() -> None:
         (["--train", "--select-by", "clean+reveiled"], "did you mean 'revealed'"),
         (["--train", "--set", "training.select_by="], "Unknown version to select by ''"),
         (["--train", "--set", "model.dropout=2"], "a number from 0 to 0.95"),
-        (["--train", "--trials", "0"], "search.trials got '0'"),
+        (["--search", "--set", "search.trials=0"], "search.trials got '0'"),
         (["--clean", "--data", "missing.npz"], "missing.npz"),
         (["--clean", "--name", "mine"], "needs --data"),
         (["--clean", "--data", "bloodmnist:99"], "known are bloodmnist, bloodmnist:64, bloodmnist:128, bloodmnist:224"),

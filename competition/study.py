@@ -1,0 +1,394 @@
+"""The Optuna study of one backbone: opened or refused, shared by processes and hosts, and mended where one died."""
+
+import math
+import os
+import platform
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from competition.config import Config, flatten, training_settings
+from competition.console import describe_seconds, say
+from competition.files import InputError, digest
+from competition.weights import Weights
+
+# What is searched, by dotted key: (low, high, logarithmic) or the choices.
+HEAD_SPACE: dict[str, Any] = {
+    "model.head_units": (64, 128, 256, 512, 1024),
+    "model.dropout": (0.0, 0.6, False),
+    "model.l2": (1e-7, 1e-2, True),
+    "training.head_learning_rate": (3e-4, 4e-3, True),
+}
+FINE_TUNING_SPACE: dict[str, Any] = {
+    "training.fine_tuning_learning_rate": (1e-5, 1e-3, True),
+    "training.fine_tuning_l2": (1e-7, 3e-2, True),
+    "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border of cached features
+}
+PRUNERS: dict[str, Callable[[int], Any]] = {  # by name: what makes one for trials of that many epochs
+    "none": lambda epochs: optuna.pruners.NopPruner(),
+    "median": lambda epochs: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3),
+    "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(max_resource=epochs),
+}
+ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
+GRACE = 4  # heartbeats that a trial may miss before it counts as dead
+POLL_SECONDS = 2.0
+AS_GIVEN, BEGUN, REASON, SURPLUS = "as given", "begun", "reason", "surplus"  # attributes of trials
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """What a search needs: the settings it starts from, weights, and where it keeps itself.
+
+    data: what tells these data from others, by name. storage: a URL that other hosts may share (None: a file of this
+    job's own). fixed: keys that the user set, which are not searched. head_only: trials of heads on a frozen backbone.
+    head: what those found best, which trials of both stages keep, but for the first. worker: number among the processes
+    of this job on this study. deadline, last_moment: when (time.monotonic) no further trial begins, and when a running
+    one is cut short, whose score then means less.
+    """
+
+    config: Config
+    weights: Weights
+    folder: Path
+    data: dict[str, Any]
+    backend: str
+    storage: str | None = None
+    fixed: frozenset[str] = frozenset()
+    head_only: bool = False
+    head: dict[str, Any] = field(default_factory=dict)
+    worker: int = 0
+    deadline: float | None = None
+    last_moment: float | None = None
+
+    @property
+    def backbone(self) -> str:
+        return self.config.model.backbone
+
+    @property
+    def database(self) -> Path:
+        return self.folder / f"{self.backbone}.db"
+
+    @property
+    def url(self) -> str:
+        return self.storage or f"sqlite:///{self.database}"
+
+    @property
+    def title(self) -> str:
+        """The study's name for a reader."""
+        return f"{self.backbone} head" if self.head_only else self.backbone
+
+    @property
+    def stem(self) -> str:
+        """What its files' names begin with."""
+        return self.title.replace(" ", "_")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether there are two stages, of which the first is searched on its own."""
+        return self.weights.path is not None
+
+    @property
+    def parts(self) -> list["SearchJob"]:
+        """The studies of this job, in their order."""
+        return [replace(self, head_only=True), self] if self.is_pretrained else [self]
+
+    @property
+    def trials(self) -> int:
+        """How many trials are asked for."""
+        search = self.config.search
+        return search.two_stage_trials if self.is_pretrained and not self.head_only else search.trials
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """What is searched: from random weights there is no second stage, and so nothing of it."""
+        space = HEAD_SPACE | FINE_TUNING_SPACE if self.is_pretrained and not self.head_only else HEAD_SPACE
+        return {key: options for key, options in space.items() if key not in self.fixed}
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What a trial trains, by dotted key."""
+        search = self.config.search
+        return {
+            "training.limit": search.trial_pictures,
+            "training.frozen_epochs": search.trial_frozen_epochs,
+            "training.fine_tuning_epochs": 0 if self.head_only else search.trial_fine_tuning_epochs,
+        }
+
+    @property
+    def reported_epochs(self) -> int:
+        """Epochs after which a trial reports: those of its last stage, or all where there is only one."""
+        schedule = self.schedule
+        epochs = schedule["training.frozen_epochs"], schedule["training.fine_tuning_epochs"]
+        return epochs[1] if self.is_pretrained and not self.head_only else sum(epochs)
+
+
+# -- storage
+
+
+def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
+    """Return the storage, in which running trials leave heartbeats; raises InputError where it cannot be used."""
+    is_file = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
+    with reachable(url), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        arguments = {"heartbeat_interval": heartbeat_seconds, "grace_period": GRACE * heartbeat_seconds}
+        try:
+            storage = RDBStorage(url, options, **arguments)
+        except SQLAlchemyError as error:  # another process that makes the same tables was faster
+            if not re.search("exists|duplicate|UNIQUE", str(error)):
+                raise
+            time.sleep(POLL_SECONDS)
+            storage = RDBStorage(url, options, **arguments)
+        if is_file:
+            _write_in_turn(storage.engine)
+    return storage
+
+
+def _write_in_turn(engine: sqlalchemy.Engine) -> None:
+    """Let each transaction of SQLite lock before it reads, or two processes may take the same trial.
+
+    The recipe of SQLAlchemy's documentation (SQLite, "Enabling Non-Legacy SQLite Transactional Modes").
+    """
+    sqlalchemy.event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    sqlalchemy.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections from before
+
+
+@contextmanager
+def reachable(url: str) -> Iterator[None]:
+    """Turn what a storage that fails raises into an InputError that names it, without its password."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        shown = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
+        raise InputError(
+            f"The storage {shown} cannot be used ({reason}); nothing was lost: mend it, or name another one with "
+            "--storage, and give the same command again."
+        ) from error
+
+
+def open_study(job: SearchJob) -> optuna.Study:
+    """Open or create the study; its first trial is the settings as they stand.
+
+    The name carries all that is not searched, the trials' schedule too, since scores compare only where it is equal.
+    Raises InputError where the storage cannot be used, or where the study belongs to other data.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    settings = training_settings(job.config) | job.schedule | dict.fromkeys(job.space, "searched")
+    settings |= {"weights": job.weights.fingerprint, "backend": job.backend}
+    name = f"{job.title.replace(' ', '-')}-{digest(settings, job.space)[:8]}"
+    storage = open_storage(job.url, job.config.search.heartbeat_seconds)
+    with reachable(job.url):
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study.pruner = PRUNERS[job.config.search.pruner](job.reported_epochs)
+        # Another seed for each process and whenever the study has gone on, or draws would be repeated.
+        place = () if job.storage is None else (platform.node(), os.getpid())
+        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        seed = int(digest(job.config.seed, states, job.worker, place)[:8], 16)
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
+        kept = {key: value for key, value in job.head.items() if key in job.space}
+        study.sampler = optuna.samplers.PartialFixedSampler(kept, sampler) if kept else sampler
+        _claim(study, job, settings)
+    return study
+
+
+def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:
+    """Note what a new study is about; raises InputError where a known one is about other data."""
+    known = study.user_attrs.get("data")
+    if known is None:
+        _tell_of_others(study, job, settings)
+        study.enqueue_trial(_inside_space(flatten(job.config), job.space), user_attrs={AS_GIVEN: True})
+        study.set_user_attr("settings", settings)
+        study.set_user_attr("data", job.data)
+    elif known != job.data:
+        mend = "use --force to begin it anew" if job.storage is None else "name another storage with --storage"
+        raise InputError(
+            f"The study '{study.study_name}' belongs to other data ({_describe_difference(known, job.data)}); "
+            f"{mend}, or --name for a folder of its own."
+        )
+
+
+def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:
+    for other in optuna.get_all_study_summaries(study._storage, include_best_trial=False):
+        if (
+            other.study_name.rpartition("-")[0] == study.study_name.rpartition("-")[0]
+            and "settings" in other.user_attrs
+        ):
+            difference = _describe_difference(other.user_attrs["settings"], settings)
+            say(f"{job.title}: a study of its own beside {other.study_name} ({other.n_trials} trials): {difference}")
+
+
+def _describe_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    keys = [key for key in before | now if before.get(key) != now.get(key)]
+    return ", ".join(f"{key} {before.get(key)}, now {now.get(key)}" for key in keys) or "another range is searched"
+
+
+def _inside_space(settings: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
+    return {key: _nearest(settings[key], options) for key, options in space.items()}
+
+
+def _nearest(value: float, options: tuple[Any, ...]) -> Any:
+    if isinstance(options[-1], bool):
+        return min(max(value, options[0]), options[1])
+    return min(options, key=lambda option: abs(option - value))
+
+
+# -- trials
+
+
+def failure_reason(trial: FrozenTrial) -> str | None:
+    """Return why a trial failed for good, or None: one that was merely interrupted is tried again."""
+    if trial.state != TrialState.FAIL or SURPLUS in trial.user_attrs:
+        return None
+    died = f"its process died {ATTEMPTS} times" if len(_history(trial)) >= ATTEMPTS - 1 else None
+    return trial.user_attrs.get(REASON, died)
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Tell whether a trial counts: with a score, given up as hopeless, or failed for a reason of its own."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or failure_reason(trial) is not None
+
+
+def count_finished(study: optuna.Study) -> int:
+    """Return how many trials count."""
+    return sum(map(is_finished, study.get_trials(deepcopy=False)))
+
+
+def _history(trial: FrozenTrial) -> list[int]:
+    """Return the numbers of the interrupted trials whose settings this one tries again."""
+    return trial.system_attrs.get("retry_history", [])
+
+
+def _origin(trial: FrozenTrial) -> int:
+    """Return the number of the trial whose settings this one tries, -1 for the settings as given."""
+    return -1 if AS_GIVEN in trial.user_attrs else (_history(trial) or [trial.number])[0]
+
+
+def _is_interrupted(trial: FrozenTrial) -> bool:
+    """Tell whether a trial ended for no reason of its own."""
+    return trial.state == TrialState.FAIL and failure_reason(trial) is None
+
+
+def retry_interrupted(study: optuna.Study, everyone_died: bool = False) -> None:
+    """Queue the settings of interrupted trials again, but for those that another trial has taken up.
+
+    everyone_died: nobody else can be at work on this study, so that what seems to be running is not.
+    """
+    if everyone_died:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    trials = study.get_trials(deepcopy=False)
+    taken_up = {_origin(trial) for trial in trials if not _is_interrupted(trial)}
+    lost = {_origin(trial): trial for trial in trials if _is_interrupted(trial) and SURPLUS not in trial.user_attrs}
+    for origin, trial in lost.items():  # of several with one origin, the last
+        if origin not in taken_up:
+            RetryHeartbeatStaleTrialCallback()(study, trial)
+            say(f"  trial {trial.number} was interrupted: it is tried again.")
+
+
+def resume_study(job: SearchJob) -> None:
+    """Open the study once before any process works on it, and queue again what was interrupted.
+
+    A study in a file of this job's own has nobody else at work on it, so that what seems to be running is not.
+    """
+    study = open_study(job)
+    with reachable(job.url):
+        retry_interrupted(study, everyone_died=job.storage is None)
+        finished = count_finished(study)
+    if finished >= job.trials:
+        say(f"{job.title}: {finished} trials are done already; --trials asks for more.")
+
+
+def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float]) -> None:
+    """Run trials until the study has as many as were asked for, whoever runs them, or, with one at least, a deadline.
+
+    objective: raises InputError for a trial that fails. While others run the last trials this waits for them, and
+    takes over where one of them dies. Raises InputError where the storage can no longer be used.
+    """
+    asked, waits = job.trials, False
+    unbegun: dict[int, float] = {}  # trials without a heartbeat, and since when that is known
+    while True:
+        late = job.deadline is not None and time.monotonic() > job.deadline
+        with reachable(job.url), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            _fail_dead(study, GRACE * job.config.search.heartbeat_seconds, unbegun)
+            retry_interrupted(study)
+            running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+            finished = count_finished(study)
+            if finished >= (1 if late else asked):
+                return
+            if finished + running < asked:
+                _run_trial(study, job, objective)
+                continue
+        if not waits:
+            say(f"{job.title}: waits for {running} trials that other processes run.")
+        waits = True
+        time.sleep(POLL_SECONDS)
+
+
+def _fail_dead(study: optuna.Study, grace: float, unbegun: dict[int, float]) -> None:
+    """Fail the trials whose heartbeat stopped, and those whose process died before it began, which Optuna overlooks."""
+    optuna.storages.fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        known_since = unbegun.setdefault(trial.number, time.monotonic())
+        if trial.user_attrs.get(BEGUN) != trial.number and time.monotonic() - known_since > grace:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _run_trial(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float]) -> None:
+    def begin(trial: Trial) -> float:
+        trial.storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr(BEGUN, trial.number)  # a retried trial inherits the other's
+        if _is_surplus(study, trial.number, job.trials):
+            trial.set_user_attr(SURPLUS, True)
+            raise InputError("Other processes did all that was asked for, or this trial itself.")
+        return objective(trial)
+
+    try:
+        study.optimize(begin, n_trials=1, catch=(InputError,), callbacks=[_report(job)], gc_after_trial=True)
+    except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
+        if not re.search("Cannot tell a|already finished", f"{error} {error.__context__}"):
+            raise
+        say(f"{job.title}: others took this process for dead, and do its trial again.")
+
+
+def _is_surplus(study: optuna.Study, number: int, asked: int) -> bool:
+    """Tell whether two processes that began a trial at the same moment made one too many, of which this is it."""
+    trials = study.get_trials(deepcopy=False)
+    earlier = [trial for trial in trials[:number] if not _is_interrupted(trial)]
+    if _origin(trials[number]) != number:
+        return any(_origin(trial) == _origin(trials[number]) for trial in earlier)
+    running = sum(trial.state == TrialState.RUNNING for trial in earlier)
+    return sum(map(is_finished, trials)) + running >= asked
+
+
+def _report(job: SearchJob) -> Callable[[optuna.Study, FrozenTrial], None]:
+    def report(study: optuna.Study, trial: FrozenTrial) -> None:
+        if SURPLUS in trial.user_attrs:
+            return
+        took = describe_seconds(trial.duration.total_seconds()) if trial.duration else "?"
+        value = "" if trial.value is None or math.isnan(trial.value) else f"{trial.value:.4f}"
+        state = {TrialState.PRUNED: "given up at ", TrialState.FAIL: f"failed: {failure_reason(trial)}"}
+        done = f"{count_finished(study)}/{job.trials}"
+        outcome = state.get(trial.state, "") + value
+        say(f"{job.title} trial {done} ({took}): {outcome} with {describe_settings(trial.params)}")
+
+    return report
+
+
+def describe_settings(settings: dict[str, Any]) -> str:
+    """Return settings in words: head_units 256, dropout 0.3."""
+    texts = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
+    return ", ".join(f"{key.split('.')[1]} {text}" for key, text in texts.items())
