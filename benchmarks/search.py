@@ -27,7 +27,8 @@ from competition.config import Config, replace
 from competition.console import say
 from competition.features import cache_features
 from competition.prepared import load_prepared
-from competition.search import FINE_TUNING_SPACE, HEAD_SPACE, suggest
+from competition.search import suggest
+from competition.study import FINE_TUNING_SPACE, HEAD_SPACE
 from competition.training import TrainingData
 from competition.trial import Outcome, Trainer
 from competition.weights import RANDOM, SUFFIX, Weights

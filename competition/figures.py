@@ -78,18 +78,20 @@ def draw_confusion(path: Path, confusion: np.ndarray, class_names: tuple[str, ..
     save_figure(figure, path)
 
 
-def start_figure(width: float, height: float, layout: str = "A") -> tuple[Any, Any]:
-    """Return a figure of its own, in inches, and its axes, with no window and no global state of pyplot.
+def start_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure of its own, in inches, and its axes."""
+    figure = empty_figure(width, height)
+    return figure, figure.subplots()
 
-    layout: the mosaic of its panels, a letter each, which then come as a table by letter.
-    """
+
+def empty_figure(width: float, height: float) -> Any:
+    """Return a figure, in inches, with no window and no global state of pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplot_mosaic(layout)
-    return figure, panels["A"] if layout == "A" else panels
+    return figure
 
 
 def pick_colour(number: int) -> Any:

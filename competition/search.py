@@ -75,7 +75,7 @@ def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
 
 
 def _objective(job: SearchJob, train: Training, beside: float = 0.0) -> Callable[[Trial], float]:
-    """Return what runs a trial; beside: what a step of the real training takes more than one on features, in seconds."""
+    """Return what runs a trial; beside: seconds that a step of the real training takes more than one on features."""
 
     def objective(trial: Trial) -> float:
         config = replace(job.config, suggest(trial, job.space) | job.schedule)
@@ -120,9 +120,9 @@ def _value(trial: FrozenTrial) -> float:
 
 
 def conclude(job: SearchJob) -> dict[str, Any]:
-    """Write what one study found into the job's folder: trials.csv, best.json and the report; return what is in the second.
+    """Write what one study found into the job's folder, and return what is in its best.json.
 
-    Raises InputError where no trial succeeded.
+    <stem>_trials.csv, _best.json, .png and .md. Raises InputError where no trial succeeded.
     """
     study = open_study(job)
     with reachable(job.url):

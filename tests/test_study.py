@@ -1,5 +1,6 @@
 """Studies are shared by processes and survive their deaths: nothing is lost, and nothing done twice."""
 
+import dataclasses
 import os
 import pwd
 import shutil
@@ -8,16 +9,20 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from competition.study import open_study
-from tests.study_process import TRIALS, make_job
+from competition import study as module
+from competition.config import replace
+from competition.files import InputError
+from competition.study import count_finished, open_storage, open_study, resume_study, work
+from tests.study_process import TRIALS, make_job, score, search_once
 
 
 def start(folder: Path, way: str, *storage: str) -> subprocess.Popen[str]:
@@ -95,3 +100,107 @@ def test_a_trial_of_a_killed_worker_is_done_once_by_another(
     victim.send_signal(signal.SIGKILL)
     assert "was interrupted: it is tried again" in finish(other)
     require_all_done_once(open_study(make_job(tmp_path, url)).trials, interrupted=1)
+
+
+def test_an_interrupted_trial_is_tried_again_with_its_settings(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    running = open_study(job).ask()
+    drawn = [running.suggest_float("model.dropout", 0.0, 0.6), running.number]
+    search_once(job)
+    study = open_study(job)
+    assert count_finished(study) == TRIALS
+    assert study.trials[running.number].state == TrialState.FAIL
+    assert [trial.params["model.dropout"] for trial in study.trials].count(drawn[0]) == 2
+
+
+def test_a_trial_that_takes_its_process_along_each_time_fails_for_good(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    for _ in range(module.ATTEMPTS):
+        resume_study(job)
+        study = open_study(job)
+        assert count_finished(study) == 0
+        study.ask()
+    resume_study(job)
+    assert count_finished(open_study(job)) == 1
+    last = open_study(job).trials[-1]
+    assert module.failure_reason(last) == f"its process died {module.ATTEMPTS} times"
+
+
+def test_a_process_that_died_before_its_first_heartbeat_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "GRACE", 0.2)
+    job = make_job(tmp_path, f"sqlite:///{tmp_path}/shared.db", **{"search.trials": 2})
+    study = open_study(job)
+    lost = study.ask().number
+    work(study, job, score)
+    assert study.trials[lost].state == TrialState.FAIL
+    assert count_finished(study) == 2
+
+
+def test_who_was_taken_for_dead_leaves_the_trial_to_others(tmp_path: Path) -> None:
+    job = make_job(tmp_path, **{"search.trials": 2})
+    study = open_study(job)
+
+    def lose_the_first(trial: Trial) -> float:
+        if trial.number == 0:
+            open_study(job).tell(trial.number, state=TrialState.FAIL)
+        return score(trial) if trial.number else 0.5
+
+    work(study, job, lose_the_first)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 2
+
+
+def test_of_two_that_begin_the_last_trial_at_once_one_stands_back(tmp_path: Path) -> None:
+    job = make_job(tmp_path, **{"search.trials": 1})
+    study = open_study(job)
+    module._run_trial(study, job, score)
+    module._run_trial(study, job, score)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+    resume_study(job)
+    assert len(study.trials) == 2
+    assert count_finished(study) == 1
+
+
+def test_no_trial_begins_after_the_deadline(tmp_path: Path) -> None:
+    job = dataclasses.replace(make_job(tmp_path), deadline=time.monotonic())
+    search_once(job)
+    assert count_finished(open_study(job)) == 0
+
+
+def test_a_study_of_other_data_is_refused_with_the_difference(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    open_study(job)
+    other = dataclasses.replace(job, data={"splits": "data-2", "classes": 3})
+    with pytest.raises(InputError, match=r"other data \(splits data-1, now data-2\); use --force"):
+        open_study(other)
+    shared = dataclasses.replace(other, storage=job.url)
+    with pytest.raises(InputError, match=r"data-2\); name another storage with --storage"):
+        open_study(shared)
+
+
+def test_a_study_of_other_settings_is_another_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = make_job(tmp_path)
+    first = open_study(job)
+    lion = dataclasses.replace(job, config=replace(job.config, {"training.optimizer": "lion"}))
+    assert open_study(lion).study_name != first.study_name
+    assert "training.optimizer adam, now lion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("sqlite:////no/such/folder/study.db", r"sqlite:////no/such/folder/study.db cannot be used \(unable to open"),
+        ("postgresql+psycopg://me:s3cret@127.0.0.1:9/x", r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:9/x cannot"),
+        ("nonsense://me:s3cret@host/x", r"nonsense://me:\*\*\*@host/x cannot"),
+        ("me:s3cret@host", "cannot be used"),
+    ],
+)
+def test_a_storage_out_of_reach_is_named_without_its_password(url: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        open_storage(url, 30)
+    assert "nothing was lost" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
