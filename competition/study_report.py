@@ -67,9 +67,10 @@ def _draw_history(axes: Any, trials: list[FrozenTrial], lowest: float) -> None:
     complete = sorted(
         (seconds[trial.number] / size, trial.value) for trial in ended if trial.state == TrialState.COMPLETE
     )
-    times, scores = zip(*complete, strict=True)
-    best = np.maximum.accumulate(scores)
-    axes.step(times, best.clip(lowest), color=pick_colour(3), where="post", label="best so far")
+    best = np.maximum.accumulate([score for _, score in complete])
+    axes.step(
+        [time for time, _ in complete], best.clip(lowest), color=pick_colour(3), where="post", label="best so far"
+    )
     axes.set(title="History", xlabel=f"{unit}, pauses left out", ylabel="selection score")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="lower right")
@@ -114,7 +115,7 @@ def _draw_parallel(figure: Any, ranked: list[FrozenTrial], space: dict[str, Any]
     axes, colours = figure.subplots(), ScalarMappable(Normalize(lowest, ranked[0].value), "viridis")
     for trial in reversed(ranked):
         heights = [_place(trial.params[key], options) for key, options in space.items()]
-        axes.plot(heights, color=colours.to_rgba(max(trial.value, lowest)), alpha=0.6)
+        axes.plot(heights, color=colours.to_rgba(np.maximum(trial.value, lowest)), alpha=0.6)
     axes.plot(heights, color=pick_colour(3), linewidth=2.5, label="best")
     for place, options in enumerate(space.values()):
         axes.axvline(place, color="black", linewidth=0.8)
@@ -150,7 +151,7 @@ def _describe(job: SearchJob, trials: list[FrozenTrial], ranked: list[FrozenTria
     best, seconds = ranked[0], [_seconds(trial) for trial in ranked]
     reasons = Counter(reason for trial in trials if (reason := failure_reason(trial)))
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
-    outcomes = {"complete": len(ranked), "given up early": sum(trial.state == TrialState.PRUNED for trial in trials)}
+    outcomes = {"complete": len(ranked), "pruned": sum(trial.state == TrialState.PRUNED for trial in trials)}
     outcomes |= {f"failed: {reason}": count for reason, count in reasons.most_common()}
     outcomes["interrupted, and tried again"] = failed - reasons.total()
     rows = [

@@ -23,9 +23,9 @@ TRIALS = 8
 LATER = 10_000
 
 
-def make_job(folder: Path, storage: str | None = None, **changes: Any) -> SearchJob:
-    settings = {"model.backbone": "tiny_cnn", "search.trials": TRIALS, "search.heartbeat_seconds": 1}
-    config = replace(Config(), settings | changes)
+def make_job(folder: Path, storage: str | None = None, trials: int = TRIALS) -> SearchJob:
+    settings = {"model.backbone": "tiny_cnn", "search.trials": trials, "search.heartbeat_seconds": 1}
+    config = replace(Config(), settings)
     return SearchJob(config, RANDOM, folder, {"splits": "data-1", "classes": 3}, "numpy", storage)
 
 
@@ -78,7 +78,7 @@ def die_everywhere(job: SearchJob) -> None:
 
 
 if __name__ == "__main__":
-    job, way = make_job(Path(sys.argv[1]), *sys.argv[3:]), sys.argv[2]
+    job, way = make_job(Path(sys.argv[1]), sys.argv[3] if sys.argv[3:] else None), sys.argv[2]
     if way == "die":
         die_everywhere(job)
     else:

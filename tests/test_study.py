@@ -77,15 +77,18 @@ def postgresql() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    binaries, quiet = found[0].parent, {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/", **user}
-    options = f"-p {port} -k {folder} -h 127.0.0.1 -F"
-    subprocess.run([binaries / "initdb", "-D", folder / "data", "-U", "search", "-A", "trust", "-N"], **quiet)
-    control = [binaries / "pg_ctl", "-D", folder / "data", "-w", "-s"]
-    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], **quiet)
+    binaries = found[0].parent
+
+    def call(program: str, *arguments: str) -> None:
+        command = [str(binaries / program), "-D", f"{folder}/data", *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
+
+    call("initdb", "-U", "search", "-A", "trust", "-N")
+    call("pg_ctl", "-w", "-s", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder} -h 127.0.0.1 -F", "start")
     try:
         yield f"postgresql+psycopg://search:secret@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+        call("pg_ctl", "-w", "-s", "-m", "immediate", "stop")
         shutil.rmtree(folder)
 
 
@@ -131,7 +134,7 @@ def test_a_process_that_died_before_its_first_heartbeat_is_found(
 ) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(module, "GRACE", 0.2)
-    job = make_job(tmp_path, f"sqlite:///{tmp_path}/shared.db", **{"search.trials": 2})
+    job = make_job(tmp_path, f"sqlite:///{tmp_path}/shared.db", trials=2)
     study = open_study(job)
     lost = study.ask().number
     work(study, job, score)
@@ -140,7 +143,7 @@ def test_a_process_that_died_before_its_first_heartbeat_is_found(
 
 
 def test_who_was_taken_for_dead_leaves_the_trial_to_others(tmp_path: Path) -> None:
-    job = make_job(tmp_path, **{"search.trials": 2})
+    job = make_job(tmp_path, trials=2)
     study = open_study(job)
 
     def lose_the_first(trial: Trial) -> float:
@@ -153,7 +156,7 @@ def test_who_was_taken_for_dead_leaves_the_trial_to_others(tmp_path: Path) -> No
 
 
 def test_of_two_that_begin_the_last_trial_at_once_one_stands_back(tmp_path: Path) -> None:
-    job = make_job(tmp_path, **{"search.trials": 1})
+    job = make_job(tmp_path, trials=1)
     study = open_study(job)
     module._run_trial(study, job, score)
     module._run_trial(study, job, score)
