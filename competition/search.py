@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import optuna
+import psutil
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -94,6 +95,7 @@ def _objective(job: SearchJob, train: Training, beside: float = 0.0) -> Callable
         finally:
             keras.utils.clear_session(free_memory=True)
         trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds + beside])
+        trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return outcome.score
 
     return objective

@@ -199,7 +199,9 @@ def open_study(job: SearchJob) -> optuna.Study:
         seed = int(digest(job.config.seed, states, job.worker, place)[:8], 16)
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
         kept = {key: value for key, value in job.head.items() if key in job.space}
-        study.sampler = optuna.samplers.PartialFixedSampler(kept, sampler) if kept else sampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.sampler = optuna.samplers.PartialFixedSampler(kept, sampler) if kept else sampler
         _claim(study, job, settings)
     return study
 
@@ -357,7 +359,7 @@ def _run_trial(study: optuna.Study, job: SearchJob, objective: Callable[[Trial],
         return objective(trial)
 
     try:
-        study.optimize(begin, n_trials=1, catch=(InputError,), callbacks=[_report(job)], gc_after_trial=True)
+        study.optimize(begin, n_trials=1, catch=(InputError,), callbacks=[_report(job)])
     except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
         if not re.search("Cannot tell a|already finished", f"{error} {error.__context__}"):
             raise

@@ -15,7 +15,7 @@ from competition.files import InputError
 from competition.model import create_network, network_spec, upper_part
 from competition.training import one_hot
 from competition.weights import RANDOM, Weights
-from tests.test_training import CONFIG, make_data, pretrained  # noqa: F401  (a fixture)
+from tests.test_training import CONFIG, make_data
 
 SHARES = (0.5, 1.0)
 
@@ -33,7 +33,7 @@ def read_all(features: Features) -> dict[str, np.ndarray]:
 
 def test_the_upper_part_makes_of_features_what_the_network_makes_of_pictures(
     tmp_path: Path,
-    pretrained: Weights,  # noqa: F811
+    pretrained: Weights,
 ) -> None:
     data, config = make_data(), replace(CONFIG, {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0})
     features = cache_features(config, data, pretrained, SHARES, tmp_path)

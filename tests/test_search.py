@@ -140,11 +140,31 @@ def test_every_pruner_searches(pruner: str, job: SearchJob, trained: list[Config
 
 
 def test_the_second_stage_is_searched_only_from_pretrained_weights(job: SearchJob) -> None:
-    pretrained = dataclasses.replace(job, weights=Weights(Path("weights.h5"), "imagenet")).space
+    space = dataclasses.replace(job, weights=Weights(Path("weights.h5"), "imagenet")).space
     keys = {"training.fine_tuning_learning_rate", "training.fine_tuning_l2", "training.unfreeze"}
-    assert set(pretrained) - set(job.space) == keys
-    settings = suggest(optuna.create_study().ask(), pretrained)
+    assert set(space) - set(job.space) == keys
+    settings = suggest(optuna.create_study().ask(), space)
     assert replace(Config(), settings).training.unfreeze == settings["training.unfreeze"]
+
+
+def test_two_stage_trials_keep_the_best_head_but_for_the_first(
+    job: SearchJob,
+    pretrained: Weights,
+) -> None:
+    changes = {"search.two_stage_trials": 3, "search.trial_pictures": 60, "training.batch_size": 16}
+    job = dataclasses.replace(job, config=replace(job.config, changes), weights=pretrained)
+    for part in job.parts:
+        resume_study(part)
+    search(job, make_data(), job.folder / "features")
+    heads, both = (conclude(part) for part in job.parts)
+    found = [trial.params for trial in open_study(job).trials]
+    assert heads["trials"] == both["trials"] == len(found) == 3
+    assert found[0]["model.dropout"] == job.config.model.dropout
+    assert found[0]["training.unfreeze"] == job.config.training.unfreeze
+    for params in found[1:]:
+        assert params.items() >= heads["settings"].items()
+    assert len({params["training.fine_tuning_learning_rate"] for params in found}) == 3
+    assert (job.folder / "tiny_cnn_head.png").is_file()
 
 
 def test_what_the_user_set_is_not_searched(job: SearchJob, trained: list[Config]) -> None:

@@ -40,17 +40,6 @@ def make_data(count: int = 60) -> TrainingData:
     return TrainingData(images, labels, np.concatenate([checked, checked]), np.tile(targets, 2), 3)
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """Weights that make the tiny network count as pretrained, so that it trains in two stages."""
-    from competition.submission_model import build_tiny_cnn
-
-    path = tmp_path_factory.mktemp("weights") / "tiny_cnn_imagenet_notop.weights.h5"
-    keras.utils.set_random_seed(5)
-    build_tiny_cnn((32, 32, 3)).save_weights(path)
-    return Weights(path, "imagenet")
-
-
 class KilledError(Exception):
     """Stands for the end of the process."""
 

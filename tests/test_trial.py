@@ -12,7 +12,7 @@ from competition.features import cache_features
 from competition.files import InputError
 from competition.trial import Trainer
 from competition.weights import RANDOM, Weights
-from tests.test_training import CONFIG, make_data, pretrained  # noqa: F401  (a fixture)
+from tests.test_training import CONFIG, make_data
 
 PLAIN = replace(CONFIG, {"augmentation": "none", "model.dropout": 0.0, "training.head_learning_rate": 0.01})
 
@@ -25,7 +25,7 @@ def make_trainer(config: Config, weights: Weights, folder: Path) -> Trainer:
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_without_augmentation_both_stages_score_alike_on_features_and_on_pictures(
     tmp_path: Path,
-    pretrained: Weights,  # noqa: F811
+    pretrained: Weights,
     share: float,
 ) -> None:
     config = replace(PLAIN, {"training.unfreeze": share, "training.fine_tuning_learning_rate": 0.003})
@@ -36,7 +36,7 @@ def test_without_augmentation_both_stages_score_alike_on_features_and_on_picture
     np.testing.assert_allclose(cached, plain, atol=1.01 / 36)  # one of 36 pictures, by rounding to float16
 
 
-def test_a_head_alone_scores_as_the_first_stage_does(tmp_path: Path, pretrained: Weights) -> None:  # noqa: F811
+def test_a_head_alone_scores_as_the_first_stage_does(tmp_path: Path, pretrained: Weights) -> None:
     changes = {"training.frozen_epochs": 12, "training.fine_tuning_epochs": 0, "model.head_units": 256}
     config = replace(PLAIN, changes | {"training.head_learning_rate": 1e-3})
     heads: list[float] = []
@@ -48,7 +48,7 @@ def test_a_head_alone_scores_as_the_first_stage_does(tmp_path: Path, pretrained:
     assert outcome.step_seconds > 0
 
 
-def test_a_report_that_raises_ends_the_training(tmp_path: Path, pretrained: Weights) -> None:  # noqa: F811
+def test_a_report_that_raises_ends_the_training(tmp_path: Path, pretrained: Weights) -> None:
     trainer, seen = make_trainer(CONFIG, pretrained, tmp_path), []
 
     def prune(score: float, epoch: int) -> None:
