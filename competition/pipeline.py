@@ -236,7 +236,7 @@ class Pipeline:
         planner = Planner(speed, sizes, self.job.weights, self.workers.number)
         config = self.config
         if self.job.deadline is not None:
-            planner.require_time(config, self.job.seconds_left)
+            planner = planner.keep_affordable(config, self.job.seconds_left, self.job.final)
             config = self._planned("search", prepared, partial(self._fit, planner))
             say(f"time budget {describe_seconds(self.job.budget or 0)}, {describe_seconds(self.job.seconds_left)} left")
         say(describe_plan(config, planner, self.job.options.search))

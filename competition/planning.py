@@ -11,7 +11,7 @@ import numpy as np
 from competition.augmentation import build_augmentation
 from competition.backbones import BACKBONES, get_backbone
 from competition.config import Config
-from competition.console import describe_seconds
+from competition.console import describe_seconds, say
 from competition.distortion import VERSIONS
 from competition.files import InputError
 from competition.model import create_network, network_spec, train_everything
@@ -186,15 +186,29 @@ class Planner:
                 return planned
         return planned
 
-    def require_time(self, config: Config, seconds: float) -> None:
-        """Raise InputError where `seconds` are too few for one epoch of each backbone."""
+    def keep_affordable(self, config: Config, seconds: float, packaged: str) -> "Planner":
+        """Return a planner of the packaged backbone, and of as many others as one epoch of each fits into `seconds`.
+
+        The cheapest ones first; what is left out is told. Raises InputError where not even the packaged one fits.
+        """
         training = replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
-        needed = self.span(self.final_seconds(replace(config, training=training))) + self.reserve(config)
-        if needed > seconds:
+        once = replace(config, training=training)
+        costs = self.final_seconds(once)
+        names = sorted(costs, key=lambda name: (name != packaged, costs[name]))
+        for count in range(len(names), 0, -1):
+            kept = replace(self, weights={name: item for name, item in self.weights.items() if name in names[:count]})
+            needed = kept.span(kept.final_seconds(once)) + kept.reserve(config)
+            if needed <= seconds:
+                break
+        else:
             raise InputError(
-                f"The time budget leaves {describe_seconds(seconds)} after preparing the data, and one epoch of each "
-                f"backbone takes about {describe_seconds(needed)}; give more, or fewer backbones (--backbone)."
+                f"The time budget leaves {describe_seconds(seconds)} after preparing the data, and one epoch of "
+                f"{names[0]} takes about {describe_seconds(needed)}; give more, or a smaller backbone (--backbone)."
             )
+        if count < len(names):
+            left = describe_seconds(seconds)
+            say(f"{left} are left, too little for one epoch of each backbone: WITHOUT {', '.join(names[count:])}.")
+        return kept
 
 
 def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: int) -> Speed:
@@ -227,7 +241,9 @@ def _time_of(action: Callable[[], object], repeats: int = 7) -> float:
 
 
 def slowest(speeds: list[Speed]) -> Speed:
-    """Return the speed to plan with, of several workers measured side by side."""
+    """Return the speed to plan with, of several measured side by side; raises InputError where there is none."""
+    if not speeds:
+        raise InputError("The speed of this machine could not be measured, as said above; mend that and try again.")
     return Speed(*(max(getattr(speed, name) for speed in speeds) for name in ("train", "forward", "compile")))
 
 

@@ -34,9 +34,16 @@ def test_the_users_number_of_trials_is_an_upper_limit() -> None:
 
 
 def test_too_little_time_is_refused_with_what_is_needed() -> None:
-    with pytest.raises(InputError, match="one epoch of each backbone takes about"):
-        PLANNER.require_time(Config(), 60)
-    PLANNER.require_time(Config(), 3600)
+    with pytest.raises(InputError, match="one epoch of mobilenetv3large takes about"):
+        PLANNER.keep_affordable(Config(), 60, "mobilenetv3large")
+
+
+def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert PLANNER.keep_affordable(Config(), 3600, "mobilenetv3large") == PLANNER
+    assert not capsys.readouterr().out
+    alone = PLANNER.keep_affordable(Config(), 200, "mobilenetv3large")
+    assert list(alone.weights) == ["mobilenetv3large"]
+    assert "WITHOUT custom_cnn" in capsys.readouterr().out
 
 
 def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
