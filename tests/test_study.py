@@ -199,7 +199,8 @@ def test_a_study_of_other_settings_is_another_one_and_says_so(
         ("sqlite:////no/such/folder/study.db", r"sqlite:////no/such/folder/study.db cannot be used \(unable to open"),
         ("postgresql+psycopg://me:s3cret@127.0.0.1:9/x", r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:9/x cannot"),
         ("nonsense://me:s3cret@host/x", r"nonsense://me:\*\*\*@host/x cannot"),
-        ("me:s3cret@host", "cannot be used"),
+        ("me:s3cret@host", r"me:\*\*\*@host cannot be used"),
+        ("nonsense://host/x?user=me&password=s3cret&y=z", r"password=\*\*\*&y=z cannot be used"),
     ],
 )
 def test_a_storage_out_of_reach_is_named_without_its_password(url: str, sentence: str) -> None:
