@@ -140,8 +140,7 @@ def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
     """Return the storage, in which running trials leave heartbeats; raises InputError where it cannot be used."""
     is_file = url.startswith("sqlite")
     options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
-    with reachable(url), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with reachable(url):
         arguments = {"heartbeat_interval": heartbeat_seconds, "grace_period": GRACE * heartbeat_seconds}
         try:
             storage = RDBStorage(url, options, **arguments)
@@ -169,10 +168,12 @@ def _write_in_turn(engine: sqlalchemy.Engine) -> None:
 def reachable(url: str) -> Iterator[None]:
     """Turn what a storage that fails raises into an InputError that names it, without its password."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats, since 2.8
+            yield
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        shown = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
+        shown = re.sub(r"(?<=password=)[^&]*|(?<=:)(?!//).*(?=@)", "***", url)
         raise InputError(
             f"The storage {shown} cannot be used ({reason}); nothing was lost: mend it, or name another one with "
             "--storage, and give the same command again."
@@ -323,8 +324,7 @@ def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float
     unbegun: dict[int, float] = {}  # trials without a heartbeat, and since when that is known
     while True:
         late = job.deadline is not None and time.monotonic() > job.deadline
-        with reachable(job.url), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with reachable(job.url):
             _fail_dead(study, GRACE * job.config.search.heartbeat_seconds, unbegun)
             retry_interrupted(study)
             running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))

@@ -60,6 +60,13 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Unknown argument '--serach'; did you mean '--search'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--trials", "--workers"])
+def test_none_at_all_is_refused_before_anything_loads(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--search", flag, "0"])
+    assert f"{flag} got 0, and expects 1 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "fast", "-3m", "0", "90x"])
 def test_a_bad_duration_is_refused(text: str) -> None:
     with pytest.raises(SystemExit):
@@ -86,6 +93,7 @@ def test_durations_have_units() -> None:
         (["--clean", "--name", "mine"], "needs --data"),
         (["--clean", "--data", "bloodmnist:99"], "known are bloodmnist, bloodmnist:64, bloodmnist:128, bloodmnist:224"),
         (["--search", "--weights", "nowhere", "--backbone", "mobilenetv3small"], "nowhere"),
+        (["--search", "--storage", "sqlite:////no/such/folder/study.db"], "/no/such/folder/study.db cannot be used"),
         (["--dry-run", "nowhere.zip"], "nowhere.zip, which is no file"),
         (["--grade", "nowhere"], "nowhere, which holds no zip"),
         (["--ensemble", "tiny_cnn_001", "tiny_cnn_002"], "no such run"),
