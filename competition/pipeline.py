@@ -3,20 +3,19 @@
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
 from competition.backbones import get_backbone
+from competition.campaign import Campaign
 from competition.cleaning import clean, cleaning_inputs
 from competition.codabench.actions import serve
 from competition.codabench.dry_run import run_ingestion
-from competition.config import Config, flatten, replace, unflatten
+from competition.config import replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
@@ -27,7 +26,6 @@ from competition.experiment import describe_environment, is_scored, run_evaluati
 from competition.figures import draw_class_balance, draw_confusion, draw_history
 from competition.files import (
     InputError,
-    digest,
     exclusive,
     is_done,
     read_arrays,
@@ -39,12 +37,10 @@ from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
 from competition.model import has_accelerator
 from competition.packaging import Expected, deliver
-from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
 from competition.prepared import PROFILE, Prepared, prepare
-from competition.search import conclude, search
 from competition.server_versions import NotCheckedError
 from competition.splits import CLEANED, Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
-from competition.study import SearchJob, open_storage, resume_study
+from competition.study import open_storage
 from competition.weights import check_weights
 from competition.workers import Workers, count_workers
 
@@ -53,19 +49,6 @@ data/training_set.npz, or name any .npz or folder of class folders:  python run.
 With ImageNet weights (downloaded by Keras, or put into data/weights/) and some hours instead of minutes the scores
 rise: --time-budget 3h plans for them. Upload the zip, then  python run.py --record RUN SCORE  keeps what the server
 said, and the leaderboard shows how far the expected score was off."""
-
-
-Result = TypeVar("Result")
-
-
-def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
-    """Search in any process, to which `prepared` goes as the name of its folder."""
-    search(job, prepared.training, features)
-
-
-def _conclude(job: SearchJob) -> dict[str, Any]:
-    """Write what the studies of one backbone found; return what is in the best.json of the last."""
-    return [conclude(part) for part in job.parts if part.space][-1]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -80,8 +63,8 @@ def run(options: argparse.Namespace) -> None:
             say(f"\nDone in {describe_seconds(time.monotonic() - started)}.")
         else:
             pipeline.show_leaderboard()
-    if pipeline.failures:
-        raise InputError("Not all went well: " + " ".join(pipeline.failures))
+    if pipeline.workers.failures:
+        raise InputError("Not all went well: " + " ".join(pipeline.workers.failures))
     if pipeline.unchecked:
         raise NotCheckedError(pipeline.unchecked)
 
@@ -91,7 +74,6 @@ class Pipeline:
 
     def __init__(self, job: Job) -> None:
         self.job, self.paths, self.config = job, job.paths, job.config
-        self.failures: list[str] = []
         self.workers = Workers(1)
         self.unchecked = ""  # why --check-server could not check
 
@@ -120,12 +102,12 @@ class Pipeline:
         """Search, train, evaluate, package and compare."""
         number = self.job.options.workers or count_workers(len(self.job.backbones), has_accelerator())
         with Workers(number) as self.workers:
-            self.evaluate(prepared, self.search_and_train(prepared))
+            self.evaluate(prepared, self.train(prepared))
         if self.job.wants("package"):
             try:
                 self.package(prepared)
             except InputError as error:
-                self._tell_failure("packaging", error)
+                self.workers.tell_failure("packaging", error)
         if self.job.options.folds:
             self.train_folds(dataset, prepared)
         self.show_leaderboard()
@@ -199,159 +181,12 @@ class Pipeline:
 
     # -- training
 
-    def search_and_train(self, prepared: Prepared) -> list[Path]:
-        """Search where asked, then train the best settings of each backbone; return the runs' folders."""
-        if not (self.job.options.search or self.job.options.train or not self._runs_of(prepared)):
-            return self._runs_of(prepared)
-        config, planner = self.plan(prepared)
-        if self.job.options.search:
-            planner = self.search(prepared, config, planner)
-        if self.job.deadline is not None:
-            config = self._planned("training", prepared, lambda: planner.plan_training(config, self.job.seconds_left))
-            if self.job.options.search:
-                say("\nAfter the search, with what its trials took:\n" + describe_plan(config, planner, search=False))
-        return self.train(prepared, config, planner)
-
-    def _run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
-        """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
-        for name, result in self.workers.run(tasks):
-            if isinstance(result, InputError):
-                self._tell_failure(name, result)
-            else:
-                yield name, result
-
-    def _tell_failure(self, name: str, error: InputError) -> None:
-        say(f"{name} FAILED: {error}")
-        self.failures.append(f"{name}: {error}")
-
-    def plan(self, prepared: Prepared) -> tuple[Config, Planner]:
-        """Measure this machine and fit trials and epochs into the time budget, or say how long the settings take."""
-        headline("Plan")
-        pictures = prepared.training.images
-        measure = partial(measure_speed, self.config, pictures.shape[1:], prepared.training.num_classes)
-        measured = self._run_all({f"measurement {number + 1}": measure for number in range(self.workers.number)})
-        speed = slowest([speed for _, speed in measured])
-        evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
-        sizes = Sizes(len(pictures), len(prepared.training.validation_labels), evaluated)
-        planner = Planner(speed, sizes, self.job.weights, self.workers.number)
-        config = self.config
-        if self.job.deadline is not None:
-            planner = planner.keep_affordable(config, self.job.seconds_left, self.job.final)
-            config = self._planned("search", prepared, partial(self._fit, planner))
-            say(f"time budget {describe_seconds(self.job.budget or 0)}, {describe_seconds(self.job.seconds_left)} left")
-        say(describe_plan(config, planner, self.job.options.search))
-        return config, planner
-
-    def _fit(self, planner: Planner) -> Config:
-        left = self.job.seconds_left
-        if not self.job.options.search:
-            return planner.plan_training(self.config, left)
-        planned = planner.plan_search(self.config, left, self.job.options.trials)
-        return planner.plan_training(planned, left - planner.span(planner.search_seconds(planned)))
-
-    def _planned(self, part: str, prepared: Prepared, make: Callable[[], Config]) -> Config:
-        """Return the plan that an interrupted call of the same command made, or make it and keep it."""
-        path = self.paths.experiments / f"plan_{part}.json"
-        weights = [item.fingerprint for item in self.job.weights.values()]
-        asked = [self.job.backbones, self.job.budget, self.job.options.search]
-        key = digest(flatten(self.config), prepared.fingerprint, asked, weights, describe_environment()["device"])
-        if path.is_file() and read_json(path)["key"] == key and not self.job.options.force:
-            return unflatten(read_json(path)["settings"])
-        planned = make()
-        write_json(path, {"key": key, "settings": flatten(planned)})
-        return planned
-
-    def search(self, prepared: Prepared, config: Config, planner: Planner) -> Planner:
-        """Search each backbone within its share of the time; return a planner that knows what trials take.
-
-        Where there are more workers than backbones, several work on each study.
-        """
-        headline("Search")
-        costs = self._in_order(planner.search_seconds(config))
-        jobs = self._search_jobs(list(costs), prepared, config)
-        each = max(1, self.workers.number // max(1, len(jobs)))
-        tasks = {
-            name if worker == 0 else f"{name}, worker {worker + 1}": dataclasses.replace(job, worker=worker)
-            for worker in range(each)
-            for name, job in jobs.items()
-        }
-        if tasks and self.job.deadline is not None:
-            now = time.monotonic()
-            ends = planner.finish_times({name: costs[job.backbone] / each for name, job in tasks.items()})
-            latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
-            tasks = {
-                name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
-                for name, job in tasks.items()
-            }
-        features = self.paths.experiments / "features"
-        for _ in self._run_all({name: partial(_search, job, prepared, features) for name, job in tasks.items()}):
-            pass
-        for name, found in self._run_all({name: partial(_conclude, job) for name, job in jobs.items()}):
-            planner = planner.learn(name, config.training.batch_size, [found["seconds"]])
-        return planner
-
-    def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:
-        """Return what there is to search for each backbone, its study opened and mended."""
-        jobs = {}
-        for name in names:
-            job = self._search_job(name, prepared, config)
-            if not job.space:
-                say(f"{name}: nothing to search, --set says it all; its settings are trained as they are.")
-                continue
-            try:
-                for part in job.parts:
-                    resume_study(part)
-            except InputError as error:
-                self._tell_failure(name, error)
-            else:
-                jobs[name] = job
-        return jobs
-
-    def _in_order(self, costs: dict[str, float]) -> dict[str, float]:
-        """The packaged backbone first, so that it is there whatever happens later; then the most expensive ones."""
-        return dict(sorted(costs.items(), key=lambda item: (item[0] != self.job.final, -item[1])))
-
-    def _search_job(self, name: str, prepared: Prepared, config: Config) -> SearchJob:
-        training = prepared.training
-        data = {"splits": prepared.fingerprint, "training pictures": len(training.labels)}
-        data |= {"picture": "x".join(map(str, training.images.shape[1:])), "classes": training.num_classes}
-        own, storage = replace(config, {"model.backbone": name}), self.job.options.storage
-        backend = keras.config.backend()
-        job = SearchJob(
-            own, self.job.weights[name], self.paths.studies, data, backend, storage, fixed=self.job.user_keys
-        )
-        job.folder.mkdir(parents=True, exist_ok=True)
-        if self.job.options.force and not storage:
-            job.database.unlink(missing_ok=True)
-        return job
-
-    def train(self, prepared: Prepared, config: Config, planner: Planner) -> list[Path]:
-        """Train the best settings known for each backbone, within its share of the time; return the runs."""
-        headline("Train")
-        costs = self._in_order(planner.final_seconds(config))
-        deadlines: dict[str, float | None] = dict.fromkeys(costs)
-        if self.job.deadline is not None:
-            now, room = time.monotonic(), max(1.0, self.job.seconds_left - planner.reserve(config))
-            ends = planner.finish_times(costs)
-            deadlines |= {name: now + room * end / max(ends.values()) for name, end in ends.items()}
-        tasks = {}
-        for name in costs:
-            found = self._best_settings(name, prepared)
-            say(f"{name}: {'the best settings of its search' if found else 'settings as given'}")
-            own, weights = replace(config, {"model.backbone": name, **found}), self.job.weights[name]
-            force = self.job.forces("train")
-            tasks[name] = partial(run_training, own, prepared, weights, self.paths.runs, deadlines[name], force)
-        return [run for _, run in self._run_all(tasks)]
-
-    def _best_settings(self, name: str, prepared: Prepared) -> dict[str, Any]:
-        """What the search of a backbone found, but for what the command line says otherwise."""
-        path = self.paths.studies / f"{name}_best.json"
-        best: dict[str, Any] = read_json(path) if path.is_file() else {}
-        weights, select_by = self.job.weights[name].fingerprint, self.config.training.select_by
-        same = {"data": prepared.fingerprint, "weights": weights, "select_by": select_by}
-        if not same.items() <= best.items():
-            return {}
-        return {key: value for key, value in best["settings"].items() if key not in self.job.fixed_keys}
+    def train(self, prepared: Prepared) -> list[Path]:
+        """Return the folders of the runs: those at hand where only what follows them was asked for."""
+        runs = self._runs_of(prepared)
+        if runs and not (self.job.options.search or self.job.options.train):
+            return runs
+        return Campaign(self.job, self.workers).run(prepared)
 
     def train_folds(self, dataset: Dataset, prepared: Prepared) -> None:
         """Train the packaged run's settings on each fold, beside the time budget, and say how the score varies."""
@@ -383,7 +218,7 @@ class Pipeline:
         headline("Evaluate")
         waiting = [run for run in runs if self.job.forces("evaluate") or not is_scored(self.config, prepared, run)]
         tasks = {run.name: partial(run_evaluation, self.config, prepared, run) for run in waiting}
-        for name, _ in self._run_all(tasks):
+        for name, _ in self.workers.run_all(tasks):
             self._show_scores(self.paths.runs / name, prepared)
         for run in runs:
             if run not in waiting:

@@ -33,10 +33,14 @@ def _count_cores() -> int:
 
 
 class Workers:
-    """A context of `number` processes that run tasks; with one, this process does it."""
+    """A context of `number` processes that run tasks; with one, this process does it.
+
+    failures: what went wrong, a sentence each.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.failures: list[str] = []
         self.pool = self._start(number) if number > 1 else None
 
     def __enter__(self) -> "Workers":
@@ -70,6 +74,19 @@ class Workers:
             console.say(f"A worker process died, often for want of memory; again, one at a time: {', '.join(lost)}")
             yield from ((name, self._run_alone(name, tasks[name])) for name in lost)
             self.pool = self._start(self.number)
+
+    def run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
+        """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
+        for name, result in self.run(tasks):
+            if isinstance(result, InputError):
+                self.tell_failure(name, result)
+            else:
+                yield name, result
+
+    def tell_failure(self, name: str, error: InputError) -> None:
+        """Say what went wrong, and remember it."""
+        console.say(f"{name} FAILED: {error}")
+        self.failures.append(f"{name}: {error}")
 
     def _run_alone(self, name: str, task: Callable[[], Result]) -> Result | InputError:
         with self._start(1) as pool:

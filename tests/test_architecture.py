@@ -69,6 +69,7 @@ LEVELS = {
     "experiment": 5,
     "codabench.actions": 6,
     "ensemble": 6,
+    "campaign": 7,
     "packaging": 7,
     "pipeline": 8,
 }

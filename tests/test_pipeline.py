@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import run
-from competition import pipeline
+from competition import campaign
 from competition.config import Config
 from competition.files import InputError
 from competition.server_versions import NotCheckedError
@@ -37,7 +37,7 @@ QUICK = [
     "--set",
     "training.head_learning_rate=0.01",
 ]
-TRIALS = ["--trials", "2", "--set", "search.trial_fine_tuning_epochs=2", "--set", "search.trial_frozen_epochs=0"]
+TRIALS = ["--trials", "2", "--set", "search.trial_fine_tuning_epochs=1", "--set", "search.trial_frozen_epochs=1"]
 
 WITHOUT_TENSORFLOW = """
 import sys
@@ -49,10 +49,6 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 import run
-from competition import pipeline
-from competition.config import Config
-from competition.files import InputError
-from tests.conftest import draw_blobs
 code = run.main(sys.argv[1:])
 assert "tensorflow" not in sys.modules
 sys.exit(code)
@@ -217,7 +213,7 @@ def test_another_data_set_under_the_same_name_is_refused(
 def test_one_backbone_that_fails_does_not_take_the_others_along(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = vars(pipeline)["run_training"]
+    original = vars(campaign)["run_training"]
 
     def fail_for_the_custom_cnn(config: Config, *arguments: Any) -> Path:
         if config.model.backbone == "custom_cnn":
@@ -225,7 +221,7 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
         finished: Path = original(config, *arguments)
         return finished
 
-    monkeypatch.setattr(pipeline, "run_training", fail_for_the_custom_cnn)
+    monkeypatch.setattr(campaign, "run_training", fail_for_the_custom_cnn)
     arguments = ["--train", "--package", "--data", str(blobs_path), "--backbone", "custom_cnn", "--final", "best"]
     assert call(tmp_path, *arguments, "--workers", "1") == 2
     assert "custom_cnn: The loss became infinite." in capsys.readouterr().err

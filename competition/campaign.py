@@ -1,0 +1,178 @@
+"""Search and training of all backbones, within the time that there is."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from competition.config import Config, flatten, replace, unflatten
+from competition.console import describe_seconds, headline, say
+from competition.experiment import describe_environment, run_training
+from competition.files import InputError, digest, read_json, write_json
+from competition.job import Job
+from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
+from competition.prepared import Prepared
+from competition.search import conclude, search
+from competition.study import SearchJob, resume_study
+from competition.workers import Workers
+
+
+def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
+    """Search in any process, to which `prepared` goes as the name of its folder."""
+    search(job, prepared.training, features)
+
+
+def _conclude(job: SearchJob) -> dict[str, Any]:
+    """Write what the studies of one backbone found; return what is in the best.json of the last."""
+    return [conclude(part) for part in job.parts if part.space][-1]
+
+
+class Campaign:
+    """What one job searches and trains, by `workers`."""
+
+    def __init__(self, job: Job, workers: Workers) -> None:
+        self.job, self.paths, self.config, self.workers = job, job.paths, job.config, workers
+
+    def run(self, prepared: Prepared) -> list[Path]:
+        """Search where asked, then train the best settings of each backbone; return the runs' folders."""
+        config, planner = self.plan(prepared)
+        if self.job.options.search:
+            planner = self.search(prepared, config, planner)
+        if self.job.deadline is not None:
+            config = self._planned("training", prepared, lambda: planner.plan_training(config, self.job.seconds_left))
+            if self.job.options.search:
+                say("\nAfter the search, with what its trials took:\n" + describe_plan(config, planner, search=False))
+        return self.train(prepared, config, planner)
+
+    def plan(self, prepared: Prepared) -> tuple[Config, Planner]:
+        """Measure this machine and fit trials and epochs into the time budget, or say how long the settings take."""
+        headline("Plan")
+        pictures = prepared.training.images
+        measure = partial(measure_speed, self.config, pictures.shape[1:], prepared.training.num_classes)
+        measured = self.workers.run_all({f"measurement {number + 1}": measure for number in range(self.workers.number)})
+        speed = slowest([speed for _, speed in measured])
+        evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
+        sizes = Sizes(len(pictures), len(prepared.training.validation_labels), evaluated)
+        planner = Planner(speed, sizes, self.job.weights, self.workers.number)
+        config = self.config
+        if self.job.deadline is not None:
+            planner = planner.keep_affordable(config, self.job.seconds_left, self.job.final)
+            config = self._planned("search", prepared, partial(self._fit, planner))
+            say(f"time budget {describe_seconds(self.job.budget or 0)}, {describe_seconds(self.job.seconds_left)} left")
+        say(describe_plan(config, planner, self.job.options.search))
+        return config, planner
+
+    def _fit(self, planner: Planner) -> Config:
+        left = self.job.seconds_left
+        if not self.job.options.search:
+            return planner.plan_training(self.config, left)
+        planned = planner.plan_search(self.config, left, self.job.options.trials)
+        return planner.plan_training(planned, left - planner.span(planner.search_seconds(planned)))
+
+    def _planned(self, part: str, prepared: Prepared, make: Callable[[], Config]) -> Config:
+        """Return the plan that an interrupted call of the same command made, or make it and keep it."""
+        path = self.paths.experiments / f"plan_{part}.json"
+        weights = [item.fingerprint for item in self.job.weights.values()]
+        asked = [self.job.backbones, self.job.budget, self.job.options.search]
+        key = digest(flatten(self.config), prepared.fingerprint, asked, weights, describe_environment()["device"])
+        if path.is_file() and read_json(path)["key"] == key and not self.job.options.force:
+            return unflatten(read_json(path)["settings"])
+        planned = make()
+        write_json(path, {"key": key, "settings": flatten(planned)})
+        return planned
+
+    def search(self, prepared: Prepared, config: Config, planner: Planner) -> Planner:
+        """Search each backbone within its share of the time; return a planner that knows what trials take.
+
+        Where there are more workers than backbones, several work on each study.
+        """
+        headline("Search")
+        costs = self._in_order(planner.search_seconds(config))
+        jobs = self._search_jobs(list(costs), prepared, config)
+        each = max(1, self.workers.number // max(1, len(jobs)))
+        tasks = {
+            name if worker == 0 else f"{name}, worker {worker + 1}": dataclasses.replace(job, worker=worker)
+            for worker in range(each)
+            for name, job in jobs.items()
+        }
+        if tasks and self.job.deadline is not None:
+            now = time.monotonic()
+            ends = planner.finish_times({name: costs[job.backbone] / each for name, job in tasks.items()})
+            latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
+            tasks = {
+                name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
+                for name, job in tasks.items()
+            }
+        features = self.paths.experiments / "features"
+        for _ in self.workers.run_all({name: partial(_search, job, prepared, features) for name, job in tasks.items()}):
+            pass
+        for name, found in self.workers.run_all({name: partial(_conclude, job) for name, job in jobs.items()}):
+            planner = planner.learn(name, config.training.batch_size, [found["seconds"]])
+        return planner
+
+    def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:
+        """Return what there is to search for each backbone, its study opened and mended."""
+        jobs = {}
+        for name in names:
+            job = self._search_job(name, prepared, config)
+            if not job.space:
+                say(f"{name}: nothing to search, --set says it all; its settings are trained as they are.")
+                continue
+            try:
+                for part in job.parts:
+                    resume_study(part)
+            except InputError as error:
+                self.workers.tell_failure(name, error)
+            else:
+                jobs[name] = job
+        return jobs
+
+    def _in_order(self, costs: dict[str, float]) -> dict[str, float]:
+        """The packaged backbone first, so that it is there whatever happens later; then the most expensive ones."""
+        return dict(sorted(costs.items(), key=lambda item: (item[0] != self.job.final, -item[1])))
+
+    def _search_job(self, name: str, prepared: Prepared, config: Config) -> SearchJob:
+        training = prepared.training
+        data = {"splits": prepared.fingerprint, "training pictures": len(training.labels)}
+        data |= {"picture": "x".join(map(str, training.images.shape[1:])), "classes": training.num_classes}
+        own, storage = replace(config, {"model.backbone": name}), self.job.options.storage
+        backend = keras.config.backend()
+        job = SearchJob(
+            own, self.job.weights[name], self.paths.studies, data, backend, storage, fixed=self.job.user_keys
+        )
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if self.job.options.force and not storage:
+            job.database.unlink(missing_ok=True)
+        return job
+
+    def train(self, prepared: Prepared, config: Config, planner: Planner) -> list[Path]:
+        """Train the best settings known for each backbone, within its share of the time; return the runs."""
+        headline("Train")
+        costs = self._in_order(planner.final_seconds(config))
+        deadlines: dict[str, float | None] = dict.fromkeys(costs)
+        if self.job.deadline is not None:
+            now, room = time.monotonic(), max(1.0, self.job.seconds_left - planner.reserve(config))
+            ends = planner.finish_times(costs)
+            deadlines |= {name: now + room * end / max(ends.values()) for name, end in ends.items()}
+        tasks = {}
+        for name in costs:
+            found = self._best_settings(name, prepared)
+            say(f"{name}: {'the best settings of its search' if found else 'settings as given'}")
+            own, weights = replace(config, {"model.backbone": name, **found}), self.job.weights[name]
+            force = self.job.forces("train")
+            tasks[name] = partial(run_training, own, prepared, weights, self.paths.runs, deadlines[name], force)
+        return [run for _, run in self.workers.run_all(tasks)]
+
+    def _best_settings(self, name: str, prepared: Prepared) -> dict[str, Any]:
+        """What the search of a backbone found, but for what the command line says otherwise."""
+        path = self.paths.studies / f"{name}_best.json"
+        best: dict[str, Any] = read_json(path) if path.is_file() else {}
+        weights, select_by = self.job.weights[name].fingerprint, self.config.training.select_by
+        same = {"data": prepared.fingerprint, "weights": weights, "select_by": select_by}
+        if not same.items() <= best.items():
+            return {}
+        return {key: value for key, value in best["settings"].items() if key not in self.job.fixed_keys}
