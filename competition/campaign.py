@@ -28,7 +28,13 @@ def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
 
 def _conclude(job: SearchJob) -> dict[str, Any]:
     """Write what the studies of one backbone found; return what is in the best.json of the last."""
-    return [conclude(part) for part in job.parts if part.space][-1]
+    *before, last = job.parts
+    for part in before:
+        try:
+            conclude(part)
+        except InputError as error:  # trials of both stages begin without
+            say(str(error))
+    return conclude(last)
 
 
 class Campaign:

@@ -51,17 +51,22 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
         return
     shares = job.space.get("training.unfreeze", (job.config.training.unfreeze,))
     cached = cache_features(job.config, few, job.weights, shares, features)
-    trainer, (heads, _) = Trainer(few, job.weights, cached, job.last_moment), job.parts
-    if job.deadline is not None:
-        now = time.monotonic()
-        heads = with_changes(heads, deadline=now + HEADS_SHARE * (job.deadline - now))
-    study = open_study(heads)
-    if heads.space:
-        work(study, heads, _objective(heads, trainer.train_head))
-    complete = _complete(study)
-    job = with_changes(job, head=max(complete, key=_value).params if complete else {})
+    trainer = Trainer(few, job.weights, cached, job.last_moment)
+    for heads in job.parts[:-1]:
+        job = with_changes(job, head=_search_head(heads, trainer))
     beside = job.config.training.batch_size * cached.seconds_per_picture
     work(open_study(job), job, _objective(job, trainer.train, beside))
+
+
+def _search_head(job: SearchJob, trainer: Trainer) -> dict[str, Any]:
+    """Run the study of heads; return the best settings, or none where all trials failed."""
+    if job.deadline is not None:
+        now = time.monotonic()
+        job = with_changes(job, deadline=now + HEADS_SHARE * (job.deadline - now))
+    study = open_study(job)
+    work(study, job, _objective(job, trainer.train_head))
+    complete = _complete(study)
+    return max(complete, key=_value).params if complete else {}
 
 
 def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:

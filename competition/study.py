@@ -100,8 +100,9 @@ class SearchJob:
 
     @property
     def parts(self) -> list["SearchJob"]:
-        """The studies of this job, in their order."""
-        return [replace(self, head_only=True), self] if self.is_pretrained else [self]
+        """The studies of this job, in their order: where there are two stages, one of heads, and one of both."""
+        parts = [replace(self, head_only=True), self] if self.is_pretrained else [self]
+        return [part for part in parts if part.space]
 
     @property
     def trials(self) -> int:
