@@ -271,10 +271,8 @@ class Pipeline:
             for name, job in jobs.items()
         }
         if tasks and self.job.deadline is not None:
-            now, ends = (
-                time.monotonic(),
-                planner.finish_times({name: costs[job.backbone] / each for name, job in tasks.items()}),
-            )
+            spans = {name: costs[job.backbone] / each for name, job in tasks.items()}
+            now, ends = time.monotonic(), planner.finish_times(spans)
             latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
             tasks = {
                 name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
@@ -283,7 +281,8 @@ class Pipeline:
         for _ in self._run_all({name: partial(_search, job, prepared) for name, job in tasks.items()}):
             pass
         for name, found in self._run_all({name: partial(conclude, job) for name, job in jobs.items()}):
-            planner = planner.learn(name, config.training.batch_size, found["seconds"])
+            if found:
+                planner = planner.learn(name, config.training.batch_size, found["seconds"])
         return planner
 
     def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:
@@ -311,13 +310,12 @@ class Pipeline:
         data = {"splits": prepared.fingerprint, "training pictures": len(training.labels)}
         data |= {"picture": "x".join(map(str, training.images.shape[1:])), "classes": training.num_classes}
         own, storage = replace(config, {"model.backbone": name}), self.job.options.storage
-        backend = keras.config.backend()
-        job = SearchJob(
-            own, self.job.weights[name], self.paths.studies, data, backend, storage, fixed=self.job.user_keys
-        )
+        weights, backend, fixed = self.job.weights[name], keras.config.backend(), self.job.user_keys
+        job = SearchJob(own, weights, self.paths.studies, data, backend, storage, fixed)
         job.folder.mkdir(parents=True, exist_ok=True)
         if self.job.options.force and not storage:
-            job.database.unlink(missing_ok=True)
+            for file in job.folder.glob(f"{job.database.name}*"):  # SQLite would play its journal into the next one
+                file.unlink()
         return job
 
     def train(self, prepared: Prepared, config: Config, planner: Planner) -> list[Path]:

@@ -100,9 +100,9 @@ def _pruning(trial: Trial) -> Report:
 
 
 def conclude(job: SearchJob) -> dict[str, Any]:
-    """Write what the study found into the job's folder, trials.csv and best.json; return the latter's content.
+    """Write what the study found into the job's folder: trials.csv, the report and best.json; return the latter.
 
-    Raises InputError where no trial succeeded.
+    Where no time was left for a trial there is nothing to write. Raises InputError where all trials failed.
     """
     study = open_study(job)
     with reachable(job.url):
@@ -111,15 +111,17 @@ def conclude(job: SearchJob) -> dict[str, Any]:
             study.trials_dataframe().to_csv(temporary, index=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
-        raise InputError(f"No trial of {job.backbone} succeeded ({'; '.join(reasons) or 'none was finished'}).")
+        if reasons := sorted({reason for trial in trials if (reason := failure_reason(trial))}):
+            raise InputError(f"No trial of {job.backbone} succeeded ({'; '.join(reasons)}).")
+        say(f"{job.backbone}: no trial was finished in time; its settings are trained as they are.")
+        return {}
     best = max(complete, key=lambda trial: trial.value)
     result = {"settings": best.params, "selection_score": best.value, "trial": best.number}
     result |= {"data": job.data["splits"], "weights": job.weights.fingerprint}
     result["select_by"] = job.config.training.select_by
-    seconds = [trial.user_attrs["seconds"] for trial in complete]
-    write_json(job.folder / f"{job.backbone}_best.json", result | {"trials": len(complete), "seconds": seconds})
+    result |= {"trials": len(complete), "seconds": [trial.user_attrs["seconds"] for trial in complete]}
+    write_json(job.folder / f"{job.backbone}_best.json", result)
     write_report(study, job)
     settings = describe_settings(best.params)
     say(f"{job.backbone}: best of {len(complete)} trials {best.value:.4f} (trial {best.number}) with {settings}")
-    return result | {"seconds": seconds}
+    return result

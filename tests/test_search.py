@@ -1,6 +1,7 @@
 """The objective and what a search leaves: settings tried, failures with their reasons, pruning, and the results."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ def test_a_search_without_one_success_says_why(job: SearchJob, monkeypatch: pyte
     run(job)
     with pytest.raises(InputError, match="no room for this batch"):
         conclude(job)
+
+
+def test_a_search_without_time_for_a_trial_finds_nothing_and_is_no_failure(job: SearchJob) -> None:
+    run(dataclasses.replace(job, deadline=time.monotonic()))
+    assert conclude(job) == {}
+    assert not (job.folder / "tiny_cnn_best.json").exists()
 
 
 def test_a_hopeless_trial_is_given_up_but_never_the_first(
