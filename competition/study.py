@@ -292,7 +292,7 @@ def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float
                 _run_trial(study, job, objective)
                 continue
         if not waits:
-            say(f"{job.backbone}: waits for {running} trials that other processes run.")
+            say(f"{job.backbone}: waits for the last trials, which other processes run.")
         waits = True
         time.sleep(POLL_SECONDS)
 

@@ -274,12 +274,8 @@ def searching(
 def test_workers_beyond_the_number_of_backbones_share_their_studies(searching: Any) -> None:
     names, jobs = searching("--backbone", "tiny_cnn", "--backbone", "custom_cnn", "--time-budget", "9m")
     assert len(names[0]) == 4
-    assert {(job.backbone, job.worker) for job in jobs} == {
-        ("tiny_cnn", 0),
-        ("tiny_cnn", 1),
-        ("custom_cnn", 0),
-        ("custom_cnn", 1),
-    }
+    expected = {(name, worker) for name in ("tiny_cnn", "custom_cnn") for worker in (0, 1)}
+    assert {(job.backbone, job.worker) for job in jobs} == expected
     assert len({job.url for job in jobs}) == 2
     assert all(job.deadline is not None for job in jobs)
 
