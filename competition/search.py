@@ -81,7 +81,7 @@ def _objective(job: SearchJob, data: TrainingData) -> Callable[[Trial], float]:
             raise InputError(reason) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            keras.utils.clear_session(free_memory=True)
+            keras.utils.clear_session(free_memory=True)  # collects the garbage too
         trial.set_user_attr("seconds", seconds)
         return float(score)
 

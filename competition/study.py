@@ -185,10 +185,12 @@ def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> Non
 
 
 def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:
-    for other in optuna.get_all_study_summaries(study._storage, include_best_trial=False):
-        if other.study_name.startswith(f"{job.backbone}-") and "settings" in other.user_attrs:
-            difference = _describe_difference(other.user_attrs["settings"], settings)
-            say(f"{job.backbone}: a study of its own beside {other.study_name} ({other.n_trials} trials): {difference}")
+    """Say how a new study differs from the last one of this backbone, whose trials do not count here."""
+    summaries = optuna.get_all_study_summaries(study._storage, include_best_trial=False)
+    others = [other for other in summaries if other.study_name.startswith(f"{job.backbone}-")]
+    if known := [other for other in others if "settings" in other.user_attrs]:
+        difference = _describe_difference(known[-1].user_attrs["settings"], settings)
+        say(f"{job.backbone}: a new study beside the {known[-1].n_trials} trials with {difference}")
 
 
 def _describe_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -316,7 +318,7 @@ def _run_trial(study: optuna.Study, job: SearchJob, objective: Callable[[Trial],
         return objective(trial)
 
     try:
-        study.optimize(begin, n_trials=1, catch=(InputError,), callbacks=[_report(job)], gc_after_trial=True)
+        study.optimize(begin, n_trials=1, catch=(InputError,), callbacks=[_report(job)])
     except (AssertionError, ValueError, UpdateFinishedTrialError) as error:
         if not re.search("Cannot tell a|already finished", f"{error} {error.__context__}"):
             raise
