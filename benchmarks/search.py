@@ -28,7 +28,7 @@ from competition.console import say
 from competition.features import cache_features
 from competition.prepared import load_prepared
 from competition.search import suggest
-from competition.study import FINE_TUNING_SPACE, HEAD_SPACE
+from competition.search_job import FINE_TUNING_SPACE, HEAD_SPACE
 from competition.training import TrainingData
 from competition.trial import Outcome, Trainer
 from competition.weights import RANDOM, SUFFIX, Weights

@@ -17,13 +17,14 @@ from competition.job import Job
 from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
 from competition.prepared import Prepared
 from competition.search import conclude, search
-from competition.study import SearchJob, resume_study
-from competition.workers import Workers
+from competition.search_job import SearchJob
+from competition.study import resume_study
+from competition.workers import Again, Workers
 
 
-def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
+def _search(job: SearchJob, prepared: Prepared, features: Path) -> Again | None:
     """Search in any process, to which `prepared` goes as the name of its folder."""
-    search(job, prepared.training, features)
+    return None if search(job, prepared.training, features) else Again.AGAIN
 
 
 def _conclude(job: SearchJob) -> dict[str, Any]:
@@ -106,11 +107,13 @@ class Campaign:
             for name, job in jobs.items()
         }
         if tasks and self.job.deadline is not None:
-            now = time.monotonic()
-            ends = planner.finish_times({name: costs[job.backbone] / each for name, job in tasks.items()})
+            spans = {name: costs[job.backbone] / each for name, job in tasks.items()}
+            now, ends = time.monotonic(), planner.finish_times(spans)
             latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
             tasks = {
-                name: dataclasses.replace(job, deadline=now + 1.3 * ends[name], last_moment=latest)
+                name: dataclasses.replace(
+                    job, begins=now + ends[name] - spans[name], deadline=now + 1.3 * ends[name], last_moment=latest
+                )
                 for name, job in tasks.items()
             }
         features = self.paths.experiments / "features"
@@ -152,7 +155,8 @@ class Campaign:
         )
         job.folder.mkdir(parents=True, exist_ok=True)
         if self.job.options.force and not storage:
-            job.database.unlink(missing_ok=True)
+            for file in job.folder.glob(f"{job.database.name}*"):  # SQLite would play its journal into the next one
+                file.unlink()
         return job
 
     def train(self, prepared: Prepared, config: Config, planner: Planner) -> list[Path]:

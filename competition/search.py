@@ -2,7 +2,6 @@
 
 import errno
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace as with_changes
 from pathlib import Path
@@ -19,10 +18,10 @@ from competition.config import Config, replace
 from competition.console import say
 from competition.features import cache_features
 from competition.files import InputError, replacing, write_json
+from competition.search_job import SearchJob
 from competition.study import (
     AS_GIVEN,
     REASON,
-    SearchJob,
     describe_settings,
     failure_reason,
     open_study,
@@ -35,38 +34,30 @@ from competition.trial import Outcome, Report, Trainer
 
 # A full disk or a storage that is gone are nothing that another trial would do better.
 NOT_THE_TRIALS_FAULT = (OSError, OptunaError, SQLAlchemyError)
-HEADS_SHARE = 0.6  # of the time, at most; a trial of a head takes a second or two
 Training = Callable[[Config, Report], Outcome]
 
 
-def search(job: SearchJob, data: TrainingData, features: Path) -> None:
+def search(job: SearchJob, data: TrainingData, features: Path) -> bool:
     """Run, or go on with, the studies of one backbone, which any number of processes may do at the same time.
 
+    Returns whether they are over, rather than that this process has grown and another one should go on.
     features: the folder of cached features.
     """
     few = data.limited(job.config.search.trial_pictures, job.config.seed)
     if not job.is_pretrained:
         trainer = Trainer(few, job.weights, None, job.last_moment)
-        work(open_study(job), job, _objective(job, trainer.train))
-        return
+        return work(open_study(job), job, _objective(job, trainer.train))
     shares = job.space.get("training.unfreeze", (job.config.training.unfreeze,))
     cached = cache_features(job.config, few, job.weights, shares, features)
     trainer = Trainer(few, job.weights, cached, job.last_moment)
     for heads in job.parts[:-1]:
-        job = with_changes(job, head=_search_head(heads, trainer))
+        study = open_study(heads)
+        if not work(study, heads, _objective(heads, trainer.train_head)):
+            return False
+        complete = _complete(study)
+        job = with_changes(job, head=max(complete, key=_value).params if complete else {})
     beside = job.config.training.batch_size * cached.seconds_per_picture
-    work(open_study(job), job, _objective(job, trainer.train, beside))
-
-
-def _search_head(job: SearchJob, trainer: Trainer) -> dict[str, Any]:
-    """Run the study of heads; return the best settings, or none where all trials failed."""
-    if job.deadline is not None:
-        now = time.monotonic()
-        job = with_changes(job, deadline=now + HEADS_SHARE * (job.deadline - now))
-    study = open_study(job)
-    work(study, job, _objective(job, trainer.train_head))
-    complete = _complete(study)
-    return max(complete, key=_value).params if complete else {}
+    return work(open_study(job), job, _objective(job, trainer.train, beside))
 
 
 def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +89,7 @@ def _objective(job: SearchJob, train: Training, beside: float = 0.0) -> Callable
             trial.set_user_attr(REASON, reason)
             raise InputError(reason) from error
         finally:
-            keras.utils.clear_session(free_memory=True)
+            keras.utils.clear_session(free_memory=True)  # collects the garbage too
         trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds + beside])
         trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return outcome.score

@@ -8,34 +8,21 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from competition.config import Config, flatten, training_settings
+from competition.config import flatten, training_settings
 from competition.console import describe_seconds, say
 from competition.files import InputError, digest
-from competition.weights import Weights
+from competition.search_job import SearchJob
 
-# What is searched, by dotted key: (low, high, logarithmic) or the choices.
-HEAD_SPACE: dict[str, Any] = {
-    "model.head_units": (64, 128, 256, 512, 1024),
-    "model.dropout": (0.0, 0.6, False),
-    "model.l2": (1e-7, 1e-2, True),
-    "training.head_learning_rate": (3e-4, 4e-3, True),
-}
-FINE_TUNING_SPACE: dict[str, Any] = {
-    "training.fine_tuning_learning_rate": (1e-5, 1e-3, True),
-    "training.fine_tuning_l2": (1e-7, 3e-2, True),
-    "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border of cached features
-}
 PRUNERS: dict[str, Callable[[int], Any]] = {  # by name: what makes one for trials of that many epochs
     "none": lambda epochs: optuna.pruners.NopPruner(),
     "median": lambda epochs: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3),
@@ -44,94 +31,8 @@ PRUNERS: dict[str, Callable[[int], Any]] = {  # by name: what makes one for tria
 ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
 GRACE = 4  # heartbeats that a trial may miss before it counts as dead
 POLL_SECONDS = 2.0
+GROWTH = 1.04  # of a process in memory, after which another one goes on with its work
 AS_GIVEN, BEGUN, REASON, SURPLUS = "as given", "begun", "reason", "surplus"  # attributes of trials
-
-
-@dataclass(frozen=True)
-class SearchJob:
-    """What a search needs: the settings it starts from, weights, and where it keeps itself.
-
-    data: what tells these data from others, by name. storage: a URL that other hosts may share (None: a file of this
-    job's own). fixed: keys that the user set, which are not searched. head_only: trials of heads on a frozen backbone.
-    head: what those found best, which trials of both stages keep, but for the first. worker: number among the processes
-    of this job on this study. deadline, last_moment: when (time.monotonic) no further trial begins, and when a running
-    one is cut short, whose score then means less.
-    """
-
-    config: Config
-    weights: Weights
-    folder: Path
-    data: dict[str, Any]
-    backend: str
-    storage: str | None = None
-    fixed: frozenset[str] = frozenset()
-    head_only: bool = False
-    head: dict[str, Any] = field(default_factory=dict)
-    worker: int = 0
-    deadline: float | None = None
-    last_moment: float | None = None
-
-    @property
-    def backbone(self) -> str:
-        return self.config.model.backbone
-
-    @property
-    def database(self) -> Path:
-        return self.folder / f"{self.backbone}.db"
-
-    @property
-    def url(self) -> str:
-        return self.storage or f"sqlite:///{self.database}"
-
-    @property
-    def title(self) -> str:
-        """The study's name for a reader."""
-        return f"{self.backbone} head" if self.head_only else self.backbone
-
-    @property
-    def stem(self) -> str:
-        """What its files' names begin with."""
-        return self.title.replace(" ", "_")
-
-    @property
-    def is_pretrained(self) -> bool:
-        """Whether there are two stages, of which the first is searched on its own."""
-        return self.weights.path is not None
-
-    @property
-    def parts(self) -> list["SearchJob"]:
-        """The studies of this job, in their order: where there are two stages, one of heads, and one of both."""
-        parts = [replace(self, head_only=True), self] if self.is_pretrained else [self]
-        return [part for part in parts if part.space]
-
-    @property
-    def trials(self) -> int:
-        """How many trials are asked for."""
-        search = self.config.search
-        return search.two_stage_trials if self.is_pretrained and not self.head_only else search.trials
-
-    @property
-    def space(self) -> dict[str, Any]:
-        """What is searched: from random weights there is no second stage, and so nothing of it."""
-        space = HEAD_SPACE | FINE_TUNING_SPACE if self.is_pretrained and not self.head_only else HEAD_SPACE
-        return {key: options for key, options in space.items() if key not in self.fixed}
-
-    @property
-    def schedule(self) -> dict[str, Any]:
-        """What a trial trains, by dotted key."""
-        search = self.config.search
-        return {
-            "training.limit": search.trial_pictures,
-            "training.frozen_epochs": search.trial_frozen_epochs,
-            "training.fine_tuning_epochs": 0 if self.head_only else search.trial_fine_tuning_epochs,
-        }
-
-    @property
-    def reported_epochs(self) -> int:
-        """Epochs after which a trial reports: those of its last stage, or all where there is only one."""
-        schedule = self.schedule
-        epochs = schedule["training.frozen_epochs"], schedule["training.fine_tuning_epochs"]
-        return epochs[1] if self.is_pretrained and not self.head_only else sum(epochs)
 
 
 # -- storage
@@ -225,13 +126,13 @@ def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> Non
 
 
 def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:
-    for other in optuna.get_all_study_summaries(study._storage, include_best_trial=False):
-        if (
-            other.study_name.rpartition("-")[0] == study.study_name.rpartition("-")[0]
-            and "settings" in other.user_attrs
-        ):
-            difference = _describe_difference(other.user_attrs["settings"], settings)
-            say(f"{job.title}: a study of its own beside {other.study_name} ({other.n_trials} trials): {difference}")
+    """Say how a new study differs from the last one of its kind, whose trials do not count here."""
+    summaries = optuna.get_all_study_summaries(study._storage, include_best_trial=False)
+    kind = study.study_name.rpartition("-")[0]
+    others = [other for other in summaries if other.study_name.rpartition("-")[0] == kind]
+    if known := [other for other in others if "settings" in other.user_attrs]:
+        difference = _describe_difference(known[-1].user_attrs["settings"], settings)
+        say(f"{job.title}: a new study beside the {known[-1].n_trials} trials with {difference}")
 
 
 def _describe_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -315,14 +216,16 @@ def resume_study(job: SearchJob) -> None:
         say(f"{job.title}: {finished} trials are done already; --trials asks for more.")
 
 
-def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float]) -> None:
+def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float]) -> bool:
     """Run trials until the study has as many as were asked for, whoever runs them, or, with one at least, a deadline.
 
+    Returns whether that is so, rather than that this process has grown since its first trial, as Keras lets it.
     objective: raises InputError for a trial that fails. While others run the last trials this waits for them, and
     takes over where one of them dies. Raises InputError where the storage can no longer be used.
     """
     asked, waits = job.trials, False
     unbegun: dict[int, float] = {}  # trials without a heartbeat, and since when that is known
+    size = 0  # of this process after its first trial
     while True:
         late = job.deadline is not None and time.monotonic() > job.deadline
         with reachable(job.url):
@@ -331,12 +234,15 @@ def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float
             running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
             finished = count_finished(study)
             if finished >= (1 if late else asked):
-                return
+                return True
+            if size and psutil.Process().memory_info().rss > GROWTH * size:
+                return False
             if finished + running < asked:
                 _run_trial(study, job, objective)
+                size = size or psutil.Process().memory_info().rss
                 continue
         if not waits:
-            say(f"{job.title}: waits for {running} trials that other processes run.")
+            say(f"{job.title}: waits for the last trials, which other processes run.")
         waits = True
         time.sleep(POLL_SECONDS)
 

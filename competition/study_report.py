@@ -15,7 +15,8 @@ from competition.backbones import get_backbone
 from competition.console import describe_seconds
 from competition.figures import empty_figure, pick_colour, save_figure
 from competition.files import write_text
-from competition.study import SURPLUS, SearchJob, failure_reason
+from competition.search_job import SearchJob
+from competition.study import SURPLUS, failure_reason
 
 BEST_SHOWN = 10
 FEWEST_FOR_FANOVA, FEWEST_FOR_IMPORTANCE = 20, 5  # complete trials
@@ -42,7 +43,7 @@ def _draw(
     scores = np.array([trial.value for trial in ranked])
     lowest = max(scores[-1], 2.5 * np.median(scores) - 1.5 * scores[0]) - 1e-3  # one that failed squeezes no scale
     _draw_history(history, trials, lowest)
-    _draw_importance(importance, study, len(ranked))
+    _draw_importance(importance, study, scores)
     _draw_parallel(middle, ranked, space, lowest)
     for axes, (key, options) in zip(
         bottom.subplots(1, len(space), sharey=True, squeeze=False)[0], space.items(), strict=True
@@ -88,10 +89,10 @@ def _seconds_of_work(trials: list[FrozenTrial]) -> dict[int, float]:
     return ends
 
 
-def _draw_importance(axes: Any, study: optuna.Study, complete: int) -> None:
-    fanova = complete >= FEWEST_FOR_FANOVA
+def _draw_importance(axes: Any, study: optuna.Study, scores: np.ndarray) -> None:
+    fanova = len(scores) >= FEWEST_FOR_FANOVA and np.ptp(scores) > 0  # it fails where all scores are equal
     shares: dict[str, float] = {}
-    if complete >= FEWEST_FOR_IMPORTANCE:
+    if len(scores) >= FEWEST_FOR_IMPORTANCE:
         evaluator = FanovaImportanceEvaluator(seed=0) if fanova else PedAnovaImportanceEvaluator()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -103,9 +104,7 @@ def _draw_importance(axes: Any, study: optuna.Study, complete: int) -> None:
     axes.barh(names, values, color=pick_colour(0))
     for place, value in enumerate(values):
         axes.text(value, place, f" {value:.0%}", va="center")
-    axes.set(
-        title="Importance of the settings", xlim=(0, 1.05), xlabel="fANOVA" if fanova else "PED-ANOVA (few trials)"
-    )
+    axes.set(title="Importance of the settings", xlim=(0, 1.05), xlabel="fANOVA" if fanova else "PED-ANOVA")
 
 
 def _draw_parallel(figure: Any, ranked: list[FrozenTrial], space: dict[str, Any], lowest: float) -> None:

@@ -1,12 +1,15 @@
 """Tasks side by side in processes of their own, each with its share of the processor."""
 
+import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from enum import Enum
 from typing import Any, TypeVar
 
 import psutil
@@ -32,6 +35,12 @@ def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Again(Enum):
+    """What a task returns that is to go on in a fresh process, since this one has grown."""
+
+    AGAIN = "again"
+
+
 class Workers:
     """A context of `number` processes that run tasks; with one, this process does it.
 
@@ -39,43 +48,54 @@ class Workers:
     """
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.stopped = number, False
         self.failures: list[str] = []
-        self.pool = self._start(number) if number > 1 else None
+        self.context = multiprocessing.get_context("spawn")
+        self.lock = self.context.RLock()  # of the progress bars
+        self.pools = [self._start(slot) for slot in range(number)] if number > 1 else []
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if self.pool is None:
-            return
+        self.stopped = True
         if kind is not None:  # nobody waits for the tasks any more; each can go on from its last checkpoint
             for child in multiprocessing.active_children():
                 child.kill()
-        self.pool.shutdown(cancel_futures=True)
+        for pool in self.pools:
+            pool.shutdown(cancel_futures=True)
 
-    def run(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result | InputError]]:
+    def run(self, tasks: Mapping[str, Callable[[], Result | Again]]) -> Iterator[tuple[str, Result | InputError]]:
         """Yield the name of each task and its result, or the InputError that it raised, in the order in which they end.
 
-        tasks: picklable, begun in their order. Where a process dies, the tasks that it takes along are run again, one
-        at a time; one that dies alone gives an InputError. Any other error ends the iteration.
+        tasks: picklable, begun in their order. One whose process dies is run again when the others are over; one that
+        dies again gives an InputError. Any other error ends the iteration.
         """
-        if self.pool is None or len(tasks) == 1:  # one alone is faster with all cores, in this process
-            yield from ((name, _attempt(task)) for name, task in tasks.items())
+        if not self.pools or len(tasks) == 1:  # one alone is faster with all cores, in this process
+            yield from ((name, _finish(task)) for name, task in tasks.items())
             return
-        futures = {self.pool.submit(_attempt, task): name for name, task in tasks.items()}
+        waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        for name in tasks:
+            waiting.put(name)
+        for slot in range(self.number):
+            threading.Thread(target=self._serve, args=(slot, tasks, waiting, ended), daemon=True).start()
         lost = []
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                lost.append(futures[future])
+        for _ in tasks:
+            name, result = ended.get()
+            if isinstance(result, BrokenProcessPool):
+                lost.append(name)
+            elif isinstance(result, Exception) and not isinstance(result, InputError):
+                raise result
+            else:
+                yield name, result
         if lost:
             console.say(f"A worker process died, often for want of memory; again, one at a time: {', '.join(lost)}")
-            yield from ((name, self._run_alone(name, tasks[name])) for name in lost)
-            self.pool = self._start(self.number)
+        for name in lost:
+            result = self._run_in(0, tasks[name])
+            yield name, _describe_death(name) if isinstance(result, BrokenProcessPool) else result
 
-    def run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
+    def run_all(self, tasks: Mapping[str, Callable[[], Result | Again]]) -> Iterator[tuple[str, Result]]:
         """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
         for name, result in self.run(tasks):
             if isinstance(result, InputError):
@@ -88,23 +108,44 @@ class Workers:
         console.say(f"{name} FAILED: {error}")
         self.failures.append(f"{name}: {error}")
 
-    def _run_alone(self, name: str, task: Callable[[], Result]) -> Result | InputError:
-        with self._start(1) as pool:
-            try:
-                return pool.submit(_attempt, task).result()
-            except BrokenProcessPool:
-                return InputError(
-                    f"The process of {name} died, killed from outside or for want of memory; close other programs, "
-                    "or lower training.batch_size, and give the same command again."
-                )
+    def _serve(self, slot: int, tasks: Mapping[str, Callable[[], Any]], waiting: Any, ended: Any) -> None:
+        """Run what is waiting in one of the processes."""
+        with contextlib.suppress(queue.Empty):
+            while not self.stopped:
+                name = waiting.get_nowait()
+                ended.put((name, self._run_in(slot, tasks[name])))
 
-    def _start(self, number: int) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        slots = context.Queue()
-        for slot in range(number):
-            slots.put(slot)
-        arguments = slots, max(1, _count_cores() // self.number), context.RLock()
-        return ProcessPoolExecutor(number, context, initializer=_prepare_process, initargs=arguments)
+    def _run_in(self, slot: int, task: Callable[[], Any]) -> Any:
+        """Return a task's result, or the exception that it raised or its process left."""
+        while True:
+            try:
+                result = self.pools[slot].submit(_attempt, task).result()
+            except Exception as error:
+                result = error
+            if result is not Again.AGAIN and not isinstance(result, BrokenProcessPool):
+                return result
+            if not self.stopped:
+                self.pools[slot].shutdown()
+                self.pools[slot] = self._start(slot)
+            if result is not Again.AGAIN:
+                return result
+
+    def _start(self, slot: int) -> ProcessPoolExecutor:
+        arguments = slot, max(1, _count_cores() // self.number), self.lock
+        return ProcessPoolExecutor(1, self.context, initializer=_prepare_process, initargs=arguments)
+
+
+def _describe_death(name: str) -> InputError:
+    return InputError(
+        f"The process of {name} died, killed from outside or for want of memory; close other programs, "
+        "or lower training.batch_size, and give the same command again."
+    )
+
+
+def _finish(task: Callable[[], Any]) -> Any:
+    while (result := _attempt(task)) is Again.AGAIN:
+        pass
+    return result
 
 
 def _attempt(task: Callable[[], Result]) -> Result | InputError:
@@ -114,7 +155,7 @@ def _attempt(task: Callable[[], Result]) -> Result | InputError:
         return error
 
 
-def _prepare_process(slots: Any, threads: int, lock: Any) -> None:
+def _prepare_process(slot: int, threads: int, lock: Any) -> None:
     """Limit the threads before any library starts them, find a line for the progress bars, and end with the parent."""
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -122,7 +163,7 @@ def _prepare_process(slots: Any, threads: int, lock: Any) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
     tqdm.set_lock(lock)
-    console.set_bar_position(slots.get())
+    console.set_bar_position(slot)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with console.quiet_import():
         import keras  # noqa: F401  # loads the backend while standard error is quiet

@@ -16,7 +16,8 @@ from optuna.trial import Trial
 
 from competition import study
 from competition.config import Config, replace
-from competition.study import SearchJob, open_storage, open_study, resume_study, work
+from competition.search_job import SearchJob
+from competition.study import open_storage, open_study, resume_study, work
 from competition.weights import RANDOM
 
 TRIALS = 8

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,12 @@ import run
 from competition import campaign
 from competition.config import Config
 from competition.files import InputError
+from competition.job import Job
+from competition.planning import Planner, Sizes, Speed
+from competition.search_job import SearchJob
 from competition.server_versions import NotCheckedError
 from tests.conftest import draw_blobs
+from tests.test_training import make_data
 
 TINY = [
     "--backbone",
@@ -226,6 +232,61 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
     assert call(tmp_path, *arguments, "--workers", "1") == 2
     assert "custom_cnn: The loss became infinite." in capsys.readouterr().err
     assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
+
+
+class FewTasks:
+    """Stands for five workers; keeps the names of the tasks, and runs them one after the other."""
+
+    number = 5
+
+    def __init__(self) -> None:
+        self.names: list[list[str]] = []
+
+    def run_all(self, tasks: dict[str, Any]) -> Any:
+        self.names.append(list(tasks))
+        return ((name, task()) for name, task in tasks.items())
+
+
+@pytest.fixture
+def searching(
+    tmp_path: Path, blobs_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[list[list[str]], list[SearchJob]]]:
+    """Return what searches with the given arguments, each study with no trial, and tells the tasks and the jobs."""
+
+    def search(*arguments: str) -> tuple[list[list[str]], list[SearchJob]]:
+        jobs: list[SearchJob] = []
+
+        def search_nothing(job: SearchJob, *_: Any) -> bool:
+            jobs.append(job)
+            return True
+
+        monkeypatch.setattr(campaign, "search", search_nothing)
+        monkeypatch.setattr(campaign, "conclude", lambda job: {"seconds": [0.1, 0.1]})
+        options = ["--search", "--data", str(blobs_path), "--workdir", str(tmp_path), "--weights", "none", *arguments]
+        workers: Any = FewTasks()
+        made = campaign.Campaign(Job(run.build_parser().parse_args(options)), workers)
+        planner = Planner(Speed(0.1, 0.1, 0.1), Sizes(9, 9, 9), made.job.weights, 5)
+        prepared: Any = SimpleNamespace(fingerprint="1", training=make_data())
+        made.search(prepared, made.config, planner)
+        return workers.names, jobs
+
+    return search
+
+
+def test_workers_beyond_the_number_of_backbones_share_their_studies(searching: Any) -> None:
+    names, jobs = searching("--backbone", "tiny_cnn", "--backbone", "custom_cnn", "--time-budget", "9m")
+    assert len(names[0]) == 4
+    expected = {(name, worker) for name in ("tiny_cnn", "custom_cnn") for worker in (0, 1)}
+    assert {(job.backbone, job.worker) for job in jobs} == expected
+    assert len({job.url for job in jobs}) == 2
+    assert all(job.deadline is not None for job in jobs)
+
+
+def test_where_everything_is_set_there_is_nothing_to_search(searching: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = ("model.head_units=9", "model.dropout=0.1", "model.l2=0", "training.head_learning_rate=0.001")
+    names, _ = searching("--backbone", "tiny_cnn", *(item for key in keys for item in ("--set", key)))
+    assert names == [[], []]
+    assert "tiny_cnn: nothing to search" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(

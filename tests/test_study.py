@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -164,6 +166,37 @@ def test_of_two_that_begin_the_last_trial_at_once_one_stands_back(tmp_path: Path
     resume_study(job)
     assert len(study.trials) == 2
     assert count_finished(study) == 1
+
+
+@pytest.mark.parametrize("pruner", list(module.PRUNERS))
+def test_every_pruner_searches(pruner: str, tmp_path: Path) -> None:
+    job = make_job(tmp_path, trials=2)
+    job = dataclasses.replace(job, config=replace(job.config, {"search.pruner": pruner}))
+    study = open_study(job)
+    work(study, job, lambda trial: score(trial) + trial.should_prune())
+    assert pruner in type(study.pruner).__name__.lower() or pruner == "none"
+    assert count_finished(study) == 2
+
+
+def test_a_queued_trial_in_a_file_goes_to_one_of_two_that_ask_at_once(tmp_path: Path) -> None:
+    job, rounds, taken = make_job(tmp_path), 25, Counter[int]()
+    first = open_study(job)
+    for _ in range(2 * rounds):
+        first.enqueue_trial({})
+    barrier = threading.Barrier(2)
+
+    def ask(study: optuna.Study) -> None:
+        for _ in range(rounds):
+            barrier.wait(60)
+            taken[study.ask().number] += 1
+
+    threads = [threading.Thread(target=ask, args=(study,)) for study in (first, open_study(job))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(taken.values()) == {1}
+    assert len(taken) == 2 * rounds
 
 
 def test_after_the_deadline_no_trial_begins_but_the_first(tmp_path: Path) -> None:

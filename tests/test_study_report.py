@@ -9,15 +9,15 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from competition.study import SearchJob
+from competition.search_job import SearchJob
 from competition.study_report import _seconds_of_work, write_report
 from tests.study_process import make_job
 
 START = datetime.datetime(2026, 1, 31, 12)
 
 
-def make_study(job: SearchJob, count: int) -> optuna.Study:
-    """Return a study whose trials took a minute each; the score falls with l2, and does not know of the rest."""
+def make_study(job: SearchJob, count: int, spread: float = 1.0) -> optuna.Study:
+    """Return a study whose trials took a minute each; the score falls with l2, times `spread`."""
     study = optuna.create_study(direction="maximize")
     generator = np.random.default_rng(0)
     for number in range(count):
@@ -27,7 +27,7 @@ def make_study(job: SearchJob, count: int) -> optuna.Study:
                 asked.suggest_float(key, options[0], options[1], log=options[2])
             else:
                 asked.suggest_categorical(key, options)
-        study.tell(asked, 0.9 - asked.params["model.l2"] + 1e-4 * generator.random())
+        study.tell(asked, 0.9 - spread * (asked.params["model.l2"] + 1e-4 * generator.random()))
         trial = study._storage.get_all_trials(study._study_id, deepcopy=False)[number]
         trial.datetime_start = START + datetime.timedelta(minutes=number)
         trial.datetime_complete = trial.datetime_start + datetime.timedelta(minutes=1)
@@ -47,6 +47,12 @@ def test_a_study_of_any_size_has_a_figure_and_a_page(count: int, tmp_path: Path)
     assert f"selection score {study.best_value:.4f} (clean+revealed)" in page
     assert page.count("| 1 min 00 s |") == min(count, 10)
     assert f"together took {count} min 00 s" in page
+
+
+def test_a_study_whose_scores_are_all_equal_has_a_figure(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    write_report(make_study(job, 20, spread=0.0), job)
+    assert (tmp_path / "tiny_cnn.png").is_file()
 
 
 def test_failures_are_counted_with_their_reasons_and_interruptions_beside_them(tmp_path: Path) -> None:
