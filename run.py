@@ -76,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="versions of validation that decide, of clean, revealed, microscope, unseen (default: clean+revealed)",
     )
     work.add_argument("--seed", type=int, help="of everything drawn (default: 0)")
-    work.add_argument("--storage", help="an Optuna storage URL (default: SQLite in experiments/)")
+    work.add_argument(
+        "--storage", help="an Optuna storage URL, which other hosts may share (default: SQLite in experiments/)"
+    )
     work.add_argument("--force", action="store_true", help="redo the named stages")
     return parser
 

@@ -108,12 +108,12 @@ def test_a_trial_of_a_killed_worker_is_done_once_by_another(
 
 
 def test_an_interrupted_trial_is_tried_again_with_its_settings(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, trials=3)
     running = open_study(job).ask()
     drawn = [running.suggest_float("model.dropout", 0.0, 0.6), running.number]
     search_once(job)
     study = open_study(job)
-    assert count_finished(study) == TRIALS
+    assert count_finished(study) == 3
     assert study.trials[running.number].state == TrialState.FAIL
     assert [trial.params["model.dropout"] for trial in study.trials].count(drawn[0]) == 2
 
