@@ -1,11 +1,12 @@
 """Precision and recall of cleaning on planted faults, beside cleanvision and imagededup on the same pictures.
 
     python -m benchmarks.cleaning [--data training_set.npz] [--weights DIR] [--pictures N] [--seed S]
-                                  [--peers] [--json FILE]
+                                  [--peers] [--json FILE] [--enlarge N]
 
 Plants into drawn cells and, with --data, into the real pictures that look clean: those that a first pass keeps and does
 not flag, but as the first of copies. What that pass overlooks counts against every tool; what it flagged rightly or
-wrongly counts for none. --peers needs requirements-benchmarks.txt.
+wrongly counts for none. --peers needs requirements-benchmarks.txt. --enlarge prints instead what
+cleaning costs in time and memory for the --data as they are, and enlarged to N pictures.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.enlarging import print_growth
 from benchmarks.planting import COPIES, NON_CELLS, SPOILED, UNRELATED, WRONG_LABELS, Planted, plant
 from competition.cleaning import clean
 from competition.config import Config, DataConfig, replace
@@ -178,10 +180,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="also run cleanvision and imagededup")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--enlarge", type=int, metavar="N", help="measure the cost of N pictures made from --data")
     arguments = parser.parse_args()
+    if arguments.enlarge and arguments.data is None:
+        parser.error("--enlarge needs --data")
     config = replace(Config(), {"seed": arguments.seed})
     setting = str(arguments.weights or "none")
     weights = find_weights(setting, config.cleaning.backbone, Path())
+    if arguments.enlarge:
+        return print_growth(load_dataset(arguments.data, DataConfig()), arguments.enlarge, config, weights)
     generator = np.random.default_rng(arguments.seed)
     images, labels = draw_cells(Smear(generator), arguments.pictures or 3000, "drawing cells")
     names = tuple(kind.name for kind in CLASSES)

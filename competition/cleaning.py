@@ -63,7 +63,7 @@ def clean(dataset: Dataset, folder: Path, config: Config, weights: Path | None, 
     for name, array in arrays.items():
         files.write_array(folder / f"{name}.npy", array)
     write_issues(folder / "issues.csv", issues)
-    contact_sheet(folder / "removed.png", dataset.images[~keep][:MOST_ON_SHEET])
+    contact_sheet(folder / "removed.png", dataset.images[np.flatnonzero(~keep)[:MOST_ON_SHEET]])
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
     write_report(folder / "report.html", dataset, coordinates, issues, keep, config)
     counts = count_actions(issues)
@@ -91,8 +91,7 @@ def _find(
         return [Issue(**row) for row in files.read_json(marker)["issues"]], known["coordinates"], known["groups"]
     marker.unlink(missing_ok=True)
     with timed(f"embedding {len(dataset.images)} pictures"):
-        features = embed(dataset.images, settings.backbone, weights, config.seed)
-        points = take_components(features, config.seed)
+        points = take_components(embed(dataset.images, settings.backbone, weights, config.seed), config.seed)
     with timed("laying out the t-SNE map"):
         coordinates = lay_out(points, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed)
     issues, groups = find_issues(dataset, points, coordinates, config)

@@ -139,15 +139,17 @@ def match_pictures(source: np.ndarray, copy: np.ndarray, reach: int, turns: Sequ
     """Return how to make `copy` from `source`, both (h, w, 3) uint8, in the best of `turns` and shifts up to `reach`.
 
     The pictures are aligned by the cross-correlation of their details, and each channel is fitted by a gain and an
-    offset, with both pictures clipped where either is. The score is the share of the fine details that both show.
+    offset, with both pictures clipped where either is. The score is the share of the fine details that both show: 0,
+    with no fit, where they cannot be aligned.
     """
     possible = [turn for turn in turns if turn in _list_turns(source.shape)]
     detail = _extract_detail(copy)
     aligned = [(*_align(_extract_detail(_turn(source, turn)), detail, copy.shape, reach), turn) for turn in possible]
     likeness, down, right, turn = max(aligned)
+    if likeness <= ALIGNED_CORRELATION:
+        return Match(0.0, turn, down, right, 0.0)
     moved, still = _overlap(_turn(source, turn), copy, down, right, reach)
-    score = _compare_details(*_fit(moved, still)) if likeness > ALIGNED_CORRELATION else 0.0
-    return Match(score, turn, down, right, float(still.mean() - moved.mean()))
+    return Match(_compare_details(*_fit(moved, still)), turn, down, right, float(still.mean() - moved.mean()))
 
 
 def _find_equal(images: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -90,10 +90,11 @@ def find_shared_pictures(
     sample = np.arange(0, len(details), _step(len(details)))
     few = details[sample].astype(np.float32)
     for cluster in clusters:
-        if taken[cluster].mean() > 0.5 or measure_sharing(details[cluster]) < config.sharing:
+        drawn = details[cluster[:: _step(len(cluster))]]
+        if taken[cluster].mean() > 0.5 or measure_sharing(drawn) < config.sharing:
             continue
         # Most clusters fail by far, on some of the pictures already.
-        if not _is_apart(_learn_template(details[cluster]).score(few), labels[sample], taken[sample], config, SLACK):
+        if not _is_apart(_learn_template(drawn).score(few), labels[sample], taken[sample], config, SLACK):
             continue
         scores = _compare(details, cluster, taken, config)
         members = (scores > config.correlation) & ~taken

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cleaning import Findings, score, score_copies, score_flags
+from benchmarks.enlarging import enlarge
 from benchmarks.planting import COPIES, FAULT_SHARES, SPOILED, Planted, plant
+from competition.data import Dataset
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,18 @@ def test_a_kind_that_a_tool_does_not_look_for_has_no_score(planted: Planted) -> 
     nothing = Findings({}, {}, 0.0)
     assert score(planted, nothing, "cleanvision", "noise") is None
     assert score(planted, nothing, "ours", "noise") is not None
+
+
+def test_enlarging_keeps_the_pictures_and_makes_others_in_turns_with_their_labels() -> None:
+    generator = np.random.default_rng(2)
+    images = np.clip(np.arange(10)[:, None, None, None] * 20 + generator.integers(30, 40, (10, 24, 24, 3)), 0, 255)
+    dataset = Dataset(images.astype(np.uint8), np.arange(10), tuple("abcdefghij"))
+    keep = np.arange(10) != 4
+    large = enlarge(dataset, keep, 25, generator)
+    np.testing.assert_array_equal(large.images[:10], dataset.images)
+    assert np.bincount(large.labels[:20]).tolist() == [2] * 10
+    assert len(large.labels) == len(large.images) == 25
+    for image, label in zip(large.images[10:], large.labels[10:], strict=True):
+        likeness = np.corrcoef(image.ravel(), images[label].ravel())[0, 1]
+        assert abs(image.mean() - images[label].mean()) < 25
+        assert (likeness > 0.9) == (label == 4)
