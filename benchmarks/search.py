@@ -61,6 +61,15 @@ def weights_of(backbone: str, folder: Path) -> Weights:
     return Weights(folder / f"{backbone}{SUFFIX}", "imagenet")
 
 
+def take_few(prepared: Path, pictures: int) -> TrainingData:
+    """Return some of the training pictures, and the same share of the validation pictures."""
+    data = load_prepared(prepared).training
+    every = max(1, len(data.labels) // pictures)
+    checked = data.validation_images[::every], data.validation_labels[::every]
+    few = data.limited(pictures, 0)
+    return with_changes(few, validation_images=checked[0], validation_labels=checked[1])
+
+
 def make_trainer(data: TrainingData, config: Config, weights: Weights, pictures: int, folder: Path) -> Trainer:
     """Return what trains on cached features of some of `data`."""
     few = data.limited(pictures, config.seed)
@@ -93,7 +102,7 @@ def compare_speed(data: TrainingData, weights: Path, folder: Path) -> None:
 
 def score(prepared: Path, weights: Path, changes: dict[str, Any], folder: Path | None, seed: int) -> Outcome:
     """Return what a configuration gives by the plain way, or (`folder`: of the cache) by the search's."""
-    data = load_prepared(prepared).training.limited(PICTURES, 0)
+    data = take_few(prepared, PICTURES)
     config, own = configure(TRUTH_BACKBONE, changes), weights_of(TRUTH_BACKBONE, weights)
     trainer = make_trainer(data, config, own, TRIAL_PICTURES, folder) if folder else Trainer(data, own, None)
     return trainer.train(with_changes(config, seed=seed), ignore)
@@ -133,7 +142,7 @@ def compare_truth(prepared: Path, weights: Path, folder: Path) -> None:
 def curve(prepared: Path, changes: dict[str, Any]) -> list[float]:
     """Return the scores of all epochs of a training from random weights."""
     scores: list[float] = []
-    data = load_prepared(prepared).training.limited(TRIAL_PICTURES, 0)
+    data = take_few(prepared, TRIAL_PICTURES)
     sizes = {"model.input_size": 48, "training.frozen_epochs": 0, "training.fine_tuning_epochs": EPOCHS}
     config = configure(SCRATCH_BACKBONE, {**sizes, **changes})
     Trainer(data, RANDOM, None).train(config, lambda value, epoch: scores.append(value))

@@ -67,7 +67,7 @@ class Planner:
         forward = self.speed.forward * entry.forward_cost
         stages = (frozen_epochs > 0) + (fine_tuning_epochs > 0) if pretrained else 1
         frozen = 1.3 * pictures * forward if pretrained else train
-        validation = self.sizes.validation * pictures / self.sizes.train * forward
+        validation = self.sizes.validation * forward
         epochs = frozen_epochs * frozen + fine_tuning_epochs * train + (frozen_epochs + fine_tuning_epochs) * validation
         per_step, at_first = self.factors.get(backbone, (1.0, 1.0))
         beside = EPOCH_SECONDS * (frozen_epochs + fine_tuning_epochs)
@@ -93,7 +93,7 @@ class Planner:
     def cache_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of computing a backbone's features."""
         entry, pictures = get_backbone(backbone), min(config.search.trial_pictures, self.sizes.train)
-        passed = config.search.views * pictures + self.sizes.validation * pictures / self.sizes.train
+        passed = config.search.views * pictures + self.sizes.validation
         return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
     def search_seconds(self, config: Config) -> dict[str, float]:

@@ -83,7 +83,7 @@ def load_prepared(folder: Path) -> Prepared:
     pictures = _map(folder / "validation_images.npy")[:number]
     joined = pictures.reshape(-1, *pictures.shape[2:]), np.tile(validation.labels, number)
     images, labels = _map(folder / "train_images.npy"), _map(folder / "train_labels.npy")
-    training = TrainingData(images, labels, *joined, len(names), number)
+    training = TrainingData(images, labels, *joined, len(names))
     hashes = facts["fingerprint"], facts["distortion"], facts["selection"]
     return Prepared(folder, training, validation, test, names, *hashes)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,19 +42,13 @@ class TrainingData:
     validation_images: np.ndarray
     validation_labels: np.ndarray
     num_classes: int
-    num_versions: int = 2
 
     def limited(self, limit: int, seed: int) -> "TrainingData":
-        """Return `limit` training pictures and the same share of validation, drawn evenly from each class (0: all)."""
+        """Return the same with `limit` training pictures, drawn evenly from each class (0: all)."""
         if not 0 < limit < len(self.labels):
             return self
-        share = limit / len(self.labels)
-        few = _stratified(self.labels, share, seed)
-        count = len(self.validation_labels) // self.num_versions
-        same = _stratified(self.validation_labels[:count], share, seed)
-        kept = np.concatenate([same + count * version for version in range(self.num_versions)])
-        validation = self.validation_images[kept], self.validation_labels[kept]
-        return TrainingData(self.images[few], self.labels[few], *validation, self.num_classes, self.num_versions)
+        few = _stratified(self.labels, limit / len(self.labels), seed)
+        return replace(self, images=self.images[few], labels=self.labels[few])
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -110,12 +110,12 @@ def test_random_weights_train_in_one_stage_of_all_epochs() -> None:
     assert (stage.name, stage.epochs, stage.learning_rate) == ("from scratch", 5, 1e-3)
 
 
-def test_a_limit_keeps_classes_even_and_pairs_of_validation_together() -> None:
-    few = make_data().limited(30, seed=0)
+def test_a_limit_keeps_classes_even_and_validation_whole() -> None:
+    data = make_data()
+    few = data.limited(30, seed=0)
     assert np.bincount(few.labels).tolist() == [10, 10, 10]
-    half = len(few.validation_labels) // 2
-    np.testing.assert_array_equal(few.validation_images[:half], few.validation_images[half:])
-    assert half == 9
+    assert len(few.images) == 30
+    assert few.validation_images is data.validation_images
 
 
 def test_what_the_time_limit_cuts_short_goes_on_with_the_next_call(tmp_path: Path) -> None:
