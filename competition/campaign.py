@@ -107,7 +107,7 @@ class Campaign:
             for name, job in jobs.items()
         }
         if tasks and self.job.deadline is not None:
-            spans = {name: costs[job.backbone] / each for name, job in tasks.items()}
+            spans = {name: costs[job.backbone] for name, job in tasks.items()}
             now, ends = time.monotonic(), planner.finish_times(spans)
             latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
             tasks = {

@@ -97,7 +97,7 @@ class Planner:
         return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
     def search_seconds(self, config: Config) -> dict[str, float]:
-        """Return the seconds of each backbone's search.
+        """Return the seconds of each backbone's search, which workers beyond the number of backbones share.
 
         One from random weights gets no more than the longest of the others: its trials are slow, and end with its time.
         """
@@ -108,7 +108,8 @@ class Planner:
                 seconds[name] = heads + schedule.two_stage_trials * self.trial_seconds(name, config)
         longest = max(seconds.values(), default=math.inf)
         whole = {name: schedule.trials * self.trial_seconds(name, config) for name in self.weights}
-        return {name: seconds.get(name, min(whole[name], longest)) for name in self.weights}
+        sharing = max(1, self.workers // len(self.weights))
+        return {name: seconds.get(name, min(whole[name], longest)) / sharing for name in self.weights}
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on all versions of validation and test, some with all views."""

@@ -56,6 +56,11 @@ def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
     assert learned.training_seconds("custom_cnn", 0, 10) == PLANNER.training_seconds("custom_cnn", 0, 10)
 
 
+def test_workers_beyond_the_number_of_backbones_share_their_searches() -> None:
+    alone, shared = (dataclasses.replace(PLANNER, workers=workers).search_seconds(Config()) for workers in (2, 5))
+    assert shared == {name: seconds / 2 for name, seconds in alone.items()}
+
+
 def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
     two = dataclasses.replace(PLANNER, workers=2)
     costs = {"a": 3.0, "b": 5.0, "c": 1.0, "d": 4.0}
