@@ -39,7 +39,7 @@ def find_doubtful(
     int64, equal numbers for copies of one picture, which are never predicted from each other. Flagged are labels other
     than the most probable one that look so wrong that at most the share `config.false_alarms` of labels that do is
     expected to be right; sure are those where it is at most `config.sure_false_alarms`. Where classes cannot be told
-    apart well, none is, nor where all labels of a class would be.
+    apart well, none is, and never all labels of a class are.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_PICTURES or len(classes) < 2:
@@ -48,12 +48,10 @@ def find_doubtful(
     probabilities = pool_opinions([_form_opinion(view, numbers, folds, config, seed) for view in views])
     suggestions, alarms = probabilities.argmax(1), estimate_false_alarms(probabilities, numbers)
     confidences, sure = probabilities.max(1), alarms <= config.sure_false_alarms
-    flagged = np.flatnonzero((suggestions != numbers) & (alarms <= config.false_alarms)).tolist()
-    if len(np.unique(np.delete(numbers, flagged))) < len(classes):
-        return []
+    flagged = _spare_classes((suggestions != numbers) & (alarms <= config.false_alarms), numbers)
     return [
         Doubt(index, int(classes[suggestions[index]]), round(float(confidences[index]), 3), bool(sure[index]))
-        for index in flagged
+        for index in np.flatnonzero(flagged).tolist()
     ]
 
 
@@ -122,10 +120,13 @@ def _form_opinion(
     trusted = np.ones(len(labels), bool)
     for _ in range(PASSES):
         probabilities = predict_out_of_fold(points, labels, folds, trusted, config.label_landmarks, seed)
-        trusted = estimate_false_alarms(probabilities, labels) > MORE_WRONG
-        if len(np.unique(labels[trusted])) <= labels.max():  # of one class no label is left to learn from
-            break
+        trusted = ~_spare_classes(estimate_false_alarms(probabilities, labels) <= MORE_WRONG, labels)
     return probabilities
+
+
+def _spare_classes(doubted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mask (n,) without the classes of which it would leave no label."""
+    return doubted & np.isin(labels, labels[~doubted])
 
 
 class _Kernel:
