@@ -22,7 +22,7 @@ from competition.overrides import apply_overrides, read_overrides
 from competition.report import write_report
 
 # Enters the hash of the stage: raise it with every change of what is found.
-CLEANING_VERSION = 5
+CLEANING_VERSION = 6
 MOST_ON_SHEET = 600  # pictures on the sheet of removed ones
 REASONS = {
     "blank": "one colour all over",
@@ -140,7 +140,7 @@ def find_issues(
     cells[[found.index for found in issues if found.action == "drop"]] = False
     groups = group_copies(copies, len(cells))
     with timed(f"comparing the labels of {cells.sum()} cells"):
-        issues += _find_label_issues(dataset, groups, np.flatnonzero(cells), config)
+        issues += _find_label_issues(dataset, points, groups, np.flatnonzero(cells), config)
     return sorted(issues, key=lambda issue: (issue.index, issue.issue)), groups
 
 
@@ -162,11 +162,13 @@ def _find_copy_issues(labels: np.ndarray, copies: list[Copy]) -> list[Issue]:
     return issues
 
 
-def _find_label_issues(dataset: Dataset, groups: np.ndarray, kept: np.ndarray, config: Config) -> list[Issue]:
+def _find_label_issues(
+    dataset: Dataset, points: np.ndarray, groups: np.ndarray, kept: np.ndarray, config: Config
+) -> list[Issue]:
     """Flag the doubtful labels among the pictures `kept` (m,) and say what becomes of the surely wrong ones."""
     settings, labels = config.cleaning, dataset.labels[kept]
-    issues = []
-    for doubt in find_doubtful(describe(dataset.images)[kept], labels, groups[kept], settings, config.seed):
+    issues, views = [], [describe(dataset.images)[kept], points[kept]]
+    for doubt in find_doubtful(views, labels, groups[kept], settings, config.seed):
         index, name = int(kept[doubt.index]), dataset.class_names[doubt.suggestion]
         sure = "surely" if doubt.sure else "perhaps"
         reason = f"{sure} {name} ({doubt.confidence:.0%} by the other pictures' labels)"

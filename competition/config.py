@@ -59,8 +59,8 @@ class CleaningConfig:
     copy_shift: pixels by which a near copy may be shifted along each axis. copy_neighbours: pictures that each one is
     compared with. copy_score: share of the aligned pictures' fine details that both must show.
     wrong_labels: what becomes of the pictures whose label is surely wrong, in training and validation; the test part
-    keeps them as they are. false_alarms: estimated share of right labels among the surely wrong ones, at most.
-    label_confidence: probability that is always enough for another label to be suggested.
+    keeps them as they are. false_alarms: estimated share of right labels among the flagged ones, at most;
+    sure_false_alarms: among the surely wrong ones.
     label_folds, label_components (of the features), label_landmarks (of the kernel): of the predictions, made from the
     other folds, that labels are compared with; see `doubtful`.
     """
@@ -86,8 +86,8 @@ class CleaningConfig:
     copy_neighbours: int = number(8, 1)
     copy_score: float = number(0.75, 0.0, 1.0)
     wrong_labels: str = choice("drop", "drop", "keep", "relabel")
-    false_alarms: float = number(0.4, 0.0, 1.0)
-    label_confidence: float = number(0.9, 0.0, 1.0)
+    false_alarms: float = number(0.25, 0.0, 1.0)
+    sure_false_alarms: float = number(0.1, 0.0, 1.0)
     label_folds: int = number(5, 2, 50)
     label_components: int = number(200, 2)
     label_landmarks: int = number(1000, 10)

@@ -9,8 +9,9 @@ from competition.embedding import take_components
 
 # Of fewer pictures nothing can be said.
 FEWEST_PICTURES = 50
-# The second pass learns without the labels that the first found surely wrong; a third would grow sure of right ones.
-PASSES = 2
+# The second pass learns without the labels that the first found to be wrong rather than right; a third would grow sure
+# of right ones.
+PASSES, MORE_WRONG = 2, 0.5
 # Penalty on the weights of the kernel's columns, as a share of their mean power; less is lost in rounding.
 RIDGE = 1e-5
 # Squared width of the kernel, in mean squared distances of two pictures.
@@ -29,32 +30,28 @@ class Doubt:
 
 
 def find_doubtful(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, config: CleaningConfig, seed: int
+    views: list[np.ndarray], labels: np.ndarray, groups: np.ndarray, config: CleaningConfig, seed: int
 ) -> list[Doubt]:
     """Return the pictures with doubtful labels, by index.
 
-    features: (n, d) float32. labels: (n,) int64. groups: (n,) int64, equal numbers for copies of one picture, which
-    are never predicted from each other. Flagged are labels off the diagonal of confident learning (Northcutt et al.,
-    2021): another class is as probable as it is on average for pictures that carry it, or as is enough. Of these,
-    sure are those that look so wrong that at most the share `config.false_alarms` of labels that do is expected to be
-    right; where classes cannot be told apart well, none is.
+    views: descriptions of the pictures, (n, d) float32 each, that are learnt from apart and then agree on probabilities
+    by their geometric mean (a logarithmic opinion pool, Genest and Zidek, 1986). labels: (n,) int64. groups: (n,)
+    int64, equal numbers for copies of one picture, which are never predicted from each other. Flagged are labels other
+    than the most probable one that look so wrong that at most the share `config.false_alarms` of labels that do is
+    expected to be right; sure are those where it is at most `config.sure_false_alarms`. Where classes cannot be told
+    apart well, none is, and never all labels of a class are.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_PICTURES or len(classes) < 2:
         return []
-    points = take_components(features / (features.std(0) + 1e-6), seed, config.label_components)
     folds = cut_folds(groups, config.label_folds, seed)
-    sure = np.zeros(len(labels), bool)
-    for _ in range(PASSES):
-        if len(np.unique(numbers[~sure])) < len(classes):  # a class whose every label seems wrong is none of these
-            return []
-        probabilities = predict_out_of_fold(points, numbers, folds, ~sure, config.label_landmarks, seed)
-        sure = estimate_false_alarms(probabilities, numbers) <= config.false_alarms
-    suggestions = suggest_labels(probabilities, numbers, config.label_confidence)
-    flagged = np.flatnonzero(suggestions != numbers).tolist()
+    probabilities = pool_opinions([_form_opinion(view, numbers, folds, config, seed) for view in views])
+    suggestions, alarms = probabilities.argmax(1), estimate_false_alarms(probabilities, numbers)
+    confidences, sure = probabilities.max(1), alarms <= config.sure_false_alarms
+    flagged = _spare_classes((suggestions != numbers) & (alarms <= config.false_alarms), numbers)
     return [
-        Doubt(index, int(classes[number]), round(float(probabilities[index, number]), 3), bool(sure[index]))
-        for index, number in zip(flagged, suggestions[flagged], strict=True)
+        Doubt(index, int(classes[suggestions[index]]), round(float(confidences[index]), 3), bool(sure[index]))
+        for index in np.flatnonzero(flagged).tolist()
     ]
 
 
@@ -92,6 +89,12 @@ def predict_out_of_fold(
     return probabilities
 
 
+def pool_opinions(opinions: list[np.ndarray]) -> np.ndarray:
+    """Return the geometric mean of probabilities (n, K), scaled to sum to 1."""
+    pooled = np.exp(np.mean([np.log(np.maximum(opinion, 1e-9)) for opinion in opinions], 0))
+    return pooled / pooled.sum(1, keepdims=True)
+
+
 def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return for each picture the share of right labels among all that look at least as wrong as its own: (n,).
 
@@ -109,14 +112,21 @@ def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.n
     return result
 
 
-def suggest_labels(probabilities: np.ndarray, labels: np.ndarray, enough: float) -> np.ndarray:
-    """Return the label (n,) that confident learning gives: the most probable confident class, or the label itself.
+def _form_opinion(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, config: CleaningConfig, seed: int
+) -> np.ndarray:
+    """Return the probabilities (n, K) that one view gives, learnt without the labels that it finds doubtful."""
+    points = take_components(features / (features.std(0) + 1e-6), seed, config.label_components)
+    trusted = np.ones(len(labels), bool)
+    for _ in range(PASSES):
+        probabilities = predict_out_of_fold(points, labels, folds, trusted, config.label_landmarks, seed)
+        trusted = ~_spare_classes(estimate_false_alarms(probabilities, labels) <= MORE_WRONG, labels)
+    return probabilities
 
-    A class is confident where its probability reaches the mean that it has over the pictures labelled so, or `enough`.
-    """
-    typical = np.array([probabilities[labels == number, number].mean() for number in range(probabilities.shape[1])])
-    confident = np.where(probabilities >= np.minimum(typical, enough), probabilities, 0)
-    return np.where(confident.any(1), confident.argmax(1), labels)
+
+def _spare_classes(doubted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mask (n,) without the classes of which it would leave no label."""
+    return doubted & np.isin(labels, labels[~doubted])
 
 
 class _Kernel:

@@ -103,7 +103,8 @@ def test_a_wrong_label_is_kept_flagged_and_acted_on_as_the_setting_says(
 ) -> None:
     dataset = draw_cells(600)
     dataset.labels[7] = 0
-    config = replace(CONFIG, {"cleaning.wrong_labels": setting, "cleaning.false_alarms": 0.9})
+    settings = {"cleaning.wrong_labels": setting, "cleaning.false_alarms": 0.9, "cleaning.sure_false_alarms": 0.9}
+    config = replace(CONFIG, settings)
     keep = clean(dataset, tmp_path, config, None)
     assert keep.all()
     assert found(tmp_path, "wrong_label", action) == {7}

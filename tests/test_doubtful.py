@@ -5,7 +5,7 @@ import pytest
 
 from competition.config import Config, replace
 from competition.descriptors import describe
-from competition.doubtful import cut_folds, estimate_false_alarms, find_doubtful, predict_out_of_fold, suggest_labels
+from competition.doubtful import cut_folds, estimate_false_alarms, find_doubtful, pool_opinions, predict_out_of_fold
 from tests.conftest import draw_blobs
 
 CONFIG = replace(Config(), {"cleaning.label_landmarks": 100}).cleaning
@@ -31,7 +31,7 @@ def plant(labels: np.ndarray, number: int, seed: int = 1) -> tuple[np.ndarray, n
 def test_planted_wrong_labels_are_surely_found_with_the_right_suggestion() -> None:
     features, labels = draw_classes(900, distance=7)
     changed, planted = plant(labels, 12)
-    doubts = find_doubtful(features, changed, np.arange(900), CONFIG, seed=0)
+    doubts = find_doubtful([features], changed, np.arange(900), CONFIG, seed=0)
     sure = {doubt.index: doubt.suggestion for doubt in doubts if doubt.sure}
     assert set(planted.tolist()) <= set(sure)
     assert len(sure) <= len(planted) + 3
@@ -42,14 +42,14 @@ def test_planted_wrong_labels_are_surely_found_with_the_right_suggestion() -> No
 @pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 7.0])
 def test_of_right_labels_hardly_any_is_surely_wrong_however_alike_the_classes_look(distance: float) -> None:
     features, labels = draw_classes(900, distance)
-    doubts = find_doubtful(features, labels, np.arange(900), CONFIG, seed=0)
+    doubts = find_doubtful([features], labels, np.arange(900), CONFIG, seed=0)
     assert sum(doubt.sure for doubt in doubts) <= 5
 
 
 def test_labels_may_have_gaps() -> None:
     features, labels = draw_classes(600, distance=7)
     changed, planted = plant(labels, 6)
-    doubts = find_doubtful(features, 2 * changed + 3, np.arange(600), CONFIG, seed=0)
+    doubts = find_doubtful([features], 2 * changed + 3, np.arange(600), CONFIG, seed=0)
     sure = {doubt.index: doubt.suggestion for doubt in doubts if doubt.sure}
     assert {index: 2 * labels[index] + 3 for index in planted.tolist()}.items() <= sure.items()
 
@@ -57,7 +57,7 @@ def test_labels_may_have_gaps() -> None:
 @pytest.mark.parametrize(("count", "classes"), [(0, 1), (20, 3), (200, 1)])
 def test_of_few_pictures_or_one_class_nothing_is_said(count: int, classes: int) -> None:
     features = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
-    assert find_doubtful(features, np.arange(count) % classes, np.arange(count), CONFIG, seed=0) == []
+    assert find_doubtful([features], np.arange(count) % classes, np.arange(count), CONFIG, seed=0) == []
 
 
 def test_folds_hold_whole_groups_and_about_as_many_pictures() -> None:
@@ -102,11 +102,34 @@ def test_the_share_of_false_alarms_is_what_the_probabilities_foretell() -> None:
     assert shares[np.searchsorted(looks, 0.05)] < 0.9
 
 
-def test_the_suggestion_is_the_most_probable_class_among_the_confident_ones() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.3, 0.7], [0.4, 0.6], [0.85, 0.15]])
-    assert suggest_labels(probabilities, np.array([0, 0, 1, 1, 1]), 1.0).tolist() == [0, 0, 1, 1, 0]
-    assert suggest_labels(probabilities, np.array([0, 1, 1, 1, 1]), 1.0).tolist() == [0, 1, 1, 1, 1]
-    assert suggest_labels(probabilities, np.array([0, 1, 1, 1, 1]), 0.65).tolist() == [0, 0, 1, 1, 0]
+def test_a_pooled_opinion_is_the_geometric_mean_and_no_view_decides_by_certainty() -> None:
+    first, second = np.array([[0.8, 0.1, 0.1], [1, 0, 0]]), np.array([[0.2, 0.4, 0.4], [0, 1, 0]])
+    pooled = pool_opinions([first, second])
+    np.testing.assert_allclose(pooled.sum(1), 1)
+    np.testing.assert_allclose(pooled[0], [0.5, 0.25, 0.25])
+    np.testing.assert_allclose(pooled[1], [0.5, 0.5, 0], atol=1e-4)
+    np.testing.assert_allclose(pool_opinions([first]), first, atol=1e-6)
+
+
+def test_two_views_together_are_mistaken_less_often_than_either_alone() -> None:
+    (first, labels), noise = draw_classes(900, distance=4), np.random.default_rng(3).normal(size=(900, 6))
+    second = (4 / np.sqrt(2) * np.eye(3, 6)[labels] + noise).astype(np.float32)
+    changed, planted = plant(labels, 20)
+    mistakes = []
+    for views in ([first], [second], [first, second]):
+        doubts = find_doubtful(views, changed, np.arange(900), CONFIG, seed=0)
+        mistakes.append(len({doubt.index for doubt in doubts} ^ set(planted.tolist())))
+    assert 2 * mistakes[2] < min(mistakes[:2])
+
+
+def test_no_class_is_doubted_as_a_whole() -> None:
+    features, labels = draw_classes(900, distance=7)
+    changed, planted = plant(labels, 40)
+    alone = np.setdiff1d(np.arange(900), planted)[:2]
+    changed[alone] = 3
+    doubts = {doubt.index for doubt in find_doubtful([features], changed, np.arange(900), CONFIG, seed=0)}
+    assert len(doubts & set(planted.tolist())) >= 30
+    assert not doubts & set(alone.tolist())
 
 
 def test_descriptions_hardly_change_when_a_picture_is_turned_or_mirrored() -> None:
