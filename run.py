@@ -58,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--backbone", action="append", metavar="NAME", help=f"repeatable (default: {', '.join(COMPARED)})"
     )
     work.add_argument("--final", metavar="NAME|best", help="what is packaged (default: mobilenetv3large)")
-    work.add_argument("--trials", type=int, help="trials of each search, of heads where there are cached features (default: 100)")
+    work.add_argument(
+        "--trials", type=int, help="trials of each search, of heads where there are cached features (default: 100)"
+    )
     work.add_argument(
         "--time-budget", type=parse_duration, metavar="90m", help="plan trials and epochs to end within it"
     )

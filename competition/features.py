@@ -59,7 +59,7 @@ def cache_features(
     """
     network = create_network(network_spec(config.model, data.images.shape[1:], data.num_classes), weights)
     backbone = find_backbone(network)
-    borders = sorted({find_border(backbone, share) for share in shares})
+    borders = sorted({find_border(backbone, share) for share in shares} - {0})  # below the first there is nothing
     settings = {key: value for key, value in flatten(config).items() if key.startswith("augmentation.")}
     arrays = data.images, data.labels, data.validation_images, data.validation_labels
     made_of = [settings, config.seed, config.model.input_size, config.search.views, config.search.cache_megabytes]
@@ -73,22 +73,27 @@ def cache_features(
                     shutil.rmtree(other)
             lower = lower_part(network, borders)
             seconds = _Build(config, data, lower, [*borders, None], place).run()
-            files = {path.name: digest(path) for path in sorted(place.glob("*.npy"))}
+            files = {path.name: _stamp(path) for path in sorted(place.glob("*.npy"))}
             mark_done(place / "features.json", inputs, files=files, seconds_per_picture=seconds)
     return Features(place, data.validation_labels, read_json(place / "features.json")["seconds_per_picture"])
 
 
 def _is_whole(place: Path, inputs: str) -> bool:
-    """Tell whether all files are as they were written; of a damaged cache nothing stays."""
+    """Tell whether all files are as they were written, by size and time; of a damaged cache nothing stays."""
     marker = place / "features.json"
     if not is_done(marker, inputs):
         return False
     files = read_json(marker)["files"].items()
-    if all((place / name).is_file() and digest(place / name) == known for name, known in files):
+    if all((place / name).is_file() and _stamp(place / name) == known for name, known in files):
         return True
     say(f"The cached features in {place} are damaged; they are computed anew.")
     shutil.rmtree(place)
     return False
+
+
+def _stamp(path: Path) -> list[int]:
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 class _Build:

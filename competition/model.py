@@ -96,7 +96,7 @@ def lower_part(network: keras.Model, borders: Sequence[int]) -> keras.Model:
     x = inputs = keras.Input(network.input_shape[1:])
     for layer in network.layers[1 : network.layers.index(backbone)]:
         x = layer(x)
-    crossing = [_crossing_tensor(backbone, border) for border in borders]
+    crossing = [backbone.layers[border - 1].output for border in borders]
     *crossed, last = keras.Model(backbone.input, [*crossing, backbone.output])(x)
     return keras.Model(inputs, [*crossed, keras.layers.GlobalAveragePooling2D()(last)])
 
@@ -109,16 +109,12 @@ def upper_part(network: keras.Model, border: int | None) -> keras.Model:
         x = inputs = keras.Input(backbone.output_shape[-1:])
         rest = rest[1:]
     else:
-        crossing = _crossing_tensor(backbone, border)
+        crossing = backbone.layers[border - 1].output
         inputs = keras.Input(crossing.shape[1:])
         x = keras.Model(crossing, backbone.output)(inputs)
     for layer in rest:
         x = layer(x)
     return keras.Model(inputs, x)
-
-
-def _crossing_tensor(backbone: keras.Model, border: int) -> Any:
-    return backbone.layers[border - 1].output if border else backbone.input
 
 
 def train_everything(network: keras.Model, batch_norm_momentum: float) -> None:

@@ -56,8 +56,7 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> bool:
             return False
         complete = _complete(study)
         job = with_changes(job, head=max(complete, key=_value).params if complete else {})
-    beside = job.config.training.batch_size * cached.seconds_per_picture
-    return work(open_study(job), job, _objective(job, trainer.train, beside))
+    return work(open_study(job), job, _objective(job, trainer.train))
 
 
 def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
@@ -71,9 +70,7 @@ def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _objective(job: SearchJob, train: Training, beside: float = 0.0) -> Callable[[Trial], float]:
-    """Return what runs a trial; beside: seconds that a step of the real training takes more than one on features."""
-
+def _objective(job: SearchJob, train: Training) -> Callable[[Trial], float]:
     def objective(trial: Trial) -> float:
         config = replace(job.config, suggest(trial, job.space) | job.schedule)
         try:
@@ -90,7 +87,7 @@ def _objective(job: SearchJob, train: Training, beside: float = 0.0) -> Callable
             raise InputError(reason) from error
         finally:
             keras.utils.clear_session(free_memory=True)  # collects the garbage too
-        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds + beside])
+        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds])
         trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return outcome.score
 

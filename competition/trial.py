@@ -32,7 +32,10 @@ Report = Callable[[float, int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best selection score; seconds of the last stage: of its first step beyond another one, and of a step."""
+    """The best selection score; seconds of the last stage: of its first step beyond another one, and of a step.
+
+    A step on features counts as one on pictures would: with the frozen part.
+    """
 
     score: float
     compile_seconds: float
@@ -59,11 +62,9 @@ class Trainer:
         best = 0.0
         for stage in stages:
             stage.prepare(network)
-            part, border = network, None
-            if self.features is not None:
-                frozen = stage.prepare is freeze_backbone
-                border = None if frozen else find_border(find_backbone(network), config.training.unfreeze)
-                part = upper_part(network, border)
+            frozen = stage.prepare is freeze_backbone
+            border = None if frozen else find_border(find_backbone(network), config.training.unfreeze)
+            part = network if self._sees_pictures(border) else upper_part(network, border)
             outcome = self._fit(part, border, stage, config, report if stage is stages[-1] else _ignore)
             best = max(best, outcome.score)
         return Outcome(best, outcome.compile_seconds, outcome.step_seconds)
@@ -79,16 +80,21 @@ class Trainer:
     def _spec(self, config: Config) -> dict[str, Any]:
         return network_spec(config.model, self.data.images.shape[1:], self.data.num_classes)
 
+    def _sees_pictures(self, border: int | None) -> bool:
+        """Tell whether there is nothing below `border` (None: the whole backbone is below) that could be cached."""
+        return self.features is None or border == 0
+
     def _fit(self, part: keras.Model, border: int | None, stage: Stage, config: Config, report: Report) -> Outcome:
-        """Train one stage of `part` and leave its best weights there."""
-        data, training = self.data, config.training
-        if self.features is None:
+        """Train one stage of `part`, what is above `border`, and leave its best weights there."""
+        data, training, beside = self.data, config.training, 0.0
+        if self.features is None or self._sees_pictures(border):  # the first for the type
             augmentation = build_augmentation(config.augmentation, config.seed)
             views, labels = data.images[None], one_hot(data.labels, data.num_classes)[None]
             checked = data.validation_images
         else:
             augmentation, checked = None, self.features.validation(border)
             views, labels = self.features.training(border)
+            beside = training.batch_size * self.features.seconds_per_picture
         batches = Batches(views, labels, training.batch_size, config.seed)
         model = build_training_model(part, augmentation, stage, training, batches)
         watch = _Watch(part, report)
@@ -111,7 +117,7 @@ class Trainer:
         if not np.isfinite(watch.loss):
             raise diverged(stage)
         part.set_weights(watch.weights)
-        return watch.outcome()
+        return watch.outcome(beside)
 
 
 class _Watch(StepClock):
@@ -131,9 +137,10 @@ class _Watch(StepClock):
             self.score, self.weights = float(logs[SCORE]), self.network.get_weights()
         self.report(float(logs[SCORE]), epoch)
 
-    def outcome(self) -> Outcome:
+    def outcome(self, beside: float) -> Outcome:
+        """Return the score, and what a step took and a step on pictures takes `beside`."""
         step = min(seconds["step_seconds"] for seconds in self.steps)
-        return Outcome(self.score, max(0.1, self.steps[0]["first_step_seconds"] - step), step)
+        return Outcome(self.score, max(0.1, self.steps[0]["first_step_seconds"] - step), step + beside)
 
 
 def _ignore(score: float, epoch: int) -> None:
