@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
@@ -150,8 +151,9 @@ class Campaign:
         data |= {"picture": "x".join(map(str, training.images.shape[1:])), "classes": training.num_classes}
         own, storage = replace(config, {"model.backbone": name}), self.job.options.storage
         backend = keras.config.backend()
+        chance = float(np.bincount(training.validation_labels).max() / len(training.validation_labels))
         job = SearchJob(
-            own, self.job.weights[name], self.paths.studies, data, backend, storage, fixed=self.job.user_keys
+            own, self.job.weights[name], self.paths.studies, data, backend, storage, self.job.user_keys, chance=chance
         )
         job.folder.mkdir(parents=True, exist_ok=True)
         if self.job.options.force and not storage:

@@ -34,6 +34,7 @@ from competition.trial import Outcome, Report, Trainer
 
 # A full disk or a storage that is gone are nothing that another trial would do better.
 NOT_THE_TRIALS_FAULT = (OSError, OptunaError, SQLAlchemyError)
+CHANCE_MARGIN = 0.02  # above chance, below which trials were too short to tell anything
 Training = Callable[[Config, Report], Outcome]
 
 
@@ -128,11 +129,17 @@ def conclude(job: SearchJob) -> dict[str, Any]:
         reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
         raise InputError(f"No trial of {job.title} succeeded ({'; '.join(reasons) or 'none was finished'}).")
     best = max(complete, key=_value)
-    result = {"settings": best.params, "selection_score": best.value, "trial": best.number}
+    learnt = _value(best) > job.chance + CHANCE_MARGIN
+    result = {"settings": best.params if learnt else {}, "selection_score": best.value, "trial": best.number}
     result |= {"data": job.data["splits"], "weights": job.weights.fingerprint, "trials": len(complete)}
     result |= {"select_by": job.config.training.select_by, "seconds": best.user_attrs["seconds"]}
     write_json(job.folder / f"{job.stem}_best.json", result)
     write_report(study, job)
     settings = describe_settings(best.params)
     say(f"{job.title}: best of {len(complete)} trials {best.value:.4f} (trial {best.number}) with {settings}")
+    if not learnt:
+        say(
+            f"{job.title}: that is no better than naming one class always ({job.chance:.4f}); "
+            "the settings stay as given."
+        )
     return result

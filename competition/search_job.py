@@ -29,8 +29,9 @@ class SearchJob:
     data: what tells these data from others, by name. storage: a URL that other hosts may share (None: a file of this
     job's own). fixed: keys that the user set, which are not searched. head_only: trials of heads on a frozen backbone.
     head: what those found best, which trials of both stages keep, but for the first. worker: number among the processes
-    of this job on this study. begins, deadline, last_moment: when (time.monotonic) it begins, no further trial begins,
-    and a running one is cut short, whose score then means less.
+    of this job on this study. chance: selection score of always naming the commonest class. begins, deadline,
+    last_moment: when (time.monotonic) it begins, no further trial begins, and a running one is cut short, whose score
+    then means less.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class SearchJob:
     head_only: bool = False
     head: dict[str, Any] = field(default_factory=dict)
     worker: int = 0
+    chance: float = 0.0
     begins: float = 0.0
     deadline: float | None = None
     last_moment: float | None = None

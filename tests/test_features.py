@@ -114,7 +114,7 @@ def test_as_many_views_are_kept_as_fit(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_too_little_room_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_data(1200)
+    data = make_data(6000)
     with pytest.raises(InputError, match=r"search\.cache_megabytes is 1; raise it"):
         cache_features(replace(CONFIG, {"search.cache_megabytes": 1.0}), data, RANDOM, SHARES, tmp_path)
     full = dataclasses.make_dataclass("Usage", ["free"])(2**19)

@@ -122,6 +122,14 @@ def test_a_search_without_one_success_says_why(job: SearchJob, monkeypatch: pyte
         conclude(job)
 
 
+def test_trials_that_learnt_nothing_change_no_settings(
+    job: SearchJob, trained: list[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(job)
+    assert conclude(dataclasses.replace(job, chance=0.9))["settings"] == {}
+    assert "no better than naming one class always (0.9000)" in capsys.readouterr().out
+
+
 def test_a_search_without_time_tries_the_settings_as_given(job: SearchJob, trained: list[Config]) -> None:
     run(dataclasses.replace(job, deadline=time.monotonic()))
     assert conclude(job)["settings"]["model.dropout"] == job.config.model.dropout
