@@ -167,7 +167,8 @@ class Planner:
         pictures = min(config.search.trial_pictures, self.sizes.train)
         while True:
             for count in range(most, 0, -1):
-                two_stage = max(1, round(config.search.two_stage_trials * count / most))
+                whole = config.search.two_stage_trials
+                two_stage = max(min(2, whole), round(whole * count / most))  # one as given, one with the best head
                 search = replace(config.search, trials=count, two_stage_trials=two_stage, trial_pictures=pictures)
                 planned = replace(config, search=search)
                 if self.span(self.search_seconds(planned)) <= share and (count >= 2 or most == 1):

@@ -33,6 +33,10 @@ def test_the_users_number_of_trials_is_an_upper_limit() -> None:
     assert PLANNER.plan_search(Config(), 1e6, trials=7).search.trials == 7
 
 
+def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
+    assert PLANNER.plan_search(Config(), 600, trials=None).search.two_stage_trials == 2
+
+
 def test_too_little_time_is_refused_with_what_is_needed() -> None:
     with pytest.raises(InputError, match="one epoch of mobilenetv3large takes about"):
         PLANNER.keep_affordable(Config(), 60, "mobilenetv3large")
