@@ -57,13 +57,10 @@ def cache_features(
     folder: takes one subfolder for a backbone, <backbone>_<hash of what went in>; others of the backbone are removed.
     A build that was killed goes on. Raises InputError where not one view fits the disk or `search.cache_megabytes`.
     """
-    network = create_network(network_spec(config.model, data.images.shape[1:], data.num_classes), weights)
-    backbone = find_backbone(network)
-    borders = sorted({find_border(backbone, share) for share in shares} - {0})  # below the first there is nothing
     settings = {key: value for key, value in flatten(config).items() if key.startswith("augmentation.")}
     arrays = data.images, data.labels, data.validation_images, data.validation_labels
     made_of = [settings, config.seed, config.model.input_size, config.search.views, config.search.cache_megabytes]
-    inputs = digest(*arrays, *made_of, borders, weights.fingerprint, keras.backend.backend())
+    inputs = digest(*arrays, *made_of, sorted(shares), weights.fingerprint, keras.backend.backend())
     place = folder / f"{config.model.backbone}_{inputs}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{config.model.backbone}.lock"):
@@ -71,8 +68,7 @@ def cache_features(
             for other in folder.glob(f"{config.model.backbone}_*"):
                 if other != place:
                     shutil.rmtree(other)
-            lower = lower_part(network, borders)
-            seconds = _Build(config, data, lower, [*borders, None], place).run()
+            seconds = _Build(config, data, weights, shares, place).run()
             files = {path.name: _stamp(path) for path in sorted(place.glob("*.npy"))}
             mark_done(place / "features.json", inputs, files=files, seconds_per_picture=seconds)
     return Features(place, data.validation_labels, read_json(place / "features.json")["seconds_per_picture"])
@@ -100,9 +96,14 @@ class _Build:
     """One computation of features; `run` may be killed at any time, and goes on when it is called again."""
 
     def __init__(
-        self, config: Config, data: TrainingData, lower: keras.Model, borders: list[int | None], place: Path
+        self, config: Config, data: TrainingData, weights: Weights, shares: Sequence[float], place: Path
     ) -> None:
-        self.config, self.data, self.lower, self.borders, self.place = config, data, lower, borders, place
+        self.config, self.data, self.place = config, data, place
+        network = create_network(network_spec(config.model, data.images.shape[1:], data.num_classes), weights)
+        backbone = find_backbone(network)
+        borders = sorted({find_border(backbone, share) for share in shares} - {0})  # below the first there is nothing
+        self.borders: list[int | None] = [*borders, None]
+        self.lower = lower_part(network, borders)
         self.num_views = self._count_views()
         self.augmentation = build_augmentation(config.augmentation, config.seed)
         self.targets = one_hot(data.labels, data.num_classes)

@@ -113,7 +113,10 @@ class Workers:
         with contextlib.suppress(queue.Empty):
             while not self.stopped:
                 name = waiting.get_nowait()
-                ended.put((name, self._run_in(slot, tasks[name])))
+                try:
+                    ended.put((name, self._run_in(slot, tasks[name])))
+                except Exception as error:  # of starting a process; nobody else would hear of it
+                    ended.put((name, error))
 
     def _run_in(self, slot: int, task: Callable[[], Any]) -> Any:
         """Return a task's result, or the exception that it raised or its process left."""
