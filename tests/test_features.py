@@ -114,10 +114,10 @@ def test_as_many_views_are_kept_as_fit(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_too_little_room_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_data(6000)
+    data = make_data(1200)
     with pytest.raises(InputError, match=r"search\.cache_megabytes is 1; raise it"):
         cache_features(replace(CONFIG, {"search.cache_megabytes": 1.0}), data, RANDOM, SHARES, tmp_path)
-    full = dataclasses.make_dataclass("Usage", ["free"])(2**19)
+    full = dataclasses.make_dataclass("Usage", ["free"])(2**17)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(InputError, match="has 0 MB free"):
         cache(CONFIG, tmp_path)
