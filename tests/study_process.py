@@ -1,6 +1,7 @@
 """A search whose trials take no time, as a program: python -m tests.study_process FOLDER WAY [STORAGE].
 
-WAY is `work`, `hang` in the first trial, or `die`: at every point in turn, by SIGKILL, and then once more to the end.
+WAY is `work`, `meet` another such process first, `hang` in the first trial, or `die`: at every point in turn, by
+SIGKILL, and then once more to the end.
 """
 
 import os
@@ -78,9 +79,21 @@ def die_everywhere(job: SearchJob) -> None:
     search_once(job)
 
 
+def meet_and_search(job: SearchJob) -> None:
+    """Begin when another process does the same."""
+    study = open_study(job)
+    (job.folder / f"ready_{os.getpid()}").touch()
+    deadline = time.monotonic() + 120
+    while len(list(job.folder.glob("ready_*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    work(study, job, score)
+
+
 if __name__ == "__main__":
     job, way = make_job(Path(sys.argv[1]), sys.argv[3] if sys.argv[3:] else None), sys.argv[2]
     if way == "die":
         die_everywhere(job)
+    elif way == "meet":
+        meet_and_search(job)
     else:
         search_once(job, {"work": score, "hang": hang}[way])

@@ -58,7 +58,7 @@ def test_a_search_that_is_killed_at_any_point_goes_on(tmp_path: Path) -> None:
 
 def test_two_processes_share_one_file_and_count_together(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shared.db"
-    both = [start(tmp_path, "work", url) for _ in range(2)]
+    both = [start(tmp_path, "meet", url) for _ in range(2)]
     outputs = [finish(process) for process in both]
     require_all_done_once(open_study(make_job(tmp_path, url)).trials, interrupted=0)
     assert all(output.count(" with ") > 1 for output in outputs)
@@ -99,9 +99,12 @@ def test_a_trial_of_a_killed_worker_is_done_once_by_another(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = f"sqlite:///{tmp_path}/shared.db" if kind == "sqlite" else request.getfixturevalue("postgresql")
-    victim, other = start(tmp_path, "hang", url), start(tmp_path, "work", url)
+    victim = start(tmp_path, "hang", url)
     assert victim.stdout is not None
     assert "hangs" in victim.stdout.read(6)
+    other = start(tmp_path, "work", url)
+    assert other.stdout is not None
+    other.stdout.readline()  # it is at work
     victim.send_signal(signal.SIGKILL)
     assert "was interrupted: it is tried again" in finish(other)
     require_all_done_once(open_study(make_job(tmp_path, url)).trials, interrupted=1)
