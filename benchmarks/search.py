@@ -29,23 +29,15 @@ from competition.features import cache_features
 from competition.prepared import load_prepared
 from competition.search import suggest
 from competition.search_job import FINE_TUNING_SPACE, HEAD_SPACE
+from competition.study import PRUNERS
 from competition.training import TrainingData
-from competition.trial import Outcome, Trainer
-from competition.weights import RANDOM, SUFFIX, Weights
+from competition.trial import Outcome, Trainer, ignore_epoch
+from competition.weights import RANDOM, Weights, resolve_weights
 from competition.workers import Workers
 
 SPEED_BACKBONE, TRUTH_BACKBONE, SCRATCH_BACKBONE = "mobilenetv3large", "mobilenetv3small", "custom_cnn"
 CONFIGURATIONS, PICTURES, TRIAL_PICTURES = 20, 1000, 600  # of `truth`, and of them a trial's
 CURVES, EPOCHS, ORDERS = 24, 6, 200  # of `pruning`
-PRUNERS = {
-    "none": optuna.pruners.NopPruner(),
-    "median": optuna.pruners.MedianPruner(n_startup_trials=5),
-    "hyperband": optuna.pruners.HyperbandPruner(min_resource=1, max_resource=EPOCHS),
-}
-
-
-def ignore(score: float, epoch: int) -> None:
-    """Report nothing."""
 
 
 def configure(backbone: str, changes: dict[str, Any]) -> Config:
@@ -54,11 +46,6 @@ def configure(backbone: str, changes: dict[str, Any]) -> Config:
     epochs = search.trial_frozen_epochs, search.trial_fine_tuning_epochs
     schedule = {"training.frozen_epochs": epochs[0], "training.fine_tuning_epochs": epochs[1]}
     return replace(Config(), {"model.backbone": backbone, **schedule, **changes})
-
-
-def weights_of(backbone: str, folder: Path) -> Weights:
-    """Return the backbone's ImageNet weights."""
-    return Weights(folder / f"{backbone}{SUFFIX}", "imagenet")
 
 
 def take_few(prepared: Path, pictures: int) -> TrainingData:
@@ -86,13 +73,15 @@ def timed_run(work: Any) -> float:
 
 def compare_speed(data: TrainingData, weights: Path, folder: Path) -> None:
     """Print seconds and ratios."""
-    config, own = configure(SPEED_BACKBONE, {}), weights_of(SPEED_BACKBONE, weights)
+    config, own = configure(SPEED_BACKBONE, {}), resolve_weights(str(weights), SPEED_BACKBONE, weights)
     search = config.search
     cache = timed_run(lambda: make_trainer(data, config, own, search.trial_pictures, folder))
     cached = make_trainer(data, config, own, search.trial_pictures, folder)
-    head = timed_run(lambda: [cached.train_head(with_changes(config, seed=seed), ignore) for seed in range(5)]) / 5
-    both = timed_run(lambda: cached.train(config, ignore))
-    plain = timed_run(lambda: Trainer(data, own, None).train(config, ignore))
+    head = (
+        timed_run(lambda: [cached.train_head(with_changes(config, seed=seed), ignore_epoch) for seed in range(5)]) / 5
+    )
+    both = timed_run(lambda: cached.train(config, ignore_epoch))
+    plain = timed_run(lambda: Trainer(data, own, None).train(config, ignore_epoch))
     heads = head + cache / (search.trials + search.two_stage_trials)
     boths = both + cache / (search.trials + search.two_stage_trials)
     say(f"{SPEED_BACKBONE}, {len(data.labels)} pictures: a plain trial takes {plain:.1f} s; the cache {cache:.1f} s")
@@ -103,9 +92,9 @@ def compare_speed(data: TrainingData, weights: Path, folder: Path) -> None:
 def score(prepared: Path, weights: Path, changes: dict[str, Any], folder: Path | None, seed: int) -> Outcome:
     """Return what a configuration gives by the plain way, or (`folder`: of the cache) by the search's."""
     data = take_few(prepared, PICTURES)
-    config, own = configure(TRUTH_BACKBONE, changes), weights_of(TRUTH_BACKBONE, weights)
+    config, own = configure(TRUTH_BACKBONE, changes), resolve_weights(str(weights), TRUTH_BACKBONE, weights)
     trainer = make_trainer(data, config, own, TRIAL_PICTURES, folder) if folder else Trainer(data, own, None)
-    return trainer.train(with_changes(config, seed=seed), ignore)
+    return trainer.train(with_changes(config, seed=seed), ignore_epoch)
 
 
 def draw_configurations(space: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -156,8 +145,8 @@ def compare_pruners(prepared: Path) -> None:
         found = dict(workers.run({str(number): partial(curve, prepared, item) for number, item in enumerate(drawn)}))
     curves = [np.array(found[str(number)]) for number in range(CURVES)]
     best = max(values.max() for values in curves)
-    for name, pruner in PRUNERS.items():
-        spent, lost = np.mean([_replay(curves, pruner, seed) for seed in range(ORDERS)], axis=0)
+    for name, make in PRUNERS.items():
+        spent, lost = np.mean([_replay(curves, make(EPOCHS), seed) for seed in range(ORDERS)], axis=0)
         share = spent / (CURVES * EPOCHS)
         say(
             f"{name:10} {100 * share:5.1f} % of the epochs; the pick is {100 * (best - lost):.2f} points below the best"

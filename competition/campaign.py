@@ -117,11 +117,12 @@ class Campaign:
                 )
                 for name, job in tasks.items()
             }
-        features = self.paths.experiments / "features"
-        for _ in self.workers.run_all({name: partial(_search, job, prepared, features) for name, job in tasks.items()}):
+        for _ in self.workers.run_all(
+            {name: partial(_search, job, prepared, self.paths.features) for name, job in tasks.items()}
+        ):
             pass
         for name, found in self.workers.run_all({name: partial(_conclude, job) for name, job in jobs.items()}):
-            planner = planner.learn(name, config.training.batch_size, [found["seconds"]])
+            planner = planner.learn(name, config.training.batch_size, found["seconds"])
         return planner
 
     def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:

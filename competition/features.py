@@ -20,7 +20,7 @@ from filelock import FileLock
 from competition.augmentation import build_augmentation
 from competition.config import Config, flatten
 from competition.console import progress, say
-from competition.files import InputError, digest, is_done, mark_done, read_json, require_disk, write_json
+from competition.files import InputError, digest, is_done, map_array, mark_done, read_json, require_disk, write_json
 from competition.model import create_network, find_backbone, find_border, lower_part, network_spec
 from competition.training import TrainingData, one_hot
 from competition.weights import Weights
@@ -42,11 +42,11 @@ class Features:
 
     def training(self, border: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Return views (K, n, ...) float16 and labels (K, n, classes) float32; None: the pooled output."""
-        return _map(self.folder / f"training_{_name(border)}.npy"), _map(self.folder / "labels.npy")
+        return map_array(self.folder / f"training_{_name(border)}.npy"), map_array(self.folder / "labels.npy")
 
     def validation(self, border: int | None) -> np.ndarray:
         """Return (m, ...) float16."""
-        return _map(self.folder / f"validation_{_name(border)}.npy")
+        return map_array(self.folder / f"validation_{_name(border)}.npy")
 
 
 def cache_features(
@@ -192,7 +192,3 @@ def _flush(arrays: dict[str, np.ndarray]) -> None:
     for array in arrays.values():
         assert isinstance(array, np.memmap)
         array.flush()
-
-
-def _map(path: Path) -> np.ndarray:
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

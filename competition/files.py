@@ -58,6 +58,11 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
+def map_array(path: Path) -> np.ndarray:
+    """Return an .npy that is read from disk where it is looked at."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write an .npz, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as stream:

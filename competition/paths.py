@@ -30,6 +30,10 @@ class Paths:
         return self.experiments / "studies"
 
     @property
+    def features(self) -> Path:
+        return self.experiments / "features"
+
+    @property
     def runs(self) -> Path:
         return self.experiments / "runs"
 

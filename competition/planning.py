@@ -61,7 +61,7 @@ class Planner:
 
     def training_seconds(self, backbone: str, frozen_epochs: int, fine_tuning_epochs: int, limit: int = 0) -> float:
         """Return the seconds of one training of both stages, on `limit` pictures (0: all)."""
-        entry, pretrained = get_backbone(backbone), self.weights[backbone].path is not None
+        entry, pretrained = get_backbone(backbone), self.weights[backbone].is_pretrained
         pictures = min(limit or self.sizes.train, self.sizes.train)
         train = pictures * self.speed.train * entry.train_cost
         forward = self.speed.forward * entry.forward_cost
@@ -76,7 +76,7 @@ class Planner:
     def trial_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of one trial of the whole network; from pretrained weights its first stage is cached."""
         schedule = config.search
-        pretrained = self.weights[backbone].path is not None
+        pretrained = self.weights[backbone].is_pretrained
         frozen = 0 if pretrained else schedule.trial_frozen_epochs
         head = self.head_seconds(config) if pretrained else 0.0
         return head + self.training_seconds(
@@ -103,7 +103,7 @@ class Planner:
         """
         schedule, seconds = config.search, {}
         for name, weights in self.weights.items():
-            if weights.path is not None:
+            if weights.is_pretrained:
                 heads = self.cache_seconds(name, config) + schedule.trials * self.head_seconds(config)
                 seconds[name] = heads + schedule.two_stage_trials * self.trial_seconds(name, config)
         longest = max(seconds.values(), default=math.inf)
@@ -116,16 +116,15 @@ class Planner:
         entry = get_backbone(backbone)
         forward = self.speed.forward * entry.forward_cost
         views = sum(num_views(version, config.evaluation) for version in VERSIONS)
-        return (
-            self.sizes.evaluated * views * forward + self.speed.compile * entry.compile_cost / 4
-        )  # no gradients to compile
+        compiling = self.speed.compile * entry.compile_cost / 4  # no gradients
+        return self.sizes.evaluated * views * forward + compiling
 
-    def learn(self, backbone: str, batch_size: int, trials: list[tuple[float, float]]) -> "Planner":
-        """Return a planner that knows what trials of `backbone` took: seconds of compiling a step, and of a step."""
-        compiling, step = np.median(trials, axis=0)
+    def learn(self, backbone: str, batch_size: int, trial: tuple[float, float]) -> "Planner":
+        """Return a planner that knows what a trial of `backbone` took: seconds of compiling a step, and of a step."""
+        compiling, step = trial
         entry = get_backbone(backbone)
         estimates = batch_size * self.speed.train * entry.train_cost, self.speed.compile * entry.compile_cost
-        factors = float(step / estimates[0]), float(compiling / estimates[1])
+        factors = step / estimates[0], compiling / estimates[1]
         return replace(self, factors=self.factors | {backbone: factors})
 
     def finish_times(self, costs: dict[str, float]) -> dict[str, float]:

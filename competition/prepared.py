@@ -20,7 +20,7 @@ from competition.distortion import (
     selected_versions,
 )
 from competition.figures import contact_sheet
-from competition.files import digest, is_done, mark_done, read_json, replacing, require_disk, write_array
+from competition.files import digest, is_done, map_array, mark_done, read_json, replacing, require_disk, write_array
 from competition.prediction import ScoredSet
 from competition.splits import Splits, balanced
 from competition.training import TrainingData
@@ -80,9 +80,9 @@ def load_prepared(folder: Path) -> Prepared:
     facts = read_json(folder / "prepared.json")
     validation, test = (_read_scored(folder, name, facts["versions"]) for name in ("validation", "test"))
     names, number = tuple(facts["class_names"]), facts["selected"]
-    pictures = _map(folder / "validation_images.npy")[:number]
+    pictures = map_array(folder / "validation_images.npy")[:number]
     joined = pictures.reshape(-1, *pictures.shape[2:]), np.tile(validation.labels, number)
-    images, labels = _map(folder / "train_images.npy"), _map(folder / "train_labels.npy")
+    images, labels = map_array(folder / "train_images.npy"), map_array(folder / "train_labels.npy")
     training = TrainingData(images, labels, *joined, len(names))
     hashes = facts["fingerprint"], facts["distortion"], facts["selection"]
     return Prepared(folder, training, validation, test, names, *hashes)
@@ -128,19 +128,15 @@ def _write_scored(
 
 
 def _read_scored(folder: Path, name: str, versions: list[str]) -> ScoredSet:
-    pictures = dict(zip(versions, _map(folder / f"{name}_images.npy"), strict=True))
-    met = dict(zip(TABLES, _map(folder / f"{name}_families.npy"), strict=True))
-    labels, doubtful = (np.array(_map(folder / f"{name}_{what}.npy")) for what in ("labels", "doubtful"))
+    pictures = dict(zip(versions, map_array(folder / f"{name}_images.npy"), strict=True))
+    met = dict(zip(TABLES, map_array(folder / f"{name}_families.npy"), strict=True))
+    labels, doubtful = (np.array(map_array(folder / f"{name}_{what}.npy")) for what in ("labels", "doubtful"))
     return ScoredSet(name, pictures, labels, doubtful, met)
 
 
 def _draw_sheets(folder: Path, clean: int, seed: int) -> None:
     """Write a sheet of each profile beside `folder`, of twelve pictures from all over validation."""
-    images = _map(folder / "validation_images.npy")[clean]
+    images = map_array(folder / "validation_images.npy")[clean]
     few = images[np.linspace(0, len(images) - 1, 12).astype(int)]
     for profile in PROFILES:
         contact_sheet(folder.parent / f"distortions_{profile}.png", preview(few, profile, seed), columns=6)
-
-
-def _map(path: Path) -> np.ndarray:
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

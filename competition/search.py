@@ -44,12 +44,10 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> bool:
     Returns whether they are over, rather than that this process has grown and another one should go on.
     features: the folder of cached features.
     """
-    few = data.limited(job.config.search.trial_pictures, job.config.seed)
-    if not job.is_pretrained:
-        trainer = Trainer(few, job.weights, None, job.last_moment)
-        return work(open_study(job), job, _objective(job, trainer.train))
-    shares = job.space.get("training.unfreeze", (job.config.training.unfreeze,))
-    cached = cache_features(job.config, few, job.weights, shares, features)
+    few, cached = data.limited(job.config.search.trial_pictures, job.config.seed), None
+    if job.weights.is_pretrained:
+        shares = job.space.get("training.unfreeze", (job.config.training.unfreeze,))
+        cached = cache_features(job.config, few, job.weights, shares, features)
     trainer = Trainer(few, job.weights, cached, job.last_moment)
     for heads in job.parts[:-1]:
         study = open_study(heads)

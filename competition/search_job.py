@@ -72,28 +72,28 @@ class SearchJob:
         return self.title.replace(" ", "_")
 
     @property
-    def is_pretrained(self) -> bool:
-        """Whether there are two stages, of which the first is searched on its own."""
-        return self.weights.path is not None
+    def has_two_stages(self) -> bool:
+        """Whether a trial trains a frozen backbone's head, and then the upper part with it."""
+        return self.weights.is_pretrained and not self.head_only
 
     @property
     def parts(self) -> list["SearchJob"]:
         """The studies of this job, in their order: where there are two stages, one of heads, and one of both."""
         until = self.deadline and self.begins + HEADS_SHARE * (self.deadline - self.begins)
         heads = replace(self, head_only=True, deadline=until)
-        parts = [heads, self] if self.is_pretrained else [self]
+        parts = [heads, self] if self.weights.is_pretrained else [self]
         return [part for part in parts if part.space]
 
     @property
     def trials(self) -> int:
         """How many trials are asked for."""
         search = self.config.search
-        return search.two_stage_trials if self.is_pretrained and not self.head_only else search.trials
+        return search.two_stage_trials if self.has_two_stages else search.trials
 
     @property
     def space(self) -> dict[str, Any]:
         """What is searched: from random weights there is no second stage, and so nothing of it."""
-        space = HEAD_SPACE | FINE_TUNING_SPACE if self.is_pretrained and not self.head_only else HEAD_SPACE
+        space = HEAD_SPACE | FINE_TUNING_SPACE if self.has_two_stages else HEAD_SPACE
         return {key: options for key, options in space.items() if key not in self.fixed}
 
     @property
@@ -111,4 +111,4 @@ class SearchJob:
         """Epochs after which a trial reports: those of its last stage, or all where there is only one."""
         schedule = self.schedule
         epochs = schedule["training.frozen_epochs"], schedule["training.fine_tuning_epochs"]
-        return epochs[1] if self.is_pretrained and not self.head_only else sum(epochs)
+        return epochs[1] if self.has_two_stages else sum(epochs)

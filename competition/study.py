@@ -299,5 +299,9 @@ def _report(job: SearchJob) -> Callable[[optuna.Study, FrozenTrial], None]:
 
 def describe_settings(settings: dict[str, Any]) -> str:
     """Return settings in words: head_units 256, dropout 0.3."""
-    texts = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
-    return ", ".join(f"{key.split('.')[1]} {text}" for key, text in texts.items())
+    return ", ".join(f"{key.split('.')[1]} {describe_value(value)}" for key, value in settings.items())
+
+
+def describe_value(value: Any) -> str:
+    """Return one value as it is shown."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,7 +16,7 @@ from competition.console import describe_seconds
 from competition.figures import empty_figure, pick_colour, save_figure
 from competition.files import write_text
 from competition.search_job import SearchJob
-from competition.study import SURPLUS, failure_reason
+from competition.study import SURPLUS, describe_value, failure_reason
 
 BEST_SHOWN = 10
 FEWEST_FOR_FANOVA, FEWEST_FOR_IMPORTANCE = 20, 5  # complete trials
@@ -154,7 +154,12 @@ def _describe(job: SearchJob, trials: list[FrozenTrial], ranked: list[FrozenTria
     outcomes |= {f"failed: {reason}": count for reason, count in reasons.most_common()}
     outcomes["interrupted, and tried again"] = failed - reasons.total()
     rows = [
-        [trial.number, f"{trial.value:.4f}", describe_seconds(_seconds(trial)), *map(_text, trial.params.values())]
+        [
+            trial.number,
+            f"{trial.value:.4f}",
+            describe_seconds(_seconds(trial)),
+            *map(describe_value, trial.params.values()),
+        ]
         for trial in ranked[:BEST_SHOWN]
     ]
     total, median = describe_seconds(sum(map(_seconds, trials))), describe_seconds(float(np.median(seconds)))
@@ -174,10 +179,6 @@ All trials together took {total}, a complete one {median} in the median.
 
 def _seconds(trial: FrozenTrial) -> float:
     return trial.duration.total_seconds() if trial.duration else 0.0
-
-
-def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:

@@ -27,6 +27,7 @@ from competition.model import (
 )
 from competition.weights import Weights
 
+VALIDATION_BATCH_SIZE = 64
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "lion": keras.optimizers.Lion}
 
 
@@ -106,7 +107,7 @@ def plan_stages(config: Config, weights: Weights) -> list[Stage]:
     epochs = training.frozen_epochs + training.fine_tuning_epochs
     if not epochs:
         raise InputError("training.frozen_epochs and training.fine_tuning_epochs are 0; at least one must be more.")
-    if weights.path is None:
+    if not weights.is_pretrained:
         prepare = partial(train_everything, batch_norm_momentum=training.batch_norm_momentum)
         return [Stage("from scratch", epochs, training.head_learning_rate, model.l2, prepare)]
     unfreeze = partial(unfreeze_backbone, share=training.unfreeze)
@@ -186,7 +187,7 @@ def _train_stage(
             epochs=stage.epochs,
             initial_epoch=done,
             validation_data=(validation,),
-            validation_batch_size=64,
+            validation_batch_size=VALIDATION_BATCH_SIZE,
             callbacks=callbacks,
             shuffle=False,
             verbose=0,

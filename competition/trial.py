@@ -14,6 +14,7 @@ from competition.features import Features
 from competition.model import create_network, find_backbone, find_border, freeze_backbone, network_spec, upper_part
 from competition.submission_model import build_head
 from competition.training import (
+    VALIDATION_BATCH_SIZE,
     Batches,
     Stage,
     TrainingData,
@@ -24,8 +25,6 @@ from competition.training import (
     stopping_rules,
 )
 from competition.weights import Weights
-
-VALIDATION_BATCH_SIZE = 64
 
 Report = Callable[[float, int], None]
 
@@ -64,8 +63,8 @@ class Trainer:
             stage.prepare(network)
             frozen = stage.prepare is freeze_backbone
             border = None if frozen else find_border(find_backbone(network), config.training.unfreeze)
-            part = network if self._sees_pictures(border) else upper_part(network, border)
-            outcome = self._fit(part, border, stage, config, report if stage is stages[-1] else _ignore)
+            part = upper_part(network, border) if self._features_below(border) else network
+            outcome = self._fit(part, border, stage, config, report if stage is stages[-1] else ignore_epoch)
             best = max(best, outcome.score)
         return Outcome(best, outcome.compile_seconds, outcome.step_seconds)
 
@@ -80,21 +79,22 @@ class Trainer:
     def _spec(self, config: Config) -> dict[str, Any]:
         return network_spec(config.model, self.data.images.shape[1:], self.data.num_classes)
 
-    def _sees_pictures(self, border: int | None) -> bool:
-        """Tell whether there is nothing below `border` (None: the whole backbone is below) that could be cached."""
-        return self.features is None or border == 0
+    def _features_below(self, border: int | None) -> Features | None:
+        """Return the features if there are some for `border` (None: the whole backbone is below; 0: nothing is)."""
+        return None if border == 0 else self.features
 
     def _fit(self, part: keras.Model, border: int | None, stage: Stage, config: Config, report: Report) -> Outcome:
         """Train one stage of `part`, what is above `border`, and leave its best weights there."""
         data, training, beside = self.data, config.training, 0.0
-        if self.features is None or self._sees_pictures(border):  # the first for the type
+        features = self._features_below(border)
+        if features is None:
             augmentation = build_augmentation(config.augmentation, config.seed)
             views, labels = data.images[None], one_hot(data.labels, data.num_classes)[None]
             checked = data.validation_images
         else:
-            augmentation, checked = None, self.features.validation(border)
-            views, labels = self.features.training(border)
-            beside = training.batch_size * self.features.seconds_per_picture
+            augmentation, checked = None, features.validation(border)
+            views, labels = features.training(border)
+            beside = training.batch_size * features.seconds_per_picture
         batches = Batches(views, labels, training.batch_size, config.seed)
         model = build_training_model(part, augmentation, stage, training, batches)
         watch = _Watch(part, report)
@@ -143,5 +143,5 @@ class _Watch(StepClock):
         return Outcome(self.score, max(0.1, self.steps[0]["first_step_seconds"] - step), step + beside)
 
 
-def _ignore(score: float, epoch: int) -> None:
-    """Take no notice of an epoch of a stage that is not the last."""
+def ignore_epoch(score: float, epoch: int) -> None:
+    """Take no notice of an epoch: a `Report` for whom the outcome is enough."""

@@ -23,6 +23,11 @@ class Weights:
     origin: str
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether there is anything to keep, so that training has two stages."""
+        return self.path is not None
+
+    @property
     def fingerprint(self) -> str:
         """The hash of the file, or `random`."""
         return "random" if self.path is None else digest(self.path)

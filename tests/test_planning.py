@@ -54,7 +54,7 @@ def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
     one, two, ten = (PLANNER.training_seconds("mobilenetv3large", 0, epochs) for epochs in (1, 2, 10))
     compiling, beside = 2 * one - two, 10 * EPOCH_SECONDS
     step = 32 * PLANNER.speed.train * get_backbone("mobilenetv3large").train_cost
-    learned = PLANNER.learn("mobilenetv3large", 32, [(4 * compiling, 2 * step)])
+    learned = PLANNER.learn("mobilenetv3large", 32, (4 * compiling, 2 * step))
     slower = learned.training_seconds("mobilenetv3large", 0, 10)
     assert slower == pytest.approx(4 * compiling + 2 * (ten - compiling - beside) + beside)
     assert learned.training_seconds("custom_cnn", 0, 10) == PLANNER.training_seconds("custom_cnn", 0, 10)
