@@ -20,12 +20,12 @@ from competition.prepared import Prepared
 from competition.search import conclude, search
 from competition.search_job import SearchJob
 from competition.study import resume_study
-from competition.workers import Again, Workers
+from competition.workers import Workers
 
 
-def _search(job: SearchJob, prepared: Prepared, features: Path) -> Again | None:
+def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
     """Search in any process, to which `prepared` goes as the name of its folder."""
-    return None if search(job, prepared.training, features) else Again.AGAIN
+    search(job, prepared.training, features)
 
 
 def _conclude(job: SearchJob) -> dict[str, Any]:

@@ -38,10 +38,9 @@ CHANCE_MARGIN = 0.02  # above chance, below which trials were too short to tell 
 Training = Callable[[Config, Report], Outcome]
 
 
-def search(job: SearchJob, data: TrainingData, features: Path) -> bool:
+def search(job: SearchJob, data: TrainingData, features: Path) -> None:
     """Run, or go on with, the studies of one backbone, which any number of processes may do at the same time.
 
-    Returns whether they are over, rather than that this process has grown and another one should go on.
     features: the folder of cached features.
     """
     few, cached = data.limited(job.config.search.trial_pictures, job.config.seed), None
@@ -51,11 +50,10 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> bool:
     trainer = Trainer(few, job.weights, cached, job.last_moment)
     for heads in job.parts[:-1]:
         study = open_study(heads)
-        if not work(study, heads, _objective(heads, trainer.train_head)):
-            return False
+        work(study, heads, _objective(heads, trainer.train_head))
         complete = _complete(study)
         job = with_changes(job, head=max(complete, key=_value).params if complete else {})
-    return work(open_study(job), job, _objective(job, trainer.train))
+    work(open_study(job), job, _objective(job, trainer.train))
 
 
 def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import optuna
-import psutil
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -31,7 +30,6 @@ PRUNERS: dict[str, Callable[[int], Any]] = {  # by name: what makes one for tria
 ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
 GRACE = 4  # heartbeats that a trial may miss before it counts as dead
 POLL_SECONDS = 2.0
-GROWTH = 1.04  # of a process in memory, after which another one goes on with its work
 AS_GIVEN, BEGUN, REASON, SURPLUS = "as given", "begun", "reason", "surplus"  # attributes of trials
 
 
@@ -216,16 +214,14 @@ def resume_study(job: SearchJob) -> None:
         say(f"{job.title}: {finished} trials are done already; --trials asks for more.")
 
 
-def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float]) -> bool:
+def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float]) -> None:
     """Run trials until the study has as many as were asked for, whoever runs them, or, with one at least, a deadline.
 
-    Returns whether that is so, rather than that this process has grown since its first trial, as Keras lets it.
     objective: raises InputError for a trial that fails. While others run the last trials this waits for them, and
     takes over where one of them dies. Raises InputError where the storage can no longer be used.
     """
     asked, waits = job.trials, False
     unbegun: dict[int, float] = {}  # trials without a heartbeat, and since when that is known
-    size = 0  # of this process after its first trial
     while True:
         late = job.deadline is not None and time.monotonic() > job.deadline
         with reachable(job.url):
@@ -234,12 +230,9 @@ def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float
             running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
             finished = count_finished(study)
             if finished >= (1 if late else asked):
-                return True
-            if size and psutil.Process().memory_info().rss > GROWTH * size:
-                return False
+                return
             if finished + running < asked:
                 _run_trial(study, job, objective)
-                size = size or psutil.Process().memory_info().rss
                 continue
         if not waits:
             say(f"{job.title}: waits for the last trials, which other processes run.")

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from enum import Enum
 from typing import Any, TypeVar
 
 import psutil
@@ -33,12 +32,6 @@ def count_workers(tasks: int, accelerated: bool) -> int:
 
 def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Again(Enum):
-    """What a task returns that is to go on in a fresh process, since this one has grown."""
-
-    AGAIN = "again"
 
 
 class Workers:
@@ -65,14 +58,14 @@ class Workers:
         for pool in self.pools:
             pool.shutdown(cancel_futures=True)
 
-    def run(self, tasks: Mapping[str, Callable[[], Result | Again]]) -> Iterator[tuple[str, Result | InputError]]:
+    def run(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result | InputError]]:
         """Yield the name of each task and its result, or the InputError that it raised, in the order in which they end.
 
         tasks: picklable, begun in their order. One whose process dies is run again when the others are over; one that
         dies again gives an InputError. Any other error ends the iteration.
         """
         if not self.pools or len(tasks) == 1:  # one alone is faster with all cores, in this process
-            yield from ((name, _finish(task)) for name, task in tasks.items())
+            yield from ((name, _attempt(task)) for name, task in tasks.items())
             return
         waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
@@ -95,7 +88,7 @@ class Workers:
             result = self._run_in(0, tasks[name])
             yield name, _describe_death(name) if isinstance(result, BrokenProcessPool) else result
 
-    def run_all(self, tasks: Mapping[str, Callable[[], Result | Again]]) -> Iterator[tuple[str, Result]]:
+    def run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
         """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
         for name, result in self.run(tasks):
             if isinstance(result, InputError):
@@ -120,18 +113,15 @@ class Workers:
 
     def _run_in(self, slot: int, task: Callable[[], Any]) -> Any:
         """Return a task's result, or the exception that it raised or its process left."""
-        while True:
-            try:
-                result = self.pools[slot].submit(_attempt, task).result()
-            except Exception as error:
-                result = error
-            if result is not Again.AGAIN and not isinstance(result, BrokenProcessPool):
-                return result
+        try:
+            return self.pools[slot].submit(_attempt, task).result()
+        except BrokenProcessPool as error:
             if not self.stopped:
                 self.pools[slot].shutdown()
                 self.pools[slot] = self._start(slot)
-            if result is not Again.AGAIN:
-                return result
+            return error
+        except Exception as error:
+            return error
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
         arguments = slot, max(1, _count_cores() // self.number), self.lock
@@ -143,12 +133,6 @@ def _describe_death(name: str) -> InputError:
         f"The process of {name} died, killed from outside or for want of memory; close other programs, "
         "or lower training.batch_size, and give the same command again."
     )
-
-
-def _finish(task: Callable[[], Any]) -> Any:
-    while (result := _attempt(task)) is Again.AGAIN:
-        pass
-    return result
 
 
 def _attempt(task: Callable[[], Result]) -> Result | InputError:

@@ -1,5 +1,6 @@
 """Training resumes as if it had not stopped, in both stages."""
 
+import gc
 import time
 from pathlib import Path
 
@@ -161,6 +162,21 @@ def mixing_model(smoothing: float) -> TrainingModel:
     return training.compile_model(
         network, augmentation, replace(CONFIG, {"training.label_smoothing": smoothing}).training, 1e-3, 10
     )
+
+
+def count_graphs() -> int:
+    """Return how many graphs of training steps are in memory."""
+    keras.utils.clear_session(free_memory=True)
+    known = [item for item in gc.get_objects() if type(item).__name__ == "FuncGraph"]
+    return sum(graph.name == "one_step_on_data" for graph in known)
+
+
+@pytest.mark.parametrize("optimizer", list(training.OPTIMIZERS))
+def test_of_a_training_that_is_over_nothing_stays_in_memory(optimizer: str, tmp_path: Path) -> None:
+    before = count_graphs()
+    changes = {"training.optimizer": optimizer, "training.frozen_epochs": 0, "training.fine_tuning_epochs": 1}
+    train(replace(CONFIG, changes), make_data(), RANDOM, tmp_path)
+    assert count_graphs() == before
 
 
 def test_the_loss_is_the_cross_entropy_with_mixed_weighted_and_smoothed_labels() -> None:

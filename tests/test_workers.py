@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from competition.files import InputError
-from competition.workers import Again, Workers, count_workers
+from competition.workers import Workers, count_workers
 
 
 def identify(number: int) -> tuple[int, int]:
@@ -72,20 +72,6 @@ def test_an_input_error_of_one_task_leaves_the_others_alone(number: int, two: Wo
     assert results["good"][0] == 1
 
 
-def grow(folder: Path) -> Again | list[int]:
-    """Ask twice for another process; then tell which ones there were."""
-    (folder / str(os.getpid())).touch()
-    known = sorted(int(file.name) for file in folder.iterdir())
-    return Again.AGAIN if len(known) < 3 else known
-
-
-def test_a_task_goes_on_in_a_fresh_process_as_often_as_it_asks(two: Workers, tmp_path: Path) -> None:
-    tasks: dict[str, Any] = {"grows": partial(grow, tmp_path), "fine": partial(identify, 3)}
-    results: dict[str, Any] = dict(two.run(tasks))
-    assert len(results["grows"]) == 3
-    assert results["fine"][0] == 3
-
-
 def test_a_task_whose_process_dies_is_run_again_and_its_neighbours_too(two: Workers, tmp_path: Path) -> None:
     tasks: dict[str, Any] = {"once": partial(die, tmp_path / "once", 1), "always": partial(die, tmp_path / "always", 9)}
     results: dict[str, Any] = dict(two.run(tasks | {"fine": partial(identify, 3)}))
@@ -99,7 +85,7 @@ def test_a_task_whose_process_dies_is_run_again_and_its_neighbours_too(two: Work
 SCRIPT = """
 import signal, time
 from functools import partial
-from competition.workers import Again, Workers
+from competition.workers import Workers
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Workers(2) as workers:
