@@ -1,6 +1,7 @@
 """Search and training of all backbones, within the time that there is."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,21 +23,20 @@ from competition.search_job import SearchJob
 from competition.study import resume_study
 from competition.workers import Workers
 
+DELAY = 0.3  # of a search, as a share of its time, before no further trial begins
+
 
 def _search(job: SearchJob, prepared: Prepared, features: Path) -> None:
     """Search in any process, to which `prepared` goes as the name of its folder."""
     search(job, prepared.training, features)
 
 
-def _conclude(job: SearchJob) -> dict[str, Any]:
-    """Write what the studies of one backbone found; return what is in the best.json of the last."""
-    *before, last = job.parts
-    for part in before:
-        try:
-            conclude(part)
-        except InputError as error:  # trials of both stages begin without
-            say(str(error))
-    return conclude(last)
+def _part_deadlines(seconds: dict[str, float], end: float) -> dict[str, float]:
+    """Return when each part of a search is over (time.monotonic), if it ends in `end` seconds, or a little later."""
+    now, total = time.monotonic(), sum(seconds.values())
+    begins, span = now + end - total, total + DELAY * end
+    done = dict(zip(seconds, itertools.accumulate(seconds.values()), strict=True))
+    return {part: begins + span * until / total for part, until in done.items()}
 
 
 class Campaign:
@@ -64,7 +64,7 @@ class Campaign:
         measured = self.workers.run_all({f"measurement {number + 1}": measure for number in range(self.workers.number)})
         speed = slowest([speed for _, speed in measured])
         evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
-        sizes = Sizes(len(pictures), len(prepared.training.validation_labels), evaluated)
+        sizes = Sizes(len(pictures), len(prepared.training.validation_labels), evaluated, max(pictures.shape[1:3]))
         planner = Planner(speed, sizes, self.job.weights, self.workers.number)
         config = self.config
         if self.job.deadline is not None:
@@ -79,7 +79,7 @@ class Campaign:
         if not self.job.options.search:
             return planner.plan_training(self.config, left)
         planned = planner.plan_search(self.config, left, self.job.options.trials)
-        return planner.plan_training(planned, left - planner.span(planner.search_seconds(planned)))
+        return planner.plan_training(planned, left - planner.search_span(planned))
 
     def _planned(self, part: str, prepared: Prepared, make: Callable[[], Config]) -> Config:
         """Return the plan that an interrupted call of the same command made, or make it and keep it."""
@@ -99,7 +99,8 @@ class Campaign:
         Where there are more workers than backbones, several work on each study.
         """
         headline("Search")
-        costs = self._in_order(planner.search_seconds(config))
+        parts = planner.search_seconds(config)
+        costs = self._in_order({name: sum(seconds.values()) for name, seconds in parts.items()})
         jobs = self._search_jobs(list(costs), prepared, config)
         each = max(1, self.workers.number // max(1, len(jobs)))
         tasks = {
@@ -108,12 +109,11 @@ class Campaign:
             for name, job in jobs.items()
         }
         if tasks and self.job.deadline is not None:
-            spans = {name: costs[job.backbone] for name, job in tasks.items()}
-            now, ends = time.monotonic(), planner.finish_times(spans)
+            ends = planner.finish_times({name: costs[job.backbone] for name, job in tasks.items()})
             latest = self.job.deadline - planner.reserve(config) - planner.span(planner.final_seconds(config)) / 2
             tasks = {
                 name: dataclasses.replace(
-                    job, begins=now + ends[name] - spans[name], deadline=now + 1.3 * ends[name], last_moment=latest
+                    job, deadlines=_part_deadlines(parts[job.backbone], ends[name]), last_moment=latest
                 )
                 for name, job in tasks.items()
             }
@@ -121,7 +121,7 @@ class Campaign:
             {name: partial(_search, job, prepared, self.paths.features) for name, job in tasks.items()}
         ):
             pass
-        for name, found in self.workers.run_all({name: partial(_conclude, job) for name, job in jobs.items()}):
+        for name, found in self.workers.run_all({name: partial(conclude, job) for name, job in jobs.items()}):
             planner = planner.learn(name, config.training.batch_size, found["seconds"])
         return planner
 
@@ -154,7 +154,15 @@ class Campaign:
         backend = keras.config.backend()
         chance = float(np.bincount(training.validation_labels).max() / len(training.validation_labels))
         job = SearchJob(
-            own, self.job.weights[name], self.paths.studies, data, backend, storage, self.job.user_keys, chance=chance
+            own,
+            self.job.weights[name],
+            self.paths.studies,
+            data,
+            backend,
+            max(training.images.shape[1:3]),
+            storage,
+            self.job.user_keys,
+            chance=chance,
         )
         job.folder.mkdir(parents=True, exist_ok=True)
         if self.job.options.force and not storage:

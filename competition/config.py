@@ -222,16 +222,19 @@ class TrainingConfig:
 class SearchConfig:
     """The search for each backbone; a trial trains on fewer pictures and for fewer epochs.
 
-    trials: of the head on cached features; from random weights, of the whole network. two_stage_trials: that train both
-    stages, with the best head. share: of a time budget, what searching gets of the time that it and training have
-    together. views: augmented ones of each picture that are cached. cache_megabytes: that a backbone's cache may take.
-    pruner: what ends hopeless trials early, by the scores of others after as many epochs; see `study.PRUNERS`.
+    trials: of the head on cached features; from random weights, of the whole network, on a quarter of the pictures at
+    half the size. two_stage_trials: that train both stages, with the best head. finalists: how many of the best trials
+    are tried again, on four times the pictures, at full size; one in four at most (0 or 1: none). share: of a time
+    budget, what searching gets of the time that it and training have together. views: augmented ones of each picture
+    that are cached. cache_megabytes: that such a cache may take. pruner: what ends hopeless trials early, by the scores
+    of others after as many epochs; see `study.PRUNERS`.
     heartbeat_seconds: how often a running trial leaves a sign of life; after four that are missed another process
     tries it again.
     """
 
     trials: int = number(100, 1)
-    two_stage_trials: int = number(10, 1)
+    two_stage_trials: int = number(12, 1)
+    finalists: int = number(3, 0)
     share: float = number(0.35, 0.01, 0.99)
     pruner: str = choice("median", "none", "median", "hyperband")
     heartbeat_seconds: int = number(30, 1, 3600)

@@ -54,19 +54,19 @@ def cache_features(
 ) -> Features:
     """Return the features of `data` for each share of the backbone that may train; build what is missing or damaged.
 
-    folder: takes one subfolder for a backbone, <backbone>_<hash of what went in>; others of the backbone are removed.
+    folder: takes one subfolder, named after a hash of what went in; others are removed.
     A build that was killed goes on. Raises InputError where not one view fits the disk or `search.cache_megabytes`.
     """
     settings = {key: value for key, value in flatten(config).items() if key.startswith("augmentation.")}
     arrays = data.images, data.labels, data.validation_images, data.validation_labels
     made_of = [settings, config.seed, config.model.input_size, config.search.views, config.search.cache_megabytes]
     inputs = digest(*arrays, *made_of, sorted(shares), weights.fingerprint, keras.backend.backend())
-    place = folder / f"{config.model.backbone}_{inputs}"
+    place = folder / inputs
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{config.model.backbone}.lock"):
+    with FileLock(folder / ".lock"):
         if not _is_whole(place, inputs):
-            for other in folder.glob(f"{config.model.backbone}_*"):
-                if other != place:
+            for other in folder.iterdir():
+                if other.is_dir() and other != place:
                     shutil.rmtree(other)
             seconds = _Build(config, data, weights, shares, place).run()
             files = {path.name: _stamp(path) for path in sorted(place.glob("*.npy"))}

@@ -16,6 +16,15 @@ from competition.distortion import VERSIONS
 from competition.files import InputError
 from competition.model import create_network, network_spec, train_everything
 from competition.prediction import num_views
+from competition.search_job import (
+    FINALS,
+    HEADS,
+    TRIALS,
+    count_finalists,
+    count_pictures,
+    count_trials,
+    reduce_side,
+)
 from competition.submission_model import predict_views
 from competition.training import compile_model, one_hot
 from competition.weights import RANDOM, Weights
@@ -38,11 +47,15 @@ class Speed:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many pictures are trained on, scored after each epoch, and evaluated, in as many versions, at the end."""
+    """How many pictures are trained on, scored after each epoch, and evaluated, in as many versions, at the end.
+
+    side: of a picture, in pixels.
+    """
 
     train: int
     validation: int
     evaluated: int
+    side: int = 96
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,14 @@ class Planner:
     workers: int = 1
     factors: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def training_seconds(self, backbone: str, frozen_epochs: int, fine_tuning_epochs: int, limit: int = 0) -> float:
-        """Return the seconds of one training of both stages, on `limit` pictures (0: all)."""
+    def training_seconds(
+        self, backbone: str, frozen_epochs: int, fine_tuning_epochs: int, limit: int = 0, area: float = 1.0
+    ) -> float:
+        """Return the seconds of one training of both stages, on `limit` pictures (0: all) of a share of their area."""
         entry, pretrained = get_backbone(backbone), self.weights[backbone].is_pretrained
         pictures = min(limit or self.sizes.train, self.sizes.train)
-        train = pictures * self.speed.train * entry.train_cost
-        forward = self.speed.forward * entry.forward_cost
+        train = pictures * self.speed.train * entry.train_cost * area
+        forward = self.speed.forward * entry.forward_cost * area
         stages = (frozen_epochs > 0) + (fine_tuning_epochs > 0) if pretrained else 1
         frozen = 1.3 * pictures * forward if pretrained else train
         validation = self.sizes.validation * forward
@@ -73,43 +88,53 @@ class Planner:
         beside = EPOCH_SECONDS * (frozen_epochs + fine_tuning_epochs)
         return at_first * stages * self.speed.compile * entry.compile_cost + per_step * epochs + beside
 
-    def trial_seconds(self, backbone: str, config: Config) -> float:
-        """Return the seconds of one trial of the whole network; from pretrained weights its first stage is cached."""
-        schedule = config.search
-        pretrained = self.weights[backbone].is_pretrained
-        frozen = 0 if pretrained else schedule.trial_frozen_epochs
-        head = self.head_seconds(config) if pretrained else 0.0
-        return head + self.training_seconds(
-            backbone, frozen, schedule.trial_fine_tuning_epochs, schedule.trial_pictures
-        )
+    def trial_seconds(self, backbone: str, config: Config, part: str) -> float:
+        """Return the seconds of one trial of a part of the search; what is frozen is cached."""
+        schedule, pretrained = config.search, self.weights[backbone].is_pretrained
+        pictures = count_pictures(schedule, pretrained, part)
+        epochs = schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs
+        if not pretrained:
+            side = config.model.input_size or self.sizes.side
+            area = (reduce_side(side) / side) ** 2 if part == TRIALS else 1.0
+            return self.training_seconds(backbone, *epochs, pictures, area)
+        steps = epochs[0] * min(pictures, self.sizes.train) / config.training.batch_size
+        head = HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
+        return head if part == HEADS else head + self.training_seconds(backbone, 0, epochs[1], pictures)
 
-    def head_seconds(self, config: Config) -> float:
-        """Return the seconds of one trial of a head on cached features."""
-        schedule = config.search
-        pictures = min(schedule.trial_pictures, self.sizes.train)
-        steps = schedule.trial_frozen_epochs * pictures / config.training.batch_size
-        return HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
-
-    def cache_seconds(self, backbone: str, config: Config) -> float:
-        """Return the seconds of computing a backbone's features."""
-        entry, pictures = get_backbone(backbone), min(config.search.trial_pictures, self.sizes.train)
-        passed = config.search.views * pictures + self.sizes.validation
+    def cache_seconds(self, backbone: str, config: Config, part: str) -> float:
+        """Return the seconds of computing the features that a part of the search needs."""
+        entry, pictures = get_backbone(backbone), count_pictures(config.search, True, part)
+        passed = config.search.views * min(pictures, self.sizes.train) + self.sizes.validation
         return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
-    def search_seconds(self, config: Config) -> dict[str, float]:
-        """Return the seconds of each backbone's search, which workers beyond the number of backbones share.
+    def part_seconds(self, backbone: str, config: Config) -> dict[str, float]:
+        """Return the seconds of each part of a backbone's search."""
+        search, pretrained = config.search, self.weights[backbone].is_pretrained
+        counts = {HEADS: search.trials} if pretrained else {}
+        counts |= {TRIALS: count_trials(search, pretrained), FINALS: count_finalists(search, pretrained)}
+        seconds = {part: count * self.trial_seconds(backbone, config, part) for part, count in counts.items() if count}
+        for part in {HEADS, FINALS} & seconds.keys() if pretrained else ():
+            seconds[part] += self.cache_seconds(backbone, config, part)
+        return seconds
+
+    def search_seconds(self, config: Config) -> dict[str, dict[str, float]]:
+        """Return the seconds of each part of each backbone's search, which workers beyond their number share.
 
         One from random weights gets no more than the longest of the others: its trials are slow, and end with its time.
         """
-        schedule, seconds = config.search, {}
+        seconds = {name: self.part_seconds(name, config) for name in self.weights}
+        known = [sum(seconds[name].values()) for name, weights in self.weights.items() if weights.is_pretrained]
+        longest, sharing = max(known, default=math.inf), max(1, self.workers // len(self.weights))
         for name, weights in self.weights.items():
-            if weights.is_pretrained:
-                heads = self.cache_seconds(name, config) + schedule.trials * self.head_seconds(config)
-                seconds[name] = heads + schedule.two_stage_trials * self.trial_seconds(name, config)
-        longest = max(seconds.values(), default=math.inf)
-        whole = {name: schedule.trials * self.trial_seconds(name, config) for name in self.weights}
-        sharing = max(1, self.workers // len(self.weights))
-        return {name: seconds.get(name, min(whole[name], longest)) / sharing for name in self.weights}
+            if not weights.is_pretrained:
+                beside = seconds[name].get(FINALS, 0.0)
+                one = self.trial_seconds(name, config, TRIALS)
+                seconds[name][TRIALS] = min(seconds[name][TRIALS], max(one, longest - beside))
+        return {name: {part: cost / sharing for part, cost in parts.items()} for name, parts in seconds.items()}
+
+    def search_span(self, config: Config) -> float:
+        """Return the seconds of all searches together."""
+        return self.span({name: sum(parts.values()) for name, parts in self.search_seconds(config).items()})
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on all versions of validation and test, some with all views."""
@@ -149,7 +174,7 @@ class Planner:
 
     def total_seconds(self, config: Config, search: bool) -> float:
         """Return the seconds of the whole job."""
-        searching = self.span(self.search_seconds(config)) if search else 0.0
+        searching = self.search_span(config) if search else 0.0
         return searching + self.span(self.final_seconds(config)) + self.reserve(config)
 
     def reserve(self, config: Config) -> float:
@@ -157,24 +182,24 @@ class Planner:
         return PACKAGE_SECONDS + self.span({name: self.evaluation_seconds(name, config) for name in self.weights})
 
     def plan_search(self, config: Config, seconds: float, trials: int | None) -> Config:
-        """Return `config` with as many of its trials, of either kind, as fit; with fewer pictures where none would.
+        """Return `config` with as many of its trials, of either kind, as fit, on fewer pictures where few would.
 
         trials: the number that the user asked for, which is an upper limit.
         """
         share = config.search.share * (seconds - self.reserve(config))
-        most = trials or config.search.trials
-        pictures = min(config.search.trial_pictures, self.sizes.train)
-        while True:
-            for count in range(most, 0, -1):
-                whole = config.search.two_stage_trials
-                two_stage = max(min(2, whole), round(whole * count / most))  # one as given, one with the best head
-                search = replace(config.search, trials=count, two_stage_trials=two_stage, trial_pictures=pictures)
-                planned = replace(config, search=search)
-                if self.span(self.search_seconds(planned)) <= share and (count >= 2 or most == 1):
-                    return planned
-            if pictures <= FEWEST_PICTURES:
-                return planned
-            pictures = max(FEWEST_PICTURES, pictures // 2)
+        most, whole = trials or config.search.trials, config.search.two_stage_trials
+        pictures = [min(config.search.trial_pictures, self.sizes.train)]
+        while pictures[-1] > FEWEST_PICTURES:
+            pictures.append(max(FEWEST_PICTURES, pictures[-1] // 2))
+        for fewest in (max(2, most // 4), min(2, most)):  # rather fewer pictures than very few trials
+            for limit in pictures:
+                for count in range(most, min(fewest, most) - 1, -1):
+                    both = max(min(2, whole), round(whole * count / most))  # one as given, one with the best head
+                    search = replace(config.search, trials=count, two_stage_trials=both, trial_pictures=limit)
+                    planned = replace(config, search=search)
+                    if self.search_span(planned) <= share:
+                        return planned
+        return planned
 
     def plan_training(self, config: Config, seconds: float) -> Config:
         """Return `config` with as many epochs as fit into `seconds`, at least one; one in five is frozen."""
@@ -252,14 +277,7 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
     """Return what the job will do and how long it will take, in words."""
     lines = []
     if search:
-        schedule = config.search
-        pictures = min(schedule.trial_pictures, planner.sizes.train)
-        epochs = schedule.trial_frozen_epochs + schedule.trial_fine_tuning_epochs
-        lines.append(
-            f"search: {schedule.trials} trials for each backbone, of the head on cached features, and "
-            f"{schedule.two_stage_trials} of both stages; from random weights up to {schedule.trials} of all layers; "
-            f"{epochs} epochs of {pictures} pictures each"
-        )
+        lines.append(_describe_search(config, planner))
     frozen, rest = config.training.frozen_epochs, config.training.fine_tuning_epochs
     stages = f"{frozen} epochs frozen and {rest} of fine-tuning; from random weights {frozen + rest} of all layers"
     lines.append(f"training: {stages}; {planner.sizes.train} pictures")
@@ -267,3 +285,20 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
         lines.append(f"  {BACKBONES[name].title}, {planner.weights[name].origin} weights: {describe_seconds(seconds)}")
     lines.append(f"in all about {describe_seconds(planner.total_seconds(config, search))} from here")
     return "\n".join(lines)
+
+
+def _describe_search(config: Config, planner: Planner) -> str:
+    search = config.search
+    epochs = f"{search.trial_frozen_epochs} + {search.trial_fine_tuning_epochs} epochs"
+    texts = []
+    for pretrained in (True, False):
+        if not any(weights.is_pretrained == pretrained for weights in planner.weights.values()):
+            continue
+        pictures = [min(count_pictures(search, pretrained, part), planner.sizes.train) for part in (TRIALS, FINALS)]
+        text = f"{search.trials} trials of the head on cached features, {search.two_stage_trials} of both stages"
+        if not pretrained:
+            text = f"from random weights up to {search.trials} trials of all layers at half the size"
+        finalists = count_finalists(search, pretrained)
+        finals = f", the best {finalists} again on {pictures[1]}" if finalists else ""
+        texts.append(f"{text}, {epochs} of {pictures[0]} pictures{finals}")
+    return f"search, for each backbone: {'; '.join(texts)}"

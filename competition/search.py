@@ -1,4 +1,4 @@
-"""The search of one backbone: trials of heads on cached features, then of both stages; from random weights, of all."""
+"""The search of one backbone: heads on cached features, trials of the whole network, and finals of the best of them."""
 
 import errno
 import math
@@ -18,7 +18,7 @@ from competition.config import Config, replace
 from competition.console import say
 from competition.features import cache_features
 from competition.files import InputError, replacing, write_json
-from competition.search_job import SearchJob
+from competition.search_job import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
 from competition.study import (
     AS_GIVEN,
     REASON,
@@ -43,17 +43,26 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
 
     features: the folder of cached features.
     """
-    few, cached = data.limited(job.config.search.trial_pictures, job.config.seed), None
+    before: tuple[dict[str, Any], ...] = ()
+    for part in job.parts:
+        part = with_changes(part, before=before)
+        if part.part == FINALS and (len(before) < 2 or part.is_late):
+            break
+        study = open_study(part)
+        trainer = _make_trainer(part, data, features)
+        work(study, part, _objective(part, trainer.train_head if part.part == HEADS else trainer.train))
+        before = tuple(trial.params for trial in rank(study)[: max(1, job.finalists)])
+
+
+def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:
+    few, cached = data.limited(job.schedule["training.limit"], job.config.seed), None
     if job.weights.is_pretrained:
-        shares = job.space.get("training.unfreeze", (job.config.training.unfreeze,))
-        cached = cache_features(job.config, few, job.weights, shares, features)
-    trainer = Trainer(few, job.weights, cached, job.last_moment)
-    for heads in job.parts[:-1]:
-        study = open_study(heads)
-        work(study, heads, _objective(heads, trainer.train_head))
-        complete = _complete(study)
-        job = with_changes(job, head=max(complete, key=_value).params if complete else {})
-    work(open_study(job), job, _objective(job, trainer.train))
+        shares = FINE_TUNING_SPACE["training.unfreeze"]
+        if "training.unfreeze" in job.fixed:
+            shares = (job.config.training.unfreeze,)
+        place = features / job.backbone / (FINALS if job.part == FINALS else TRIALS)
+        cached = cache_features(job.config, few, job.weights, shares, place)
+    return Trainer(few, job.weights, cached, job.last_moment)
 
 
 def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def _objective(job: SearchJob, train: Training) -> Callable[[Trial], float]:
             raise InputError(reason) from error
         finally:
             keras.utils.clear_session(free_memory=True)  # collects the garbage too
-        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds])
+        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds * job.shrinkage])
         trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return outcome.score
 
@@ -96,14 +105,16 @@ def _pruning(trial: Trial) -> Report:
 
     def report(score: float, step: int) -> None:
         trial.report(score, step)
-        if AS_GIVEN not in trial.user_attrs and trial.should_prune():
+        if not trial.user_attrs.get(AS_GIVEN) and trial.should_prune():
             raise optuna.TrialPruned
 
     return report
 
 
-def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def rank(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials with a score, best first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda trial: (-_value(trial), trial.number))
 
 
 def _value(trial: FrozenTrial) -> float:
@@ -112,30 +123,42 @@ def _value(trial: FrozenTrial) -> float:
 
 
 def conclude(job: SearchJob) -> dict[str, Any]:
-    """Write what one study found into the job's folder, and return what is in its best.json.
+    """Write what the studies of a backbone found into the job's folder; return what is in <backbone>_best.json.
 
-    <stem>_trials.csv, _best.json, .png and .md. Raises InputError where no trial succeeded.
+    <stem>_trials.csv, .png and .md of each part. Raises InputError where no trial succeeded.
     """
-    study = open_study(job)
-    with reachable(job.url):
-        trials, complete = study.get_trials(deepcopy=False), _complete(study)
-        with replacing(job.folder / f"{job.stem}_trials.csv") as temporary:
-            study.trials_dataframe().to_csv(temporary, index=False)
-    if not complete:
-        reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
-        raise InputError(f"No trial of {job.title} succeeded ({'; '.join(reasons) or 'none was finished'}).")
-    best = max(complete, key=_value)
+    ranked = {part.part: _summarise(part) for part in job.parts}
+    if not ranked[TRIALS]:
+        raise InputError(f"No trial of {job.backbone} succeeded ({_why_none(job)}).")
+    part, (best, *rest) = next((part, trials) for part, trials in reversed(ranked.items()) if trials)
     learnt = _value(best) > job.chance + CHANCE_MARGIN
-    result = {"settings": best.params if learnt else {}, "selection_score": best.value, "trial": best.number}
-    result |= {"data": job.data["splits"], "weights": job.weights.fingerprint, "trials": len(complete)}
+    result = {"settings": best.params if learnt else {}, "selection_score": best.value}
+    result |= {"part": part, "trial": best.number, "trials": 1 + len(rest)}
+    result |= {"data": job.data["splits"], "weights": job.weights.fingerprint}
     result |= {"select_by": job.config.training.select_by, "seconds": best.user_attrs["seconds"]}
-    write_json(job.folder / f"{job.stem}_best.json", result)
-    write_report(study, job)
-    settings = describe_settings(best.params)
-    say(f"{job.title}: best of {len(complete)} trials {best.value:.4f} (trial {best.number}) with {settings}")
+    write_json(job.folder / f"{job.backbone}_best.json", result)
     if not learnt:
         say(
-            f"{job.title}: that is no better than naming one class always ({job.chance:.4f}); "
+            f"{job.backbone}: that is no better than naming one class always ({job.chance:.4f}); "
             "the settings stay as given."
         )
     return result
+
+
+def _summarise(job: SearchJob) -> list[FrozenTrial]:
+    """Write the files of one part, and say what it found; return its trials with a score, best first."""
+    study = open_study(job)
+    with reachable(job.url):
+        ranked = rank(study)
+        with replacing(job.folder / f"{job.stem}_trials.csv") as temporary:
+            study.trials_dataframe().to_csv(temporary, index=False)
+    if ranked:
+        write_report(study, job)
+        best, settings = ranked[0], describe_settings(ranked[0].params)
+        say(f"{job.title}: best of {len(ranked)} trials {best.value:.4f} (trial {best.number}) with {settings}")
+    return ranked
+
+
+def _why_none(job: SearchJob) -> str:
+    trials = open_study(with_changes(job, part=TRIALS)).get_trials(deepcopy=False)
+    return "; ".join(sorted({reason for trial in trials if (reason := failure_reason(trial))})) or "none was finished"

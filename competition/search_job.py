@@ -1,10 +1,13 @@
 """What the search of one backbone is about: its settings, what is searched, and where it keeps itself."""
 
+import math
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from competition.config import Config
+from competition.config import Config, SearchConfig
+from competition.model import SMALLEST_INPUT
 from competition.weights import Weights
 
 # What is searched, by dotted key: (low, high, logarithmic) or the choices.
@@ -19,19 +22,23 @@ FINE_TUNING_SPACE: dict[str, Any] = {
     "training.fine_tuning_l2": (1e-7, 3e-2, True),
     "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border of cached features
 }
-HEADS_SHARE = 0.6  # of the time, at most, for trials of heads
+HEADS, TRIALS, FINALS = "heads", "trials", "finals"  # the parts of a search, in their order
+REDUCTION = 4  # successive halving: of that many trials one goes on to the finals, with that many times the pictures
 
 
 @dataclass(frozen=True)
 class SearchJob:
     """What a search needs: the settings it starts from, weights, and where it keeps itself.
 
-    data: what tells these data from others, by name. storage: a URL that other hosts may share (None: a file of this
-    job's own). fixed: keys that the user set, which are not searched. head_only: trials of heads on a frozen backbone.
-    head: what those found best, which trials of both stages keep, but for the first. worker: number among the processes
-    of this job on this study. chance: selection score of always naming the commonest class. begins, deadline,
-    last_moment: when (time.monotonic) it begins, no further trial begins, and a running one is cut short, whose score
-    then means less.
+    A search has up to three parts, a study each. Heads, only from pretrained weights: on a frozen backbone. Trials: of
+    both stages, with the best head but for the first trial; from random weights of the whole network, on pictures of
+    half the size. Finals: the best of these trials on more pictures, of full size.
+
+    data: what tells these data from others, by name. side: of the pictures, in pixels. storage: a URL that other hosts
+    may share (None: a file of this job's own). fixed: keys that the user set, which are not searched. part: of the
+    search. before: settings that the part before found best, best first. worker: number among the processes of this
+    job on this study. chance: selection score of always naming the commonest class. deadlines: when (time.monotonic)
+    no further trial of each part begins. last_moment: when a running one is cut short, whose score then means less.
     """
 
     config: Config
@@ -39,14 +46,14 @@ class SearchJob:
     folder: Path
     data: dict[str, Any]
     backend: str
+    side: int = 96
     storage: str | None = None
     fixed: frozenset[str] = frozenset()
-    head_only: bool = False
-    head: dict[str, Any] = field(default_factory=dict)
+    part: str = TRIALS
+    before: tuple[dict[str, Any], ...] = ()
     worker: int = 0
     chance: float = 0.0
-    begins: float = 0.0
-    deadline: float | None = None
+    deadlines: dict[str, float] = field(default_factory=dict)
     last_moment: float | None = None
 
     @property
@@ -64,7 +71,7 @@ class SearchJob:
     @property
     def title(self) -> str:
         """The study's name for a reader."""
-        return f"{self.backbone} head" if self.head_only else self.backbone
+        return self.backbone if self.part == TRIALS else f"{self.backbone} {self.part}"
 
     @property
     def stem(self) -> str:
@@ -72,39 +79,69 @@ class SearchJob:
         return self.title.replace(" ", "_")
 
     @property
+    def deadline(self) -> float | None:
+        """When (time.monotonic) no further trial of this part begins."""
+        return self.deadlines.get(self.part)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is later than that."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    @property
     def has_two_stages(self) -> bool:
         """Whether a trial trains a frozen backbone's head, and then the upper part with it."""
-        return self.weights.is_pretrained and not self.head_only
+        return self.weights.is_pretrained and self.part != HEADS
 
     @property
     def parts(self) -> list["SearchJob"]:
-        """The studies of this job, in their order: where there are two stages, one of heads, and one of both."""
-        until = self.deadline and self.begins + HEADS_SHARE * (self.deadline - self.begins)
-        heads = replace(self, head_only=True, deadline=until)
-        parts = [heads, self] if self.weights.is_pretrained else [self]
-        return [part for part in parts if part.space]
+        """The parts of this search: no heads from random weights, and no finals after fewer than five trials."""
+        kinds = [HEADS] * self.weights.is_pretrained + [TRIALS] + [FINALS] * (self.finalists > 1)
+        return [part for kind in kinds if (part := replace(self, part=kind)).space]
 
     @property
     def trials(self) -> int:
         """How many trials are asked for."""
-        search = self.config.search
-        return search.two_stage_trials if self.has_two_stages else search.trials
+        if self.part == FINALS:
+            return len(self.before)
+        return count_trials(self.config.search, self.weights.is_pretrained and self.part == TRIALS)
+
+    @property
+    def finalists(self) -> int:
+        """How many of the trials go on to the finals."""
+        return count_finalists(self.config.search, self.weights.is_pretrained)
+
+    @property
+    def whole_space(self) -> dict[str, Any]:
+        """What such trials can search: from random weights there is no second stage, and so nothing of it."""
+        return HEAD_SPACE | FINE_TUNING_SPACE if self.has_two_stages else HEAD_SPACE
 
     @property
     def space(self) -> dict[str, Any]:
-        """What is searched: from random weights there is no second stage, and so nothing of it."""
-        space = HEAD_SPACE | FINE_TUNING_SPACE if self.has_two_stages else HEAD_SPACE
-        return {key: options for key, options in space.items() if key not in self.fixed}
+        """What is searched."""
+        return {key: options for key, options in self.whole_space.items() if key not in self.fixed}
 
     @property
     def schedule(self) -> dict[str, Any]:
         """What a trial trains, by dotted key."""
         search = self.config.search
-        return {
-            "training.limit": search.trial_pictures,
+        schedule = {
+            "training.limit": count_pictures(search, self.weights.is_pretrained, self.part),
             "training.frozen_epochs": search.trial_frozen_epochs,
-            "training.fine_tuning_epochs": 0 if self.head_only else search.trial_fine_tuning_epochs,
+            "training.fine_tuning_epochs": 0 if self.part == HEADS else search.trial_fine_tuning_epochs,
         }
+        if self.part == TRIALS and not self.weights.is_pretrained:
+            schedule["model.input_size"] = reduce_side(self._full_side)
+        return schedule
+
+    @property
+    def shrinkage(self) -> float:
+        """How many times as long a step takes on pictures of full size."""
+        return (self._full_side / self.schedule.get("model.input_size", self._full_side)) ** 2
+
+    @property
+    def _full_side(self) -> int:
+        return self.config.model.input_size or self.side
 
     @property
     def reported_epochs(self) -> int:
@@ -112,3 +149,25 @@ class SearchJob:
         schedule = self.schedule
         epochs = schedule["training.frozen_epochs"], schedule["training.fine_tuning_epochs"]
         return epochs[1] if self.has_two_stages else sum(epochs)
+
+
+def count_trials(search: SearchConfig, two_stages: bool) -> int:
+    """Return how many trials of a kind are asked for."""
+    return search.two_stage_trials if two_stages else search.trials
+
+
+def count_finalists(search: SearchConfig, pretrained: bool) -> int:
+    """Return how many trials go on to the finals, 0 where these would decide nothing."""
+    count = min(search.finalists, math.ceil(count_trials(search, pretrained) / REDUCTION))
+    return count if count > 1 else 0
+
+
+def count_pictures(search: SearchConfig, pretrained: bool, part: str) -> int:
+    """Return how many pictures a trial trains on; from random weights, where nothing is cached, fewer."""
+    pictures = search.trial_pictures * (REDUCTION if part == FINALS else 1)
+    return pictures if pretrained else max(1, pictures // REDUCTION)
+
+
+def reduce_side(side: int) -> int:
+    """Return half the side of pictures, where networks can still read that."""
+    return max(min(side, SMALLEST_INPUT), side // 2)

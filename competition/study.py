@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from competition.config import flatten, training_settings
 from competition.console import describe_seconds, say
 from competition.files import InputError, digest
-from competition.search_job import SearchJob
+from competition.search_job import FINALS, SearchJob
 
 PRUNERS: dict[str, Callable[[int], Any]] = {  # by name: what makes one for trials of that many epochs
     "none": lambda epochs: optuna.pruners.NopPruner(),
@@ -81,46 +81,59 @@ def reachable(url: str) -> Iterator[None]:
 
 
 def open_study(job: SearchJob) -> optuna.Study:
-    """Open or create the study; its first trial is the settings as they stand.
+    """Open or create the study of one part; in it waits what is tried first.
 
     The name carries all that is not searched, the trials' schedule too, since scores compare only where it is equal.
-    Raises InputError where the storage cannot be used, or where the study belongs to other data.
+    Raises InputError where the storage cannot be used, or where the study is of other data or another search space.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings = training_settings(job.config) | job.schedule | dict.fromkeys(job.space, "searched")
+    settings = training_settings(job.config) | job.schedule
     settings |= {"weights": job.weights.fingerprint, "backend": job.backend}
-    name = f"{job.title.replace(' ', '-')}-{digest(settings, job.space)[:8]}"
+    settings = {key: value for key, value in settings.items() if key not in job.whole_space}
+    name = f"{job.title.replace(' ', '-')}-{digest(settings)[:8]}"
     storage = open_storage(job.url, job.config.search.heartbeat_seconds)
     with reachable(job.url):
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        study.pruner = PRUNERS[job.config.search.pruner](job.reported_epochs)
+        pruner = "none" if job.part == FINALS else job.config.search.pruner
+        study.pruner = PRUNERS[pruner](job.reported_epochs)
         # Another seed for each process and whenever the study has gone on, or draws would be repeated.
         place = () if job.storage is None else (platform.node(), os.getpid())
         states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
         seed = int(digest(job.config.seed, states, job.worker, place)[:8], 16)
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
-        kept = {key: value for key, value in job.head.items() if key in job.space}
+        kept = {key: value for best in job.before[:1] for key, value in best.items() if key in job.space}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             study.sampler = optuna.samplers.PartialFixedSampler(kept, sampler) if kept else sampler
         _claim(study, job, settings)
+        _enqueue(study, job)
     return study
 
 
 def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:
-    """Note what a new study is about; raises InputError where a known one is about other data."""
-    known = study.user_attrs.get("data")
-    if known is None:
+    """Note what a new study is about; raises InputError where a known one is about something else."""
+    given = flatten(job.config)
+    space = {key: list(job.space[key]) if key in job.space else given[key] for key in job.whole_space}
+    known = study.user_attrs
+    if "data" not in known:
         _tell_of_others(study, job, settings)
-        study.enqueue_trial(_inside_space(flatten(job.config), job.space), user_attrs={AS_GIVEN: True})
-        study.set_user_attr("settings", settings)
-        study.set_user_attr("data", job.data)
-    elif known != job.data:
-        mend = "use --force to begin it anew" if job.storage is None else "name another storage with --storage"
-        raise InputError(
-            f"The study '{study.study_name}' belongs to other data ({_describe_difference(known, job.data)}); "
-            f"{mend}, or --name for a folder of its own."
-        )
+        for key, value in {"settings": settings, "space": space, "data": job.data}.items():
+            study.set_user_attr(key, value)
+        return
+    for key, now, is_about in (("data", job.data, "belongs to other data"), ("space", space, "has another space")):
+        if known[key] != now:
+            mend = "use --force to begin it anew" if job.storage is None else "name another storage with --storage"
+            raise InputError(
+                f"The study '{study.study_name}' {is_about} ({_describe_difference(known[key], now)}); "
+                f"{mend}, or --name for a folder of its own."
+            )
+
+
+def _enqueue(study: optuna.Study, job: SearchJob) -> None:
+    """Queue what is tried first, where it was not yet: the finalists, or else the settings as they stand."""
+    as_given = _inside_space(flatten(job.config), job.space)
+    for settings in job.before if job.part == FINALS else [as_given]:
+        study.enqueue_trial(settings, user_attrs={AS_GIVEN: settings == as_given}, skip_if_exists=True)
 
 
 def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:
@@ -128,14 +141,15 @@ def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any
     summaries = optuna.get_all_study_summaries(study._storage, include_best_trial=False)
     kind = study.study_name.rpartition("-")[0]
     others = [other for other in summaries if other.study_name.rpartition("-")[0] == kind]
-    if known := [other for other in others if "settings" in other.user_attrs]:
+    known = [other for other in others if "settings" in other.user_attrs and other.n_trials]
+    if known:
         difference = _describe_difference(known[-1].user_attrs["settings"], settings)
         say(f"{job.title}: a new study beside the {known[-1].n_trials} trials with {difference}")
 
 
 def _describe_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     keys = [key for key in before | now if before.get(key) != now.get(key)]
-    return ", ".join(f"{key} {before.get(key)}, now {now.get(key)}" for key in keys) or "another range is searched"
+    return ", ".join(f"{key} {before.get(key)}, now {now.get(key)}" for key in keys)
 
 
 def _inside_space(settings: dict[str, Any], space: dict[str, Any]) -> dict[str, Any]:
@@ -174,9 +188,15 @@ def _history(trial: FrozenTrial) -> list[int]:
     return trial.system_attrs.get("retry_history", [])
 
 
-def _origin(trial: FrozenTrial) -> int:
-    """Return the number of the trial whose settings this one tries, -1 for the settings as given."""
-    return -1 if AS_GIVEN in trial.user_attrs else (_history(trial) or [trial.number])[0]
+def _origin(trial: FrozenTrial) -> int | str:
+    """Return what tells the settings of a trial from others: those that were queued, or whose draw they were."""
+    queued = trial.system_attrs.get("fixed_params")
+    return digest(queued) if queued else (_history(trial) or [trial.number])[0]
+
+
+def _count_asked(study: optuna.Study, job: SearchJob) -> int:
+    """Return how many trials are asked for: in finals, all that were queued."""
+    return len({_origin(trial) for trial in study.get_trials(deepcopy=False)}) if job.part == FINALS else job.trials
 
 
 def _is_interrupted(trial: FrozenTrial) -> bool:
@@ -210,7 +230,7 @@ def resume_study(job: SearchJob) -> None:
     with reachable(job.url):
         retry_interrupted(study, everyone_died=job.storage is None)
         finished = count_finished(study)
-    if finished >= job.trials:
+    if finished >= job.trials and job.part != FINALS:
         say(f"{job.title}: {finished} trials are done already; --trials asks for more.")
 
 
@@ -220,16 +240,15 @@ def work(study: optuna.Study, job: SearchJob, objective: Callable[[Trial], float
     objective: raises InputError for a trial that fails. While others run the last trials this waits for them, and
     takes over where one of them dies. Raises InputError where the storage can no longer be used.
     """
-    asked, waits = job.trials, False
+    asked, waits = _count_asked(study, job), False
     unbegun: dict[int, float] = {}  # trials without a heartbeat, and since when that is known
     while True:
-        late = job.deadline is not None and time.monotonic() > job.deadline
         with reachable(job.url):
             _fail_dead(study, GRACE * job.config.search.heartbeat_seconds, unbegun)
             retry_interrupted(study)
             running = len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
             finished = count_finished(study)
-            if finished >= (1 if late else asked):
+            if finished >= (1 if job.is_late else asked):
                 return
             if finished + running < asked:
                 _run_trial(study, job, objective)
@@ -253,7 +272,7 @@ def _run_trial(study: optuna.Study, job: SearchJob, objective: Callable[[Trial],
     def begin(trial: Trial) -> float:
         trial.storage.record_heartbeat(trial._trial_id)
         trial.set_user_attr(BEGUN, trial.number)  # a retried trial inherits the other's
-        if _is_surplus(study, trial.number, job.trials):
+        if _is_surplus(study, trial.number, _count_asked(study, job)):
             trial.set_user_attr(SURPLUS, True)
             raise InputError("Other processes did all that was asked for, or this trial itself.")
         return objective(trial)
@@ -283,7 +302,7 @@ def _report(job: SearchJob) -> Callable[[optuna.Study, FrozenTrial], None]:
         took = describe_seconds(trial.duration.total_seconds()) if trial.duration else "?"
         value = "" if trial.value is None or math.isnan(trial.value) else f"{trial.value:.4f}"
         state = {TrialState.PRUNED: "given up at ", TrialState.FAIL: f"failed: {failure_reason(trial)}"}
-        done = f"{count_finished(study)}/{job.trials}"
+        done = f"{count_finished(study)}/{_count_asked(study, job)}"
         outcome = state.get(trial.state, "") + value
         say(f"{job.title} trial {done} ({took}): {outcome} with {describe_settings(trial.params)}")
 

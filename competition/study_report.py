@@ -15,9 +15,10 @@ from competition.backbones import get_backbone
 from competition.console import describe_seconds
 from competition.figures import empty_figure, pick_colour, save_figure
 from competition.files import write_text
-from competition.search_job import SearchJob
+from competition.search_job import FINALS, HEADS, TRIALS, SearchJob
 from competition.study import SURPLUS, describe_value, failure_reason
 
+_KINDS = {HEADS: ", the head", TRIALS: "", FINALS: ", the finals"}
 BEST_SHOWN = 10
 FEWEST_FOR_FANOVA, FEWEST_FOR_IMPORTANCE = 20, 5  # complete trials
 
@@ -164,7 +165,7 @@ def _describe(job: SearchJob, trials: list[FrozenTrial], ranked: list[FrozenTria
     ]
     total, median = describe_seconds(sum(map(_seconds, trials))), describe_seconds(float(np.median(seconds)))
     select_by = job.config.training.select_by
-    return f"""# Search of {get_backbone(job.backbone).title}{", the head" if job.head_only else ""}
+    return f"""# Search of {get_backbone(job.backbone).title}{_KINDS[job.part]}
 
 Best of {len(ranked)} complete trials: number {best.number}, selection score {best.value:.4f} ({select_by}).
 All trials together took {total}, a complete one {median} in the median.

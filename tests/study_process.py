@@ -28,7 +28,7 @@ LATER = 10_000
 def make_job(folder: Path, storage: str | None = None, trials: int = TRIALS) -> SearchJob:
     settings = {"model.backbone": "tiny_cnn", "search.trials": trials, "search.heartbeat_seconds": 1}
     config = replace(Config(), settings)
-    return SearchJob(config, RANDOM, folder, {"splits": "data-1", "classes": 3}, "numpy", storage)
+    return SearchJob(config, RANDOM, folder, {"splits": "data-1", "classes": 3}, "numpy", storage=storage)
 
 
 def score(trial: Trial) -> float:

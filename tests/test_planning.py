@@ -22,7 +22,7 @@ PLANNER = Planner(
 @pytest.mark.parametrize("minutes", [10, 30, 90])
 def test_a_plan_fits_its_budget_and_uses_most_of_it(minutes: int) -> None:
     planned = PLANNER.plan_search(Config(), 60 * minutes, trials=None)
-    trials = PLANNER.span(PLANNER.search_seconds(planned))
+    trials = PLANNER.search_span(planned)
     planned = PLANNER.plan_training(planned, 60 * minutes - trials)
     total = PLANNER.total_seconds(planned, search=True)
     assert total <= 60 * minutes
@@ -35,6 +35,12 @@ def test_the_users_number_of_trials_is_an_upper_limit() -> None:
 
 def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
     assert PLANNER.plan_search(Config(), 600, trials=None).search.two_stage_trials == 2
+
+
+def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> None:
+    half_an_hour = PLANNER.plan_search(Config(), 1800, trials=None).search
+    assert half_an_hour.trial_pictures < Config().search.trial_pictures
+    assert half_an_hour.trials >= 25
 
 
 def test_too_little_time_is_refused_with_what_is_needed() -> None:
@@ -62,7 +68,7 @@ def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
 
 def test_workers_beyond_the_number_of_backbones_share_their_searches() -> None:
     alone, shared = (dataclasses.replace(PLANNER, workers=workers).search_seconds(Config()) for workers in (2, 5))
-    assert shared == {name: seconds / 2 for name, seconds in alone.items()}
+    assert shared == {name: {part: cost / 2 for part, cost in parts.items()} for name, parts in alone.items()}
 
 
 def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
@@ -80,8 +86,12 @@ def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:
 
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
-    assert "100 trials for each backbone" in text
-    assert "10 of both stages" in text
+    assert "100 trials of the head on cached features, 12 of both stages, 4 + 3 epochs of 2000 pictures" in text
+    assert "the best 3 again on 8000" in text
+    assert (
+        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 500 pictures, the best 3 again on 2000"
+        in text
+    )
     assert "MobileNetV3Large, imagenet weights" in text
     assert "in all about" in text
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from competition.config import Config, replace
 from competition.files import InputError, read_json
 from competition.search import conclude, search, suggest
-from competition.search_job import SearchJob
+from competition.search_job import FINALS, TRIALS, SearchJob
 from competition.study import open_study, resume_study
 from competition.trial import Outcome, Trainer
 from competition.weights import RANDOM, Weights
@@ -42,14 +42,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
 
 def run(job: SearchJob) -> None:
-    resume_study(job)
+    for part in job.parts:
+        resume_study(part)
     search(job, make_data(), job.folder / "features")
 
 
 def test_the_first_trial_is_the_settings_as_they_stand(job: SearchJob, trained: list[Config]) -> None:
     run(job)
     assert trained[0].model.dropout == job.config.model.dropout
-    assert trained[0].training.limit == job.config.search.trial_pictures
+    assert trained[0].training.limit == job.config.search.trial_pictures // 4
+    assert trained[0].model.input_size == job.side // 2
     assert len(trained) == 3
 
 
@@ -57,9 +59,9 @@ def test_a_finished_study_goes_on_only_for_more_trials(job: SearchJob, trained: 
     run(job)
     run(job)
     assert len(trained) == 3
-    run(dataclasses.replace(job, config=replace(job.config, {"search.trials": 5})))
-    assert len(trained) == 5
-    assert len({config.model.dropout for config in trained}) == 5
+    run(dataclasses.replace(job, config=replace(job.config, {"search.trials": 4})))
+    assert len(trained) == 4
+    assert len({config.model.dropout for config in trained}) == 4
 
 
 def test_results_lie_in_files(job: SearchJob, trained: list[Config]) -> None:
@@ -68,7 +70,7 @@ def test_results_lie_in_files(job: SearchJob, trained: list[Config]) -> None:
     assert best["settings"]["model.dropout"] == max(config.model.dropout for config in trained)
     assert read_json(job.folder / "tiny_cnn_best.json") == best
     assert best["data"] == "data-1"
-    assert best["seconds"] == [3.0, 1.0]
+    assert best["seconds"] == [3.0, 4.0], "a step at half the side counts as one at full size"
     assert len(pd.read_csv(job.folder / "tiny_cnn_trials.csv")) == 3
     assert (job.folder / "tiny_cnn.md").is_file()
 
@@ -131,7 +133,7 @@ def test_trials_that_learnt_nothing_change_no_settings(
 
 
 def test_a_search_without_time_tries_the_settings_as_given(job: SearchJob, trained: list[Config]) -> None:
-    run(dataclasses.replace(job, deadline=time.monotonic()))
+    run(dataclasses.replace(job, deadlines={TRIALS: time.monotonic()}))
     assert conclude(job)["settings"]["model.dropout"] == job.config.model.dropout
     assert len(trained) == 1
 
@@ -164,18 +166,61 @@ def test_two_stage_trials_keep_the_best_head_but_for_the_first(
 ) -> None:
     changes = {"search.two_stage_trials": 3, "search.trial_pictures": 60, "training.batch_size": 16}
     job = dataclasses.replace(job, config=replace(job.config, changes), weights=pretrained)
-    for part in job.parts:
-        resume_study(part)
-    search(job, make_data(), job.folder / "features")
-    heads, both = (conclude(part) for part in job.parts)
-    found = [trial.params for trial in open_study(job).trials]
-    assert heads["trials"] == both["trials"] == len(found) == 3
-    assert found[0]["model.dropout"] == job.config.model.dropout
-    assert found[0]["training.unfreeze"] == job.config.training.unfreeze
-    for params in found[1:]:
-        assert params.items() >= heads["settings"].items()
-    assert len({params["training.fine_tuning_learning_rate"] for params in found}) == 3
-    assert (job.folder / "tiny_cnn_head.png").is_file()
+    run(job)
+    best = conclude(job)
+    heads, both = (open_study(part).trials for part in job.parts)
+    assert (len(heads), len(both)) == (3, 3)
+    assert (best["part"], best["trials"]) == (TRIALS, 3)
+    assert both[0].params["model.dropout"] == job.config.model.dropout
+    assert both[0].params["training.unfreeze"] == job.config.training.unfreeze
+    for trial in both[1:]:
+        assert trial.params.items() >= max(heads, key=lambda trial: trial.value or 0.0).params.items()
+    assert len({trial.params["training.fine_tuning_learning_rate"] for trial in both}) == 3
+    assert (job.folder / "tiny_cnn_heads.png").is_file()
+
+
+@pytest.fixture
+def with_finals(job: SearchJob) -> SearchJob:
+    """Five trials, of which two go on."""
+    return dataclasses.replace(job, config=replace(job.config, {"search.trials": 5}))
+
+
+def test_the_best_trials_are_tried_again_on_more_pictures_of_full_size(
+    with_finals: SearchJob, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Trainer.train
+
+    def train(self: Trainer, config: Config, report: Any) -> Outcome:
+        outcome = first(self, config, report)
+        return dataclasses.replace(outcome, score=1 - outcome.score) if config.model.input_size == 0 else outcome
+
+    monkeypatch.setattr(Trainer, "train", train)
+    run(with_finals)
+    *trials, best, second = trained
+    assert len(trials) == 5
+    assert [best.model.dropout, second.model.dropout] == sorted(trial.model.dropout for trial in trials)[:-3:-1]
+    assert best.training.limit == second.training.limit == 4 * trials[0].training.limit
+    result = conclude(with_finals)
+    assert result["part"] == FINALS
+    assert result["settings"]["model.dropout"] == second.model.dropout, "what the finals say counts"
+    assert (with_finals.folder / "tiny_cnn_finals.md").is_file()
+
+
+def test_a_finalist_is_tried_once_whatever_trials_come_after(with_finals: SearchJob, trained: list[Config]) -> None:
+    run(with_finals)
+    run(with_finals)
+    assert len(trained) == 7
+    run(dataclasses.replace(with_finals, config=replace(with_finals.config, {"search.trials": 8})))
+    finals = [config.model.dropout for config in trained if config.model.input_size == 0]
+    assert len(finals) == len(set(finals))
+    best = sorted((config.model.dropout for config in trained if config.model.input_size), reverse=True)
+    assert set(best[:2]) <= set(finals)
+
+
+def test_without_time_for_finals_the_best_trial_is_what_remains(with_finals: SearchJob, trained: list[Config]) -> None:
+    run(dataclasses.replace(with_finals, deadlines={FINALS: time.monotonic()}))
+    assert len(trained) == 5
+    assert conclude(with_finals)["part"] == TRIALS
 
 
 def test_what_the_user_set_is_not_searched(job: SearchJob, trained: list[Config]) -> None:

@@ -20,9 +20,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from competition import search_job
 from competition import study as module
 from competition.config import replace
 from competition.files import InputError
+from competition.search_job import TRIALS as WHOLE
 from competition.study import count_finished, open_storage, open_study, resume_study, work
 from tests.study_process import TRIALS, make_job, score, search_once
 
@@ -203,7 +205,7 @@ def test_a_queued_trial_in_a_file_goes_to_one_of_two_that_ask_at_once(tmp_path: 
 
 
 def test_after_the_deadline_no_trial_begins_but_the_first(tmp_path: Path) -> None:
-    job = dataclasses.replace(make_job(tmp_path), deadline=time.monotonic())
+    job = dataclasses.replace(make_job(tmp_path), deadlines={WHOLE: time.monotonic()})
     search_once(job)
     assert count_finished(open_study(job)) == 1
 
@@ -217,6 +219,19 @@ def test_a_study_of_other_data_is_refused_with_the_difference(tmp_path: Path) ->
     shared = dataclasses.replace(other, storage=job.url)
     with pytest.raises(InputError, match=r"data-2\); name another storage with --storage"):
         open_study(shared)
+
+
+def test_a_study_of_another_search_space_is_refused_with_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path)
+    open_study(job)
+    fixed = dataclasses.replace(job, fixed=frozenset({"model.dropout"}))
+    with pytest.raises(InputError, match=r"another space \(model.dropout \[0.0, 0.6, False\], now 0.3\); use --force"):
+        open_study(fixed)
+    monkeypatch.setitem(search_job.HEAD_SPACE, "model.l2", (1e-6, 1e-2, True))
+    with pytest.raises(InputError, match=r"\(model.l2 \[1e-07, 0.01, True\], now \[1e-06, 0.01, True\]\)"):
+        open_study(job)
 
 
 def test_a_study_of_other_settings_is_another_one_and_says_so(
