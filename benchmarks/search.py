@@ -1,19 +1,24 @@
-"""Trials of the search against the plain way: python -m benchmarks.search PREPARED WEIGHTS [speed] [truth] [pruning].
+"""Trials of the search against the plain way: python -m benchmarks.search PREPARED WEIGHTS PLACE [speed truth pruning].
 
-PREPARED is a data/<name>/prepared that the driver left, WEIGHTS a folder with ImageNet weights. The plain way trains
-both stages on pictures for every trial, with as many epochs. About an hour on two cores; ratios are of one run.
+PREPARED is a data/<name>/prepared that the driver left, WEIGHTS a folder with ImageNet weights, PLACE a folder that
+keeps scores and features, so that a run goes on where it was killed. The plain way trains the whole network on pictures
+for every trial, with as many epochs. About two hours on two cores; ratios are of one run.
 
-speed: seconds of a plain trial on all pictures, of a head's and of a two-stage trial as the search runs them, and the
-ratios, with building the cache spread over the trials of a search; expect at least 50 and 5.
-truth: the same configurations, drawn from the search's space, by the plain way with two seeds and by the search's way;
-rank correlations, and how far what each way picks is below the best; expect 0.8 of the plain way with itself.
-pruning: curves of whole trainings from random weights, put before each pruner in many orders: what share of the epochs
-it spends, and how far what is picked then is below the best.
+speed: seconds of a plain trial on all pictures and of the trials of each part of a search, and how many times as many
+an hour that makes, also with what goes beside (the cached features, the finals); expect at least 50 for heads and 5 for
+others.
+truth: the same configurations, drawn from the search's space, by the plain way with two seeds, and by the search's way:
+trials on a quarter of the pictures (from random weights at half the size), finals on all of them. Rank correlations,
+and how far what each way picks is below the best; expect 0.8 of the plain way with itself, and half a point.
+pruning: curves of trials from random weights, put before each pruner in many orders: what share of the epochs it
+spends, and how far what is picked then is below the best.
 """
 
+import json
 import sys
-import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from dataclasses import replace as with_changes
 from functools import partial
 from pathlib import Path
@@ -26,75 +31,134 @@ from scipy.stats import spearmanr
 from competition.config import Config, replace
 from competition.console import say
 from competition.features import cache_features
+from competition.files import digest
 from competition.prepared import load_prepared
 from competition.search import suggest
-from competition.search_job import FINE_TUNING_SPACE, HEAD_SPACE
+from competition.search_job import (
+    FINALS,
+    FINE_TUNING_SPACE,
+    HEAD_SPACE,
+    HEADS,
+    REDUCTION,
+    TRIALS,
+    count_finalists,
+    count_pictures,
+    count_trials,
+    reduce_side,
+)
 from competition.study import PRUNERS
 from competition.training import TrainingData
 from competition.trial import Outcome, Trainer, ignore_epoch
 from competition.weights import RANDOM, Weights, resolve_weights
 from competition.workers import Workers
 
-SPEED_BACKBONE, TRUTH_BACKBONE, SCRATCH_BACKBONE = "mobilenetv3large", "mobilenetv3small", "custom_cnn"
-CONFIGURATIONS, PICTURES, TRIAL_PICTURES = 20, 1000, 600  # of `truth`, and of them a trial's
-CURVES, EPOCHS, ORDERS = 24, 6, 200  # of `pruning`
+PLAIN = "plain"
+SPEED_BACKBONES, TRUTH_BACKBONES = ("mobilenetv3large", "custom_cnn"), ("mobilenetv3small", "custom_cnn")
+CONFIGURATIONS, PICTURES = 20, 1000  # of `truth`
+CURVES, ORDERS = 24, 200  # of `pruning`
 
 
-def configure(backbone: str, changes: dict[str, Any]) -> Config:
-    """Return the settings of a trial, with the epochs of both stages as the search has them."""
+def find_weights(folder: Path, backbone: str) -> Weights:
+    """Return the ImageNet weights, but for the backbone that has none."""
+    return RANDOM if backbone == "custom_cnn" else resolve_weights(str(folder), backbone, folder)
+
+
+def configure(backbone: str, weights: Weights, side: int, part: str) -> Config:
+    """Return the settings of a trial of that part of a search, or of the plain way."""
     search = Config().search
-    epochs = search.trial_frozen_epochs, search.trial_fine_tuning_epochs
-    schedule = {"training.frozen_epochs": epochs[0], "training.fine_tuning_epochs": epochs[1]}
-    return replace(Config(), {"model.backbone": backbone, **schedule, **changes})
+    changes = {
+        "model.backbone": backbone,
+        "training.frozen_epochs": search.trial_frozen_epochs,
+        "training.fine_tuning_epochs": 0 if part == HEADS else search.trial_fine_tuning_epochs,
+        "model.input_size": reduce_side(side) if part == TRIALS and not weights.is_pretrained else 0,
+    }
+    return replace(Config(), changes)
 
 
-def take_few(prepared: Path, pictures: int) -> TrainingData:
-    """Return some of the training pictures, and the same share of the validation pictures."""
-    data = load_prepared(prepared).training
-    every = max(1, len(data.labels) // pictures)
-    checked = data.validation_images[::every], data.validation_labels[::every]
-    few = data.limited(pictures, 0)
-    return with_changes(few, validation_images=checked[0], validation_labels=checked[1])
+def make_trainer(data: TrainingData, weights: Weights, config: Config, part: str, folder: Path) -> Trainer:
+    """Return what trains on `data` as that part of a search does, or on pictures as the plain way does."""
+    if part == PLAIN or not weights.is_pretrained:
+        return Trainer(data, weights, None)
+    return Trainer(data, weights, cache_features(config, data, weights, FINE_TUNING_SPACE["training.unfreeze"], folder))
 
 
-def make_trainer(data: TrainingData, config: Config, weights: Weights, pictures: int, folder: Path) -> Trainer:
-    """Return what trains on cached features of some of `data`."""
-    few = data.limited(pictures, config.seed)
-    shares = FINE_TUNING_SPACE["training.unfreeze"]
-    return Trainer(few, weights, cache_features(config, few, weights, shares, folder))
+# -- speed
 
 
-def timed_run(work: Any) -> float:
+def timed(work: Callable[[], Any]) -> float:
     """Return the seconds that `work` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def compare_speed(data: TrainingData, weights: Path, folder: Path) -> None:
-    """Print seconds and ratios."""
-    config, own = configure(SPEED_BACKBONE, {}), resolve_weights(str(weights), SPEED_BACKBONE, weights)
-    search = config.search
-    cache = timed_run(lambda: make_trainer(data, config, own, search.trial_pictures, folder))
-    cached = make_trainer(data, config, own, search.trial_pictures, folder)
-    head = (
-        timed_run(lambda: [cached.train_head(with_changes(config, seed=seed), ignore_epoch) for seed in range(5)]) / 5
-    )
-    both = timed_run(lambda: cached.train(config, ignore_epoch))
-    plain = timed_run(lambda: Trainer(data, own, None).train(config, ignore_epoch))
-    heads = head + cache / (search.trials + search.two_stage_trials)
-    boths = both + cache / (search.trials + search.two_stage_trials)
-    say(f"{SPEED_BACKBONE}, {len(data.labels)} pictures: a plain trial takes {plain:.1f} s; the cache {cache:.1f} s")
-    say(f"a head's trial {head:.2f} s: {plain / head:.0f} times as many an hour, {plain / heads:.0f} with the cache")
-    say(f"a two-stage trial {both:.1f} s: {plain / both:.1f} times as many an hour, {plain / boths:.1f} with the cache")
+def compare_speed(prepared: Path, folder: Path, place: Path) -> None:
+    """Print seconds and ratios for a pretrained backbone and for one from random weights."""
+    data = load_prepared(prepared).training
+    for backbone in SPEED_BACKBONES:
+        weights = find_weights(folder, backbone)
+        seconds, beside = {}, 0.0
+        for part in [HEADS] * weights.is_pretrained + [TRIALS, FINALS, PLAIN]:
+            few = (
+                data.limited(count_pictures(Config().search, weights.is_pretrained, part), 0) if part != PLAIN else data
+            )
+            config = configure(backbone, weights, data.images.shape[1], part)
+            make = partial(make_trainer, few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}")
+            beside += timed(make)
+            trainer, repeats = make(), 5 if part == HEADS else 1
+            train = trainer.train_head if part == HEADS else trainer.train
+            runs = [partial(train, with_changes(config, seed=seed), ignore_epoch) for seed in range(repeats)]
+            seconds[part] = timed(partial(list, (run() for run in runs))) / repeats
+            say(f"{backbone}, {part}: a trial on {len(few.labels)} pictures takes {seconds[part]:.1f} s")
+        say(f"{backbone}: computing features takes {beside:.1f} s")
+        for line in _describe_speed(seconds, beside, weights.is_pretrained):
+            say(f"{backbone}, {line}")
 
 
-def score(prepared: Path, weights: Path, changes: dict[str, Any], folder: Path | None, seed: int) -> Outcome:
-    """Return what a configuration gives by the plain way, or (`folder`: of the cache) by the search's."""
-    data = take_few(prepared, PICTURES)
-    config, own = configure(TRUTH_BACKBONE, changes), resolve_weights(str(weights), TRUTH_BACKBONE, weights)
-    trainer = make_trainer(data, config, own, TRIAL_PICTURES, folder) if folder else Trainer(data, own, None)
-    return trainer.train(with_changes(config, seed=seed), ignore_epoch)
+def _describe_speed(seconds: dict[str, float], beside: float, pretrained: bool) -> list[str]:
+    search, plain = Config().search, seconds[PLAIN]
+    lines = [
+        f"{part}: {plain / seconds[part]:.1f} times as many trials an hour"
+        for part in (HEADS, TRIALS)
+        if part in seconds
+    ]
+    counts = {HEADS: search.trials} if pretrained else {}
+    counts |= {TRIALS: count_trials(search, pretrained), FINALS: count_finalists(search, pretrained)}
+    whole = beside + sum(count * seconds[part] for part, count in counts.items())
+    trials = sum(count for part, count in counts.items() if part != FINALS)
+    lines.append(f"a whole search of {counts}: {whole / 60:.1f} min, {trials * plain / whole:.1f} times as many trials")
+    if pretrained:
+        both = counts[TRIALS] * seconds[TRIALS] + counts[FINALS] * seconds[FINALS]
+        lines.append(f"trials, with finals: {counts[TRIALS] * plain / both:.1f} times as many an hour")
+    return lines
+
+
+# -- truth
+
+
+def score(
+    prepared: Path, folder: Path, place: Path, backbone: str, part: str, seed: int, changes: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a configuration gives on some of the pictures, and its score after each epoch; kept in `place`."""
+    kept = place / f"{digest(backbone, part, seed, changes)}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    data, weights = _take_some(load_prepared(prepared).training), find_weights(folder, backbone)
+    few = data.for_trial(PICTURES // REDUCTION, 0) if part == TRIALS else data
+    config = replace(configure(backbone, weights, data.images.shape[1], part), {**changes, "seed": seed})
+    trainer = make_trainer(few, weights, replace(config, {"seed": 0}), part, place / f"truth_{backbone}_{part}")
+    curve: list[float] = []
+    outcome: Outcome = trainer.train(config, lambda value, _: curve.append(value))
+    result = {**asdict(outcome), "curve": curve}
+    kept.write_text(json.dumps(result))
+    return result
+
+
+def _take_some(data: TrainingData) -> TrainingData:
+    """Return some of the training pictures, and the same share of the validation pictures."""
+    every = len(data.labels) // PICTURES
+    images, labels = data.validation_images[::every], data.validation_labels[::every]
+    return with_changes(data.limited(PICTURES, 0), validation_images=images, validation_labels=labels)
 
 
 def draw_configurations(space: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -103,54 +167,59 @@ def draw_configurations(space: dict[str, Any], count: int) -> list[dict[str, Any
     return [suggest(study.ask(), space) for _ in range(count)]
 
 
-def compare_truth(prepared: Path, weights: Path, folder: Path) -> None:
-    """Print each configuration's scores by the three ways, and what they agree upon."""
-    drawn = draw_configurations(HEAD_SPACE | FINE_TUNING_SPACE, CONFIGURATIONS)
-    ways: dict[str, tuple[Path | None, int]] = {"plain": (None, 0), "again": (None, 1), "search": (folder, 0)}
-    tasks = {
-        f"{name} {number}": partial(score, prepared, weights, changes, *way)
-        for number, changes in enumerate(drawn)
-        for name, way in ways.items()
-    }
-    found: dict[str, float] = {}
+def compare_truth(prepared: Path, folder: Path, place: Path) -> None:
+    """Print each configuration's scores by the ways, and what they agree upon, for each backbone."""
+    for backbone in TRUTH_BACKBONES:
+        pretrained = find_weights(folder, backbone).is_pretrained
+        drawn = draw_configurations(HEAD_SPACE | FINE_TUNING_SPACE if pretrained else HEAD_SPACE, CONFIGURATIONS)
+        evaluate = partial(_score_all, partial(score, prepared, folder, place, backbone), drawn)
+        everything = range(CONFIGURATIONS)
+        plain, again = evaluate(PLAIN, 0, everything), evaluate(PLAIN, 1, everything)
+        trials = evaluate(TRIALS, 2, everything)
+        best = np.argsort(-trials)[
+            : count_finalists(replace(Config(), {"search.trials": CONFIGURATIONS}).search, False)
+        ]
+        finals = evaluate(FINALS, 2, best)
+        ranked = np.where(np.isnan(finals), trials - 1, finals)  # a finalist is above the others
+        truth = (plain + again) / 2
+        for number in everything:
+            ways = " ".join(f"{values[number]:.4f}" for values in (plain, again, trials, finals))
+            say(f"  {number:2} {ways}  {drawn[number]}")
+        ceiling = spearmanr(plain, again).statistic
+        for name, values in {"again": again, "trials": trials, "search": ranked}.items():
+            against = [plain] if name == "again" else [plain, again]
+            rank = float(np.mean([spearmanr(one, values).statistic for one in against]))
+            below = 100 * (truth.max() - truth[values.argmax()])
+            share = f"{rank / ceiling:.2f} of the ceiling"
+            say(f"{backbone}, {name}: rank correlation {rank:.3f} ({share}); pick {below:.2f} points below the best")
+
+
+def _score_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any) -> np.ndarray:
+    """Return the scores of some configurations, NaN for the others."""
+    scores = np.full(len(drawn), np.nan)
     with Workers(2) as workers:
-        for task, outcome in workers.run(tasks):
-            assert isinstance(outcome, Outcome)
-            found[task] = outcome.score
-            say(f"  {len(found)}/{len(tasks)} {task}: {outcome.score:.4f}")
-    scores = {name: np.array([found[f"{name} {number}"] for number in range(CONFIGURATIONS)]) for name in ways}
-    for number, changes in enumerate(drawn):
-        say(" ".join(f"{values[number]:.4f}" for values in scores.values()) + f"  {changes}")
-    truth = (scores["plain"] + scores["again"]) / 2
-    for name in ("again", "search"):
-        rank = spearmanr(scores["plain"], scores[name]).statistic
-        below = 100 * (truth.max() - truth[scores[name].argmax()])
-        say(f"{name} against plain: rank correlation {rank:.3f}; its pick is {below:.2f} points below the best")
-
-
-def curve(prepared: Path, changes: dict[str, Any]) -> list[float]:
-    """Return the scores of all epochs of a training from random weights."""
-    scores: list[float] = []
-    data = take_few(prepared, TRIAL_PICTURES)
-    sizes = {"model.input_size": 48, "training.frozen_epochs": 0, "training.fine_tuning_epochs": EPOCHS}
-    config = configure(SCRATCH_BACKBONE, {**sizes, **changes})
-    Trainer(data, RANDOM, None).train(config, lambda value, epoch: scores.append(value))
+        tasks = {str(number): partial(way, part, seed, drawn[number]) for number in which}
+        for name, result in workers.run_all(tasks):
+            scores[int(name)] = result["score"]
+            say(f"  {part}, seed {seed}: {np.isfinite(scores).sum()}/{len(tasks)}")
     return scores
 
 
-def compare_pruners(prepared: Path) -> None:
-    """Print what each pruner spends and loses."""
+# -- pruning
+
+
+def compare_pruners(prepared: Path, folder: Path, place: Path) -> None:
+    """Print what each pruner spends and loses on trials of the custom CNN."""
     drawn = draw_configurations(HEAD_SPACE, CURVES)
+    way = partial(score, prepared, folder, place, "custom_cnn", TRIALS, 2)
     with Workers(2) as workers:
-        found = dict(workers.run({str(number): partial(curve, prepared, item) for number, item in enumerate(drawn)}))
-    curves = [np.array(found[str(number)]) for number in range(CURVES)]
-    best = max(values.max() for values in curves)
+        found = dict(workers.run_all({str(number): partial(way, item) for number, item in enumerate(drawn)}))
+    curves = [np.array(result["curve"]) for result in found.values()]
+    best, epochs = max(values.max() for values in curves), len(curves[0])
     for name, make in PRUNERS.items():
-        spent, lost = np.mean([_replay(curves, make(EPOCHS), seed) for seed in range(ORDERS)], axis=0)
-        share = spent / (CURVES * EPOCHS)
-        say(
-            f"{name:10} {100 * share:5.1f} % of the epochs; the pick is {100 * (best - lost):.2f} points below the best"
-        )
+        spent, lost = np.mean([_replay(curves, make(epochs), seed) for seed in range(ORDERS)], axis=0)
+        share, below = 100 * spent / (CURVES * epochs), 100 * (best - lost)
+        say(f"{name:10} {share:5.1f} % of the epochs; the pick is {below:.2f} points below the best")
 
 
 def _replay(curves: list[np.ndarray], pruner: optuna.pruners.BasePruner, seed: int) -> tuple[int, float]:
@@ -173,14 +242,11 @@ def _replay(curves: list[np.ndarray], pruner: optuna.pruners.BasePruner, seed: i
 def main() -> None:
     """Print what is asked for, or all."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    prepared, weights, parts = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or ["speed", "truth", "pruning"]
-    with tempfile.TemporaryDirectory() as place:
-        if "speed" in parts:
-            compare_speed(load_prepared(prepared).training, weights, Path(place))
-        if "truth" in parts:
-            compare_truth(prepared, weights, Path(place))
-        if "pruning" in parts:
-            compare_pruners(prepared)
+    prepared, folder, place = map(Path, sys.argv[1:4])
+    place.mkdir(parents=True, exist_ok=True)
+    parts = {"speed": compare_speed, "truth": compare_truth, "pruning": compare_pruners}
+    for part in sys.argv[4:] or parts:
+        parts[part](prepared, folder, place)
 
 
 if __name__ == "__main__":

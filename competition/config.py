@@ -238,7 +238,7 @@ class SearchConfig:
     share: float = number(0.35, 0.01, 0.99)
     pruner: str = choice("median", "none", "median", "hyperband")
     heartbeat_seconds: int = number(30, 1, 3600)
-    trial_pictures: int = number(2000, 1)
+    trial_pictures: int = number(1000, 1)
     trial_frozen_epochs: int = number(4, 1)
     trial_fine_tuning_epochs: int = number(3, 0)
     views: int = number(4, 1, 100)
@@ -361,9 +361,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.label_smoothing": 0.0,
         "training.head_learning_rate": 2e-3,
         "training.schedule": "cosine",
-        "search.trial_pictures": 500,
-        "search.trial_frozen_epochs": 1,
-        "search.trial_fine_tuning_epochs": 1,
         "search.share": 0.2,
     },
 }

@@ -26,7 +26,7 @@ from competition.search_job import (
     reduce_side,
 )
 from competition.submission_model import predict_views
-from competition.training import compile_model, one_hot
+from competition.training import compile_model, count_skipped, one_hot
 from competition.weights import RANDOM, Weights
 
 EPOCH_SECONDS = 0.7  # of an epoch beside its steps: writing the checkpoint
@@ -93,13 +93,15 @@ class Planner:
         schedule, pretrained = config.search, self.weights[backbone].is_pretrained
         pictures = count_pictures(schedule, pretrained, part)
         epochs = schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs
+        validation = self.sizes.validation // count_skipped(self.sizes.validation, pictures)
+        few = replace(self, sizes=replace(self.sizes, validation=validation))
         if not pretrained:
             side = config.model.input_size or self.sizes.side
             area = (reduce_side(side) / side) ** 2 if part == TRIALS else 1.0
-            return self.training_seconds(backbone, *epochs, pictures, area)
+            return few.training_seconds(backbone, *epochs, pictures, area)
         steps = epochs[0] * min(pictures, self.sizes.train) / config.training.batch_size
         head = HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
-        return head if part == HEADS else head + self.training_seconds(backbone, 0, epochs[1], pictures)
+        return head if part == HEADS else head + few.training_seconds(backbone, 0, epochs[1], pictures)
 
     def cache_seconds(self, backbone: str, config: Config, part: str) -> float:
         """Return the seconds of computing the features that a part of the search needs."""
@@ -127,9 +129,7 @@ class Planner:
         longest, sharing = max(known, default=math.inf), max(1, self.workers // len(self.weights))
         for name, weights in self.weights.items():
             if not weights.is_pretrained:
-                beside = seconds[name].get(FINALS, 0.0)
-                one = self.trial_seconds(name, config, TRIALS)
-                seconds[name][TRIALS] = min(seconds[name][TRIALS], max(one, longest - beside))
+                seconds[name] = {part: min(cost, longest / 2) for part, cost in seconds[name].items()}
         return {name: {part: cost / sharing for part, cost in parts.items()} for name, parts in seconds.items()}
 
     def search_span(self, config: Config) -> float:
@@ -191,9 +191,9 @@ class Planner:
         pictures = [min(config.search.trial_pictures, self.sizes.train)]
         while pictures[-1] > FEWEST_PICTURES:
             pictures.append(max(FEWEST_PICTURES, pictures[-1] // 2))
-        for fewest in (max(2, most // 4), min(2, most)):  # rather fewer pictures than very few trials
+        for fewest in (most // 4, most // 10, 2):  # rather fewer pictures than very few trials
             for limit in pictures:
-                for count in range(most, min(fewest, most) - 1, -1):
+                for count in range(most, min(max(2, fewest), most) - 1, -1):
                     both = max(min(2, whole), round(whole * count / most))  # one as given, one with the best head
                     search = replace(config.search, trials=count, two_stage_trials=both, trial_pictures=limit)
                     planned = replace(config, search=search)

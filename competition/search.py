@@ -55,7 +55,7 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
 
 
 def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:
-    few, cached = data.limited(job.schedule["training.limit"], job.config.seed), None
+    few, cached = data.for_trial(job.schedule["training.limit"], job.config.seed), None
     if job.weights.is_pretrained:
         shares = FINE_TUNING_SPACE["training.unfreeze"]
         if "training.unfreeze" in job.fixed:

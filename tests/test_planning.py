@@ -38,9 +38,9 @@ def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
 
 
 def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> None:
-    half_an_hour = PLANNER.plan_search(Config(), 1800, trials=None).search
-    assert half_an_hour.trial_pictures < Config().search.trial_pictures
-    assert half_an_hour.trials >= 25
+    planned = PLANNER.plan_search(Config(), 2400, trials=None).search
+    assert planned.trial_pictures < Config().search.trial_pictures
+    assert planned.trials >= 25
 
 
 def test_too_little_time_is_refused_with_what_is_needed() -> None:
@@ -86,10 +86,10 @@ def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:
 
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
-    assert "100 trials of the head on cached features, 12 of both stages, 4 + 3 epochs of 2000 pictures" in text
-    assert "the best 3 again on 8000" in text
+    assert "100 trials of the head on cached features, 12 of both stages, 4 + 3 epochs of 1000 pictures" in text
+    assert "the best 3 again on 4000" in text
     assert (
-        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 500 pictures, the best 3 again on 2000"
+        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, the best 3 again on 1000"
         in text
     )
     assert "MobileNetV3Large, imagenet weights" in text
