@@ -38,7 +38,7 @@ def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
 
 
 def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> None:
-    planned = PLANNER.plan_search(Config(), 2400, trials=None).search
+    planned = PLANNER.plan_search(Config(), 1500, trials=None).search
     assert planned.trial_pictures < Config().search.trial_pictures
     assert planned.trials >= 25
 
