@@ -14,7 +14,7 @@ import numpy as np
 from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.experiment import describe_environment, run_training
-from competition.files import InputError, digest, read_json, write_json
+from competition.files import digest, read_json, write_json
 from competition.job import Job
 from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
 from competition.prepared import Prepared
@@ -126,20 +126,16 @@ class Campaign:
         return planner
 
     def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:
-        """Return what there is to search for each backbone, its study opened and mended."""
+        """Return what there is to search for each backbone, its studies opened and mended, or refused at once."""
         jobs = {}
         for name in names:
             job = self._search_job(name, prepared, config)
             if not job.space:
                 say(f"{name}: nothing to search, --set says it all; its settings are trained as they are.")
                 continue
-            try:
-                for part in job.parts:
-                    resume_study(part)
-            except InputError as error:
-                self.workers.tell_failure(name, error)
-            else:
-                jobs[name] = job
+            for part in job.parts:
+                resume_study(part)
+            jobs[name] = job
         return jobs
 
     def _in_order(self, costs: dict[str, float]) -> dict[str, float]:

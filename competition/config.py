@@ -361,6 +361,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.label_smoothing": 0.0,
         "training.head_learning_rate": 2e-3,
         "training.schedule": "cosine",
+        "search.trial_frozen_epochs": 1,
+        "search.trial_fine_tuning_epochs": 1,
         "search.share": 0.2,
     },
 }

@@ -51,7 +51,8 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
         study = open_study(part)
         trainer = _make_trainer(part, data, features)
         work(study, part, _objective(part, trainer.train_head if part.part == HEADS else trainer.train))
-        before = tuple(trial.params for trial in rank(study)[: max(1, job.finalists)])
+        with reachable(part.url):
+            before = tuple(trial.params for trial in rank(study)[: max(1, job.finalists)])
 
 
 def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:
@@ -129,7 +130,10 @@ def conclude(job: SearchJob) -> dict[str, Any]:
     """
     ranked = {part.part: _summarise(part) for part in job.parts}
     if not ranked[TRIALS]:
-        raise InputError(f"No trial of {job.backbone} succeeded ({_why_none(job)}).")
+        with reachable(job.url):
+            trials = open_study(job).get_trials(deepcopy=False)
+        reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
+        raise InputError(f"No trial of {job.backbone} succeeded ({'; '.join(reasons) or 'none was finished'}).")
     part, (best, *rest) = next((part, trials) for part, trials in reversed(ranked.items()) if trials)
     learnt = _value(best) > job.chance + CHANCE_MARGIN
     result = {"settings": best.params if learnt else {}, "selection_score": best.value}
@@ -157,8 +161,3 @@ def _summarise(job: SearchJob) -> list[FrozenTrial]:
         best, settings = ranked[0], describe_settings(ranked[0].params)
         say(f"{job.title}: best of {len(ranked)} trials {best.value:.4f} (trial {best.number}) with {settings}")
     return ranked
-
-
-def _why_none(job: SearchJob) -> str:
-    trials = open_study(with_changes(job, part=TRIALS)).get_trials(deepcopy=False)
-    return "; ".join(sorted({reason for trial in trials if (reason := failure_reason(trial))})) or "none was finished"

@@ -216,6 +216,15 @@ def test_another_data_set_under_the_same_name_is_refused(
     assert (finished / "data/blobs/keep.npy").read_bytes() == before
 
 
+def test_another_search_space_is_refused_before_the_training(
+    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = sorted((finished / "experiments/blobs/runs").iterdir())
+    assert call(finished, "--search", "--data", str(blobs_path), *TRIALS, "--set", "model.dropout=0.05") == 2
+    assert "has another space (model.dropout [0.0, 0.6, False], now 0.05); use --force" in capsys.readouterr().err
+    assert sorted((finished / "experiments/blobs/runs").iterdir()) == runs
+
+
 def test_one_backbone_that_fails_does_not_take_the_others_along(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,9 +265,8 @@ def searching(
     def search(*arguments: str) -> tuple[list[list[str]], list[SearchJob]]:
         jobs: list[SearchJob] = []
 
-        def search_nothing(job: SearchJob, *_: Any) -> bool:
+        def search_nothing(job: SearchJob, *_: Any) -> None:
             jobs.append(job)
-            return True
 
         monkeypatch.setattr(campaign, "search", search_nothing)
         monkeypatch.setattr(campaign, "conclude", lambda job: {"seconds": [0.1, 0.1]})
