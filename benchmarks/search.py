@@ -1,4 +1,4 @@
-"""Trials of the search against the plain way: python -m benchmarks.search PREPARED WEIGHTS PLACE [speed truth pruning].
+"""Trials of the search against the plain way: python -m benchmarks.search PREPARED WEIGHTS PLACE [PART ...].
 
 PREPARED is a data/<name>/prepared that the driver left, WEIGHTS a folder with ImageNet weights, PLACE a folder that
 keeps scores and features, so that a run goes on where it was killed. The plain way trains the whole network on pictures
@@ -7,6 +7,7 @@ for every trial, with as many epochs. About two hours on two cores; ratios are o
 speed: seconds of a plain trial on all pictures and of the trials of each part of a search, and how many times as many
 an hour that makes, also with what goes beside (the cached features, the finals); expect at least 50 for heads and 5 for
 others.
+memory: of the process after 10 and after 100 trials of a head, and after 10 and 20 of both stages; expect 5 % at most.
 truth: the same configurations, drawn from the search's space, by the plain way with two seeds, and by the search's way:
 trials on a quarter of the pictures (from random weights at half the size), finals on all of them. Rank correlations,
 and how far what each way picks is below the best; expect 0.8 of the plain way with itself, and half a point.
@@ -24,8 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import optuna
+import psutil
 from scipy.stats import spearmanr
 
 from competition.config import Config, replace
@@ -54,6 +57,7 @@ from competition.workers import Workers
 
 PLAIN = "plain"
 SPEED_BACKBONES, TRUTH_BACKBONES = ("mobilenetv3large", "custom_cnn"), ("mobilenetv3small", "custom_cnn")
+MEMORY_BACKBONE = "mobilenetv3small"
 CONFIGURATIONS, PICTURES = 20, 1000  # of `truth`
 CURVES, ORDERS = 24, 200  # of `pruning`
 
@@ -131,6 +135,25 @@ def _describe_speed(seconds: dict[str, float], beside: float, pretrained: bool) 
         both = counts[TRIALS] * seconds[TRIALS] + counts[FINALS] * seconds[FINALS]
         lines.append(f"trials, with finals: {counts[TRIALS] * plain / both:.1f} times as many an hour")
     return lines
+
+
+# -- memory
+
+
+def compare_memory(prepared: Path, folder: Path, place: Path) -> None:
+    """Print how the process grows while it tries one configuration after the other."""
+    weights = find_weights(folder, MEMORY_BACKBONE)
+    data = load_prepared(prepared).training.for_trial(PICTURES // REDUCTION, 0)
+    for part, last in {HEADS: 100, TRIALS: 20}.items():
+        config = configure(MEMORY_BACKBONE, weights, data.images.shape[1], part)
+        trainer, sizes = make_trainer(data, weights, config, part, place / "memory"), []
+        for number in range(last):
+            changed = replace(config, {"seed": number, "model.head_units": 64 + 4 * number})
+            (trainer.train_head if part == HEADS else trainer.train)(changed, ignore_epoch)
+            keras.utils.clear_session(free_memory=True)
+            sizes.append(psutil.Process().memory_info().rss / 2**20)
+        growth = 100 * (sizes[-1] / sizes[9] - 1)
+        say(f"{part}: {sizes[9]:.0f} MB after 10 trials, {sizes[-1]:.0f} MB after {last}: {growth:+.1f} %")
 
 
 # -- truth
@@ -244,7 +267,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared, folder, place = map(Path, sys.argv[1:4])
     place.mkdir(parents=True, exist_ok=True)
-    parts = {"speed": compare_speed, "truth": compare_truth, "pruning": compare_pruners}
+    parts = {"speed": compare_speed, "memory": compare_memory, "truth": compare_truth, "pruning": compare_pruners}
     for part in sys.argv[4:] or parts:
         parts[part](prepared, folder, place)
 

@@ -122,7 +122,8 @@ class Campaign:
         ):
             pass
         for name, found in self.workers.run_all({name: partial(conclude, job) for name, job in jobs.items()}):
-            planner = planner.learn(name, config.training.batch_size, found["seconds"])
+            if found["seconds"]:
+                planner = planner.learn(name, config.training.batch_size, found["seconds"])
         return planner
 
     def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:

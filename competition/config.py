@@ -363,7 +363,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.schedule": "cosine",
         "search.trial_frozen_epochs": 1,
         "search.trial_fine_tuning_epochs": 1,
-        "search.share": 0.2,
+        "search.share": 0.1,
     },
 }
 

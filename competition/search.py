@@ -94,7 +94,7 @@ def _objective(job: SearchJob, train: Training) -> Callable[[Trial], float]:
             raise InputError(reason) from error
         finally:
             keras.utils.clear_session(free_memory=True)  # collects the garbage too
-        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds * job.shrinkage])
+        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds])
         trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return outcome.score
 
@@ -128,18 +128,21 @@ def conclude(job: SearchJob) -> dict[str, Any]:
 
     <stem>_trials.csv, .png and .md of each part. Raises InputError where no trial succeeded.
     """
-    ranked = {part.part: _summarise(part) for part in job.parts}
-    if not ranked[TRIALS]:
+    ranked = [(part, _summarise(part)) for part in job.parts]
+    if not any(trials for part, trials in ranked if part.part != HEADS):
         with reachable(job.url):
             trials = open_study(job).get_trials(deepcopy=False)
         reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
         raise InputError(f"No trial of {job.backbone} succeeded ({'; '.join(reasons) or 'none was finished'}).")
-    part, (best, *rest) = next((part, trials) for part, trials in reversed(ranked.items()) if trials)
+    part, (best, *rest) = next((part, trials) for part, trials in reversed(ranked) if trials)
     learnt = _value(best) > job.chance + CHANCE_MARGIN
     result = {"settings": best.params if learnt else {}, "selection_score": best.value}
-    result |= {"part": part, "trial": best.number, "trials": 1 + len(rest)}
+    result |= {"part": part.part, "trial": best.number, "trials": 1 + len(rest)}
     result |= {"data": job.data["splits"], "weights": job.weights.fingerprint}
-    result |= {"select_by": job.config.training.select_by, "seconds": best.user_attrs["seconds"]}
+    result |= {
+        "select_by": job.config.training.select_by,
+        "seconds": None if part.is_reduced else best.user_attrs["seconds"],
+    }
     write_json(job.folder / f"{job.backbone}_best.json", result)
     if not learnt:
         say(

@@ -130,18 +130,14 @@ class SearchJob:
             "training.frozen_epochs": search.trial_frozen_epochs,
             "training.fine_tuning_epochs": 0 if self.part == HEADS else search.trial_fine_tuning_epochs,
         }
-        if self.part == TRIALS and not self.weights.is_pretrained:
-            schedule["model.input_size"] = reduce_side(self._full_side)
+        if self.is_reduced:
+            schedule["model.input_size"] = reduce_side(self.config.model.input_size or self.side)
         return schedule
 
     @property
-    def shrinkage(self) -> float:
-        """How many times as long a step takes on pictures of full size."""
-        return (self._full_side / self.schedule.get("model.input_size", self._full_side)) ** 2
-
-    @property
-    def _full_side(self) -> int:
-        return self.config.model.input_size or self.side
+    def is_reduced(self) -> bool:
+        """Whether trials see smaller pictures, since nothing is cached for them."""
+        return self.part == TRIALS and not self.weights.is_pretrained
 
     @property
     def reported_epochs(self) -> int:
