@@ -44,6 +44,7 @@ from competition.search_job import (
     HEADS,
     REDUCTION,
     TRIALS,
+    count_epochs,
     count_finalists,
     count_pictures,
     count_trials,
@@ -69,11 +70,11 @@ def find_weights(folder: Path, backbone: str) -> Weights:
 
 def configure(backbone: str, weights: Weights, side: int, part: str) -> Config:
     """Return the settings of a trial of that part of a search, or of the plain way."""
-    search = Config().search
+    epochs = count_epochs(Config().search, weights.is_pretrained, FINALS if part == PLAIN else part)
     changes = {
         "model.backbone": backbone,
-        "training.frozen_epochs": search.trial_frozen_epochs,
-        "training.fine_tuning_epochs": 0 if part == HEADS else search.trial_fine_tuning_epochs,
+        "training.frozen_epochs": epochs[0],
+        "training.fine_tuning_epochs": epochs[1],
         "model.input_size": reduce_side(side) if part == TRIALS and not weights.is_pretrained else 0,
     }
     return replace(Config(), changes)

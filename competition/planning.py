@@ -20,6 +20,7 @@ from competition.search_job import (
     FINALS,
     HEADS,
     TRIALS,
+    count_epochs,
     count_finalists,
     count_pictures,
     count_trials,
@@ -92,7 +93,7 @@ class Planner:
         """Return the seconds of one trial of a part of the search; what is frozen is cached."""
         schedule, pretrained = config.search, self.weights[backbone].is_pretrained
         pictures = count_pictures(schedule, pretrained, part)
-        epochs = schedule.trial_frozen_epochs, schedule.trial_fine_tuning_epochs
+        epochs = count_epochs(schedule, pretrained, part)
         validation = self.sizes.validation // count_skipped(self.sizes.validation, pictures)
         few = replace(self, sizes=replace(self.sizes, validation=validation))
         if not pretrained:
@@ -289,7 +290,6 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
 
 def _describe_search(config: Config, planner: Planner) -> str:
     search = config.search
-    epochs = f"{search.trial_frozen_epochs} + {search.trial_fine_tuning_epochs} epochs"
     texts = []
     for pretrained in (True, False):
         if not any(weights.is_pretrained == pretrained for weights in planner.weights.values()):
@@ -298,7 +298,7 @@ def _describe_search(config: Config, planner: Planner) -> str:
         text = f"{search.trials} trials of the head on cached features, {search.two_stage_trials} of both stages"
         if not pretrained:
             text = f"from random weights up to {search.trials} trials of all layers at half the size"
-        finalists = count_finalists(search, pretrained)
+        epochs, finalists = count_epochs(search, pretrained, TRIALS), count_finalists(search, pretrained)
         finals = f", the best {finalists} again on {pictures[1]}" if finalists else ""
-        texts.append(f"{text}, {epochs} of {pictures[0]} pictures{finals}")
+        texts.append(f"{text}, {epochs[0]} + {epochs[1]} epochs of {pictures[0]} pictures{finals}")
     return f"search, for each backbone: {'; '.join(texts)}"

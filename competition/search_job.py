@@ -124,12 +124,10 @@ class SearchJob:
     @property
     def schedule(self) -> dict[str, Any]:
         """What a trial trains, by dotted key."""
-        search = self.config.search
-        schedule = {
-            "training.limit": count_pictures(search, self.weights.is_pretrained, self.part),
-            "training.frozen_epochs": search.trial_frozen_epochs,
-            "training.fine_tuning_epochs": 0 if self.part == HEADS else search.trial_fine_tuning_epochs,
-        }
+        search, pretrained = self.config.search, self.weights.is_pretrained
+        epochs = count_epochs(search, pretrained, self.part)
+        schedule: dict[str, Any] = {"training.limit": count_pictures(search, pretrained, self.part)}
+        schedule |= {"training.frozen_epochs": epochs[0], "training.fine_tuning_epochs": epochs[1]}
         if self.is_reduced:
             schedule["model.input_size"] = reduce_side(self.config.model.input_size or self.side)
         return schedule
@@ -162,6 +160,12 @@ def count_pictures(search: SearchConfig, pretrained: bool, part: str) -> int:
     """Return how many pictures a trial trains on; from random weights, where nothing is cached, fewer."""
     pictures = search.trial_pictures * (REDUCTION if part == FINALS else 1)
     return pictures if pretrained else max(1, pictures // REDUCTION)
+
+
+def count_epochs(search: SearchConfig, pretrained: bool, part: str) -> tuple[int, int]:
+    """Return the epochs of both stages of a trial; on the few pictures of trials, the second takes twice as many."""
+    times = {HEADS: 0, TRIALS: 2 if pretrained else 1, FINALS: 1}[part]
+    return search.trial_frozen_epochs, times * search.trial_fine_tuning_epochs
 
 
 def reduce_side(side: int) -> int:

@@ -22,10 +22,11 @@ from competition.console import describe_seconds, say
 from competition.files import InputError, digest
 from competition.search_job import FINALS, SearchJob
 
-PRUNERS: dict[str, Callable[[int], Any]] = {  # by name: what makes one for trials of that many epochs
+# By name: what makes one for trials of that many epochs. None looks at early epochs, which tell little of the last.
+PRUNERS: dict[str, Callable[[int], Any]] = {
     "none": lambda epochs: optuna.pruners.NopPruner(),
-    "median": lambda epochs: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 3),
-    "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(max_resource=epochs),
+    "median": lambda epochs: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=math.ceil(2 * epochs / 3)),
+    "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(max(1, epochs // 2), epochs, reduction_factor=2),
 }
 ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
 GRACE = 4  # heartbeats that a trial may miss before it counts as dead

@@ -86,7 +86,7 @@ def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:
 
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
-    assert "100 trials of the head on cached features, 12 of both stages, 4 + 3 epochs of 1000 pictures" in text
+    assert "100 trials of the head on cached features, 12 of both stages, 4 + 6 epochs of 1000 pictures" in text
     assert "the best 3 again on 4000" in text
     assert (
         "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, the best 3 again on 1000"
