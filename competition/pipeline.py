@@ -40,7 +40,7 @@ from competition.packaging import Expected, deliver
 from competition.prepared import PROFILE, Prepared, prepare
 from competition.server_versions import NotCheckedError
 from competition.splits import CLEANED, Splits, make_splits, read_cleaned, read_splits, split, splits_inputs
-from competition.study import open_storage
+from competition.storage import open_storage
 from competition.weights import check_weights
 from competition.workers import Workers, count_workers
 

@@ -19,15 +19,8 @@ from competition.console import say
 from competition.features import cache_features
 from competition.files import InputError, replacing, write_json
 from competition.search_job import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
-from competition.study import (
-    AS_GIVEN,
-    REASON,
-    describe_settings,
-    failure_reason,
-    open_study,
-    reachable,
-    work,
-)
+from competition.storage import reachable
+from competition.study import AS_GIVEN, REASON, describe_settings, failure_reason, open_study, work
 from competition.study_report import write_report
 from competition.training import TrainingData
 from competition.trial import Outcome, Report, Trainer

@@ -6,21 +6,19 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import optuna
-import sqlalchemy
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from competition.config import flatten, training_settings
 from competition.console import describe_seconds, say
 from competition.files import InputError, digest
 from competition.search_job import FINALS, SearchJob
+from competition.storage import GRACE, open_storage, reachable
 
 # By name: what makes one for trials of that many epochs. None looks at early epochs, which tell little of the last.
 PRUNERS: dict[str, Callable[[int], Any]] = {
@@ -29,56 +27,8 @@ PRUNERS: dict[str, Callable[[int], Any]] = {
     "hyperband": lambda epochs: optuna.pruners.HyperbandPruner(max(1, epochs // 2), epochs, reduction_factor=2),
 }
 ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
-GRACE = 4  # heartbeats that a trial may miss before it counts as dead
 POLL_SECONDS = 2.0
 AS_GIVEN, BEGUN, REASON, SURPLUS = "as given", "begun", "reason", "surplus"  # attributes of trials
-
-
-# -- storage
-
-
-def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
-    """Return the storage, in which running trials leave heartbeats; raises InputError where it cannot be used."""
-    is_file = url.startswith("sqlite")
-    options = {"connect_args": {"timeout": 60}} if is_file else {"pool_pre_ping": True}
-    with reachable(url):
-        arguments = {"heartbeat_interval": heartbeat_seconds, "grace_period": GRACE * heartbeat_seconds}
-        try:
-            storage = RDBStorage(url, options, **arguments)
-        except SQLAlchemyError as error:  # another process that makes the same tables was faster
-            if not re.search("exists|duplicate|UNIQUE", str(error)):
-                raise
-            time.sleep(POLL_SECONDS)
-            storage = RDBStorage(url, options, **arguments)
-        if is_file:
-            _write_in_turn(storage.engine)
-    return storage
-
-
-def _write_in_turn(engine: sqlalchemy.Engine) -> None:
-    """Let each transaction of SQLite lock before it reads, or two processes may take the same trial.
-
-    The recipe of SQLAlchemy's documentation (SQLite, "Enabling Non-Legacy SQLite Transactional Modes").
-    """
-    sqlalchemy.event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-    sqlalchemy.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # connections from before
-
-
-@contextmanager
-def reachable(url: str) -> Iterator[None]:
-    """Turn what a storage that fails raises into an InputError that names it, without its password."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats, since 2.8
-            yield
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        shown = re.sub(r"(?<=password=)[^&]*|(?<=:)(?!//).*(?=@)", "***", url)
-        raise InputError(
-            f"The storage {shown} cannot be used ({reason}); nothing was lost: mend it, or name another one with "
-            "--storage, and give the same command again."
-        ) from error
 
 
 def open_study(job: SearchJob) -> optuna.Study:

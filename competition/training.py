@@ -53,7 +53,7 @@ class TrainingData:
         return replace(self, images=self.images[few], labels=self.labels[few])
 
     def for_trial(self, limit: int, seed: int) -> "TrainingData":
-        """Return the same with `limit` training pictures, and of validation twice as many or a little more."""
+        """Return the same with `limit` training pictures, and of validation about twice as many."""
         every = count_skipped(len(self.validation_labels), limit)
         images, labels = self.validation_images[::every], self.validation_labels[::every]
         return replace(self.limited(limit, seed), validation_images=images, validation_labels=labels)
@@ -61,7 +61,7 @@ class TrainingData:
 
 def count_skipped(validation: int, limit: int) -> int:
     """Return one in how many of the validation pictures a trial on `limit` training pictures is scored on."""
-    return max(1, validation // (2 * limit))
+    return max(1, round(validation / (2 * limit)))
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

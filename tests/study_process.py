@@ -18,7 +18,8 @@ from optuna.trial import Trial
 from competition import study
 from competition.config import Config, replace
 from competition.search_job import SearchJob
-from competition.study import open_storage, open_study, resume_study, work
+from competition.storage import open_storage
+from competition.study import open_study, resume_study, work
 from competition.weights import RANDOM
 
 TRIALS = 8

@@ -61,6 +61,7 @@ LEVELS = {
     "trial": 5,
     "search": 6,
     "search_job": 3,
+    "storage": 1,
     "study": 4,
     "study_report": 5,
     "submission": 4,

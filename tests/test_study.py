@@ -25,7 +25,8 @@ from competition import study as module
 from competition.config import replace
 from competition.files import InputError
 from competition.search_job import TRIALS as WHOLE
-from competition.study import count_finished, open_storage, open_study, resume_study, work
+from competition.storage import open_storage
+from competition.study import count_finished, open_study, resume_study, work
 from tests.study_process import TRIALS, make_job, score, search_once
 
 
