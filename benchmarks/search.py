@@ -97,27 +97,33 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> tuple[dict[str, float], float]:
+    """Return the seconds of a trial of each part, the fastest of some, and of the features that they need."""
+    data, weights = load_prepared(prepared).training, find_weights(folder, backbone)
+    seconds, beside = {}, 0.0
+    for part, repeats in {HEADS: 5, TRIALS: 2, FINALS: 1, PLAIN: 1}.items():
+        if part == HEADS and not weights.is_pretrained:
+            continue
+        limit = 0 if part == PLAIN else count_pictures(Config().search, weights.is_pretrained, part)
+        few = data.for_trial(limit, 0) if limit else data
+        config = configure(backbone, weights, data.images.shape[1], part)
+        make = partial(make_trainer, few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}")
+        beside += timed(make)
+        train = make().train_head if part == HEADS else make().train
+        times = [timed(partial(train, with_changes(config, seed=seed), ignore_epoch)) for seed in range(repeats)]
+        seconds[part] = min(times)
+        say(f"{backbone}, {part}: a trial on {len(few.labels)} pictures takes {seconds[part]:.1f} s")
+    return seconds, beside
+
+
 def compare_speed(prepared: Path, folder: Path, place: Path) -> None:
-    """Print seconds and ratios for a pretrained backbone and for one from random weights."""
-    data = load_prepared(prepared).training
-    for backbone in SPEED_BACKBONES:
-        weights = find_weights(folder, backbone)
-        seconds, beside = {}, 0.0
-        for part in [HEADS] * weights.is_pretrained + [TRIALS, FINALS, PLAIN]:
-            few = (
-                data.limited(count_pictures(Config().search, weights.is_pretrained, part), 0) if part != PLAIN else data
-            )
-            config = configure(backbone, weights, data.images.shape[1], part)
-            make = partial(make_trainer, few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}")
-            beside += timed(make)
-            trainer, repeats = make(), 5 if part == HEADS else 1
-            train = trainer.train_head if part == HEADS else trainer.train
-            runs = [partial(train, with_changes(config, seed=seed), ignore_epoch) for seed in range(repeats)]
-            seconds[part] = timed(partial(list, (run() for run in runs))) / repeats
-            say(f"{backbone}, {part}: a trial on {len(few.labels)} pictures takes {seconds[part]:.1f} s")
-        say(f"{backbone}: computing features takes {beside:.1f} s")
-        for line in _describe_speed(seconds, beside, weights.is_pretrained):
-            say(f"{backbone}, {line}")
+    """Print seconds and ratios for a pretrained backbone and one from random weights, each on a core of its own."""
+    tasks = {name: partial(measure_trials, prepared, folder, place, name) for name in SPEED_BACKBONES}
+    with Workers(len(tasks)) as workers:
+        for backbone, (seconds, beside) in workers.run_all(tasks):
+            say(f"{backbone}: computing features takes {beside:.1f} s")
+            for line in _describe_speed(seconds, beside, backbone != "custom_cnn"):
+                say(f"{backbone}, {line}")
 
 
 def _describe_speed(seconds: dict[str, float], beside: float, pretrained: bool) -> list[str]:
