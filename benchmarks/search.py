@@ -15,7 +15,6 @@ pruning: curves of trials from random weights, put before each pruner in many or
 spends, and how far what is picked then is below the best.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -31,25 +30,13 @@ import optuna
 import psutil
 from scipy.stats import spearmanr
 
-from competition.config import Config, replace
+from competition.config import Config, SearchConfig, replace
 from competition.console import say
 from competition.features import cache_features
-from competition.files import digest
+from competition.files import digest, read_json, write_json
 from competition.prepared import load_prepared
 from competition.search import suggest
-from competition.search_job import (
-    FINALS,
-    FINE_TUNING_SPACE,
-    HEAD_SPACE,
-    HEADS,
-    REDUCTION,
-    TRIALS,
-    count_epochs,
-    count_finalists,
-    count_pictures,
-    count_trials,
-    reduce_side,
-)
+from competition.search_job import FINALS, FINE_TUNING_SPACE, HEAD_SPACE, HEADS, REDUCTION, TRIALS, Effort
 from competition.study import PRUNERS
 from competition.training import TrainingData
 from competition.trial import Outcome, Trainer, ignore_epoch
@@ -70,14 +57,8 @@ def find_weights(folder: Path, backbone: str) -> Weights:
 
 def configure(backbone: str, weights: Weights, side: int, part: str) -> Config:
     """Return the settings of a trial of that part of a search, or of the plain way."""
-    epochs = count_epochs(Config().search, weights.is_pretrained, FINALS if part == PLAIN else part)
-    changes = {
-        "model.backbone": backbone,
-        "training.frozen_epochs": epochs[0],
-        "training.fine_tuning_epochs": epochs[1],
-        "model.input_size": reduce_side(side) if part == TRIALS and not weights.is_pretrained else 0,
-    }
-    return replace(Config(), changes)
+    schedule = Effort(Config().search, weights.is_pretrained).schedule(FINALS if part == PLAIN else part, side)
+    return replace(Config(), {"model.backbone": backbone} | schedule)
 
 
 def make_trainer(data: TrainingData, weights: Weights, config: Config, part: str, folder: Path) -> Trainer:
@@ -100,16 +81,16 @@ def timed(work: Callable[[], Any]) -> float:
 def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> tuple[dict[str, float], float]:
     """Return the seconds of a trial of each part, the fastest of some, and of the features that they need."""
     data, weights = load_prepared(prepared).training, find_weights(folder, backbone)
-    seconds, beside = {}, 0.0
+    seconds, beside, effort = {}, 0.0, Effort(Config().search, weights.is_pretrained)
     for part, repeats in {HEADS: 5, TRIALS: 2, FINALS: 1, PLAIN: 1}.items():
         if part == HEADS and not weights.is_pretrained:
             continue
-        limit = 0 if part == PLAIN else count_pictures(Config().search, weights.is_pretrained, part)
-        few = data.for_trial(limit, 0) if limit else data
+        few = data if part == PLAIN else data.for_trial(effort.pictures(part), 0)
         config = configure(backbone, weights, data.images.shape[1], part)
-        make = partial(make_trainer, few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}")
-        beside += timed(make)
-        train = make().train_head if part == HEADS else make().train
+        started = time.perf_counter()
+        trainer = make_trainer(few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}")
+        beside += time.perf_counter() - started
+        train = trainer.train_head if part == HEADS else trainer.train
         times = [timed(partial(train, with_changes(config, seed=seed), ignore_epoch)) for seed in range(repeats)]
         seconds[part] = min(times)
         say(f"{backbone}, {part}: a trial on {len(few.labels)} pictures takes {seconds[part]:.1f} s")
@@ -122,26 +103,20 @@ def compare_speed(prepared: Path, folder: Path, place: Path) -> None:
     with Workers(len(tasks)) as workers:
         for backbone, (seconds, beside) in workers.run_all(tasks):
             say(f"{backbone}: computing features takes {beside:.1f} s")
-            for line in _describe_speed(seconds, beside, backbone != "custom_cnn"):
+            for line in _describe_speed(seconds, beside):
                 say(f"{backbone}, {line}")
 
 
-def _describe_speed(seconds: dict[str, float], beside: float, pretrained: bool) -> list[str]:
-    search, plain = Config().search, seconds[PLAIN]
-    lines = [
-        f"{part}: {plain / seconds[part]:.1f} times as many trials an hour"
-        for part in (HEADS, TRIALS)
-        if part in seconds
-    ]
-    counts = {HEADS: search.trials} if pretrained else {}
-    counts |= {TRIALS: count_trials(search, pretrained), FINALS: count_finalists(search, pretrained)}
-    whole = beside + sum(count * seconds[part] for part, count in counts.items())
-    trials = sum(count for part, count in counts.items() if part != FINALS)
-    lines.append(f"a whole search of {counts}: {whole / 60:.1f} min, {trials * plain / whole:.1f} times as many trials")
-    if pretrained:
-        both = counts[TRIALS] * seconds[TRIALS] + counts[FINALS] * seconds[FINALS]
-        lines.append(f"trials, with finals: {counts[TRIALS] * plain / both:.1f} times as many an hour")
-    return lines
+def _describe_speed(seconds: dict[str, float], beside: float) -> list[str]:
+    plain, counts = seconds[PLAIN], Effort(Config().search, HEADS in seconds).trials
+    trials = {part: count for part, count in counts.items() if part != FINALS}
+    lines = [f"{part}: {plain / seconds[part]:.1f} times as many trials an hour" for part in trials]
+    finals = counts[FINALS] * seconds[FINALS]
+    whole = beside + finals + sum(count * seconds[part] for part, count in trials.items())
+    ratio = sum(trials.values()) * plain / whole
+    lines.append(f"a whole search of {counts}: {whole / 60:.1f} min, {ratio:.1f} times as many trials")
+    both = counts[TRIALS] * plain / (counts[TRIALS] * seconds[TRIALS] + finals)
+    return [*lines, f"trials, with finals: {both:.1f} times as many an hour"]
 
 
 # -- memory
@@ -172,7 +147,7 @@ def score(
     """Return what a configuration gives on some of the pictures, and its score after each epoch; kept in `place`."""
     kept = place / f"{digest(backbone, part, seed, changes)}.json"
     if kept.is_file():
-        return dict(json.loads(kept.read_text()))
+        return dict(read_json(kept))
     data, weights = _take_some(load_prepared(prepared).training), find_weights(folder, backbone)
     few = data.for_trial(PICTURES // REDUCTION, 0) if part == TRIALS else data
     config = replace(configure(backbone, weights, data.images.shape[1], part), {**changes, "seed": seed})
@@ -180,15 +155,13 @@ def score(
     curve: list[float] = []
     outcome: Outcome = trainer.train(config, lambda value, _: curve.append(value))
     result = {**asdict(outcome), "curve": curve}
-    kept.write_text(json.dumps(result))
+    write_json(kept, result)
     return result
 
 
 def _take_some(data: TrainingData) -> TrainingData:
     """Return some of the training pictures, and the same share of the validation pictures."""
-    every = len(data.labels) // PICTURES
-    images, labels = data.validation_images[::every], data.validation_labels[::every]
-    return with_changes(data.limited(PICTURES, 0), validation_images=images, validation_labels=labels)
+    return data.limited(PICTURES, 0).validated_on_one_in(len(data.labels) // PICTURES)
 
 
 def draw_configurations(space: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -206,9 +179,8 @@ def compare_truth(prepared: Path, folder: Path, place: Path) -> None:
         everything = range(CONFIGURATIONS)
         plain, again = evaluate(PLAIN, 0, everything), evaluate(PLAIN, 1, everything)
         trials = evaluate(TRIALS, 2, everything)
-        best = np.argsort(-trials)[
-            : count_finalists(replace(Config(), {"search.trials": CONFIGURATIONS}).search, False)
-        ]
+        finalists = Effort(SearchConfig(trials=CONFIGURATIONS), pretrained=False).trials[FINALS]
+        best = np.argsort(-trials)[:finalists]
         finals = evaluate(FINALS, 2, best)
         ranked = np.where(np.isnan(finals), trials - 1, finals)  # a finalist is above the others
         truth = (plain + again) / 2
@@ -227,12 +199,20 @@ def compare_truth(prepared: Path, folder: Path, place: Path) -> None:
 def _score_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any) -> np.ndarray:
     """Return the scores of some configurations, NaN for the others."""
     scores = np.full(len(drawn), np.nan)
+    for number, result in _try_all(way, drawn, part, seed, which).items():
+        scores[number] = result["score"]
+    return scores
+
+
+def _try_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any) -> dict[int, Any]:
+    """Return by number what some configurations give."""
+    found: dict[int, Any] = {}
     with Workers(2) as workers:
         tasks = {str(number): partial(way, part, seed, drawn[number]) for number in which}
         for name, result in workers.run_all(tasks):
-            scores[int(name)] = result["score"]
-            say(f"  {part}, seed {seed}: {np.isfinite(scores).sum()}/{len(tasks)}")
-    return scores
+            found[int(name)] = result
+            say(f"  {part}, seed {seed}: {len(found)}/{len(tasks)}")
+    return found
 
 
 # -- pruning
@@ -241,9 +221,8 @@ def _score_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, 
 def compare_pruners(prepared: Path, folder: Path, place: Path) -> None:
     """Print what each pruner spends and loses on trials of the custom CNN."""
     drawn = draw_configurations(HEAD_SPACE, CURVES)
-    way = partial(score, prepared, folder, place, "custom_cnn", TRIALS, 2)
-    with Workers(2) as workers:
-        found = dict(workers.run_all({str(number): partial(way, item) for number, item in enumerate(drawn)}))
+    way = partial(score, prepared, folder, place, "custom_cnn")
+    found = _try_all(way, drawn, TRIALS, 2, range(CURVES))
     curves = [np.array(result["curve"]) for result in found.values()]
     best, epochs = max(values.max() for values in curves), len(curves[0])
     for name, make in PRUNERS.items():

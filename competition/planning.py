@@ -16,16 +16,7 @@ from competition.distortion import VERSIONS
 from competition.files import InputError
 from competition.model import create_network, network_spec, train_everything
 from competition.prediction import num_views
-from competition.search_job import (
-    FINALS,
-    HEADS,
-    TRIALS,
-    count_epochs,
-    count_finalists,
-    count_pictures,
-    count_trials,
-    reduce_side,
-)
+from competition.search_job import FINALS, HEADS, TRIALS, Effort
 from competition.submission_model import predict_views
 from competition.training import compile_model, count_skipped, one_hot
 from competition.weights import RANDOM, Weights
@@ -91,34 +82,32 @@ class Planner:
 
     def trial_seconds(self, backbone: str, config: Config, part: str) -> float:
         """Return the seconds of one trial of a part of the search; what is frozen is cached."""
-        schedule, pretrained = config.search, self.weights[backbone].is_pretrained
-        pictures = count_pictures(schedule, pretrained, part)
-        epochs = count_epochs(schedule, pretrained, part)
+        effort = self._effort(backbone, config)
+        pictures, epochs = effort.pictures(part), effort.epochs(part)
         validation = self.sizes.validation // count_skipped(self.sizes.validation, pictures)
         few = replace(self, sizes=replace(self.sizes, validation=validation))
-        if not pretrained:
+        if not effort.pretrained:
             side = config.model.input_size or self.sizes.side
-            area = (reduce_side(side) / side) ** 2 if part == TRIALS else 1.0
-            return few.training_seconds(backbone, *epochs, pictures, area)
+            return few.training_seconds(backbone, *epochs, pictures, (effort.side(part, side) / side) ** 2)
         steps = epochs[0] * min(pictures, self.sizes.train) / config.training.batch_size
         head = HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
         return head if part == HEADS else head + few.training_seconds(backbone, 0, epochs[1], pictures)
 
     def cache_seconds(self, backbone: str, config: Config, part: str) -> float:
         """Return the seconds of computing the features that a part of the search needs."""
-        entry, pictures = get_backbone(backbone), count_pictures(config.search, True, part)
+        entry, pictures = get_backbone(backbone), self._effort(backbone, config).pictures(part)
         passed = config.search.views * min(pictures, self.sizes.train) + self.sizes.validation
         return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
     def part_seconds(self, backbone: str, config: Config) -> dict[str, float]:
-        """Return the seconds of each part of a backbone's search."""
-        search, pretrained = config.search, self.weights[backbone].is_pretrained
-        counts = {HEADS: search.trials} if pretrained else {}
-        counts |= {TRIALS: count_trials(search, pretrained), FINALS: count_finalists(search, pretrained)}
-        seconds = {part: count * self.trial_seconds(backbone, config, part) for part, count in counts.items() if count}
-        for part in {HEADS, FINALS} & seconds.keys() if pretrained else ():
-            seconds[part] += self.cache_seconds(backbone, config, part)
-        return seconds
+        """Return the seconds of each part of a backbone's search; heads and trials share their features."""
+        effort = self._effort(backbone, config)
+        seconds = {part: count * self.trial_seconds(backbone, config, part) for part, count in effort.trials.items()}
+        cached = [part for part in seconds if part != TRIALS] if effort.pretrained else []
+        return seconds | {part: seconds[part] + self.cache_seconds(backbone, config, part) for part in cached}
+
+    def _effort(self, backbone: str, config: Config) -> Effort:
+        return Effort(config.search, self.weights[backbone].is_pretrained)
 
     def search_seconds(self, config: Config) -> dict[str, dict[str, float]]:
         """Return the seconds of each part of each backbone's search, which workers beyond their number share.
@@ -294,11 +283,13 @@ def _describe_search(config: Config, planner: Planner) -> str:
     for pretrained in (True, False):
         if not any(weights.is_pretrained == pretrained for weights in planner.weights.values()):
             continue
-        pictures = [min(count_pictures(search, pretrained, part), planner.sizes.train) for part in (TRIALS, FINALS)]
+        effort = Effort(search, pretrained)
+        few, more = (min(effort.pictures(part), planner.sizes.train) for part in (TRIALS, FINALS))
         text = f"{search.trials} trials of the head on cached features, {search.two_stage_trials} of both stages"
         if not pretrained:
             text = f"from random weights up to {search.trials} trials of all layers at half the size"
-        epochs, finalists = count_epochs(search, pretrained, TRIALS), count_finalists(search, pretrained)
-        finals = f", the best {finalists} again on {pictures[1]}" if finalists else ""
-        texts.append(f"{text}, {epochs[0]} + {epochs[1]} epochs of {pictures[0]} pictures{finals}")
+        finalists = effort.trials.get(FINALS)
+        finals = f", the best {finalists} again on {more}" if finalists else ""
+        frozen, fine_tuning = effort.epochs(TRIALS)
+        texts.append(f"{text}, {frozen} + {fine_tuning} epochs of {few} pictures{finals}")
     return f"search, for each backbone: {'; '.join(texts)}"

@@ -45,15 +45,14 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
         trainer = _make_trainer(part, data, features)
         work(study, part, _objective(part, trainer.train_head if part.part == HEADS else trainer.train))
         with reachable(part.url):
-            before = tuple(trial.params for trial in rank(study)[: max(1, job.finalists)])
+            before = tuple(trial.params for trial in rank(study)[: job.effort.trials.get(FINALS, 1)])
 
 
 def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:
-    few, cached = data.for_trial(job.schedule["training.limit"], job.config.seed), None
+    few, cached = data.for_trial(job.effort.pictures(job.part), job.config.seed), None
     if job.weights.is_pretrained:
-        shares = FINE_TUNING_SPACE["training.unfreeze"]
-        if "training.unfreeze" in job.fixed:
-            shares = (job.config.training.unfreeze,)
+        known = "training.unfreeze" in job.fixed
+        shares = (job.config.training.unfreeze,) if known else FINE_TUNING_SPACE["training.unfreeze"]
         place = features / job.backbone / (FINALS if job.part == FINALS else TRIALS)
         cached = cache_features(job.config, few, job.weights, shares, place)
     return Trainer(few, job.weights, cached, job.last_moment)
@@ -134,7 +133,7 @@ def conclude(job: SearchJob) -> dict[str, Any]:
     result |= {"data": job.data["splits"], "weights": job.weights.fingerprint}
     result |= {
         "select_by": job.config.training.select_by,
-        "seconds": None if part.is_reduced else best.user_attrs["seconds"],
+        "seconds": None if job.effort.is_reduced(part.part) else best.user_attrs["seconds"],
     }
     write_json(job.folder / f"{job.backbone}_best.json", result)
     if not learnt:

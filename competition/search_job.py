@@ -27,6 +27,47 @@ REDUCTION = 4  # successive halving: of that many trials one goes on to the fina
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How many trials each part of a search has, and what one of them trains, from pretrained or random weights."""
+
+    search: SearchConfig
+    pretrained: bool
+
+    @property
+    def trials(self) -> dict[str, int]:
+        """How many trials each part has, in their order: no heads from random weights, no finals of less than two."""
+        heads = {HEADS: self.search.trials} if self.pretrained else {}
+        trials = self.search.two_stage_trials if self.pretrained else self.search.trials
+        finalists = min(self.search.finalists, math.ceil(trials / REDUCTION))
+        return heads | {TRIALS: trials} | ({FINALS: finalists} if finalists > 1 else {})
+
+    def pictures(self, part: str) -> int:
+        """Return how many pictures a trial trains on; from random weights, where nothing is cached, fewer."""
+        pictures = self.search.trial_pictures * (REDUCTION if part == FINALS else 1)
+        return pictures if self.pretrained else max(1, pictures // REDUCTION)
+
+    def epochs(self, part: str) -> tuple[int, int]:
+        """Return the epochs of both stages; on the few pictures of trials, the second takes twice as many."""
+        times = {HEADS: 0, TRIALS: 2 if self.pretrained else 1, FINALS: 1}[part]
+        return self.search.trial_frozen_epochs, times * self.search.trial_fine_tuning_epochs
+
+    def is_reduced(self, part: str) -> bool:
+        """Tell whether trials see smaller pictures, since nothing is cached for them."""
+        return part == TRIALS and not self.pretrained
+
+    def side(self, part: str, side: int) -> int:
+        """Return the side of the pictures that trials see: half where they are reduced, if networks can read that."""
+        return max(min(side, SMALLEST_INPUT), side // 2) if self.is_reduced(part) else side
+
+    def schedule(self, part: str, side: int) -> dict[str, Any]:
+        """Return what a trial trains, by dotted key."""
+        frozen, fine_tuning = self.epochs(part)
+        schedule = {"training.limit": self.pictures(part)}
+        schedule |= {"training.frozen_epochs": frozen, "training.fine_tuning_epochs": fine_tuning}
+        return schedule | ({"model.input_size": self.side(part, side)} if self.is_reduced(part) else {})
+
+
+@dataclass(frozen=True)
 class SearchJob:
     """What a search needs: the settings it starts from, weights, and where it keeps itself.
 
@@ -94,22 +135,19 @@ class SearchJob:
         return self.weights.is_pretrained and self.part != HEADS
 
     @property
+    def effort(self) -> Effort:
+        """How many trials there are, and what one trains."""
+        return Effort(self.config.search, self.weights.is_pretrained)
+
+    @property
     def parts(self) -> list["SearchJob"]:
-        """The parts of this search: no heads from random weights, and no finals after fewer than five trials."""
-        kinds = [HEADS] * self.weights.is_pretrained + [TRIALS] + [FINALS] * (self.finalists > 1)
-        return [part for kind in kinds if (part := replace(self, part=kind)).space]
+        """The parts of this search in which there is something to search."""
+        return [job for part in self.effort.trials if (job := replace(self, part=part)).space]
 
     @property
     def trials(self) -> int:
         """How many trials are asked for."""
-        if self.part == FINALS:
-            return len(self.before)
-        return count_trials(self.config.search, self.weights.is_pretrained and self.part == TRIALS)
-
-    @property
-    def finalists(self) -> int:
-        """How many of the trials go on to the finals."""
-        return count_finalists(self.config.search, self.weights.is_pretrained)
+        return self.effort.trials[self.part]
 
     @property
     def whole_space(self) -> dict[str, Any]:
@@ -124,50 +162,10 @@ class SearchJob:
     @property
     def schedule(self) -> dict[str, Any]:
         """What a trial trains, by dotted key."""
-        search, pretrained = self.config.search, self.weights.is_pretrained
-        epochs = count_epochs(search, pretrained, self.part)
-        schedule: dict[str, Any] = {"training.limit": count_pictures(search, pretrained, self.part)}
-        schedule |= {"training.frozen_epochs": epochs[0], "training.fine_tuning_epochs": epochs[1]}
-        if self.is_reduced:
-            schedule["model.input_size"] = reduce_side(self.config.model.input_size or self.side)
-        return schedule
-
-    @property
-    def is_reduced(self) -> bool:
-        """Whether trials see smaller pictures, since nothing is cached for them."""
-        return self.part == TRIALS and not self.weights.is_pretrained
+        return self.effort.schedule(self.part, self.config.model.input_size or self.side)
 
     @property
     def reported_epochs(self) -> int:
         """Epochs after which a trial reports: those of its last stage, or all where there is only one."""
-        schedule = self.schedule
-        epochs = schedule["training.frozen_epochs"], schedule["training.fine_tuning_epochs"]
+        epochs = self.effort.epochs(self.part)
         return epochs[1] if self.has_two_stages else sum(epochs)
-
-
-def count_trials(search: SearchConfig, two_stages: bool) -> int:
-    """Return how many trials of a kind are asked for."""
-    return search.two_stage_trials if two_stages else search.trials
-
-
-def count_finalists(search: SearchConfig, pretrained: bool) -> int:
-    """Return how many trials go on to the finals, 0 where these would decide nothing."""
-    count = min(search.finalists, math.ceil(count_trials(search, pretrained) / REDUCTION))
-    return count if count > 1 else 0
-
-
-def count_pictures(search: SearchConfig, pretrained: bool, part: str) -> int:
-    """Return how many pictures a trial trains on; from random weights, where nothing is cached, fewer."""
-    pictures = search.trial_pictures * (REDUCTION if part == FINALS else 1)
-    return pictures if pretrained else max(1, pictures // REDUCTION)
-
-
-def count_epochs(search: SearchConfig, pretrained: bool, part: str) -> tuple[int, int]:
-    """Return the epochs of both stages of a trial; on the few pictures of trials, the second takes twice as many."""
-    times = {HEADS: 0, TRIALS: 2 if pretrained else 1, FINALS: 1}[part]
-    return search.trial_frozen_epochs, times * search.trial_fine_tuning_epochs
-
-
-def reduce_side(side: int) -> int:
-    """Return half the side of pictures, where networks can still read that."""
-    return max(min(side, SMALLEST_INPUT), side // 2)

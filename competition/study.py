@@ -181,7 +181,7 @@ def resume_study(job: SearchJob) -> None:
     with reachable(job.url):
         retry_interrupted(study, everyone_died=job.storage is None)
         finished = count_finished(study)
-    if finished >= job.trials and job.part != FINALS:
+    if job.part != FINALS and finished >= job.trials:
         say(f"{job.title}: {finished} trials are done already; --trials asks for more.")
 
 

@@ -52,11 +52,14 @@ class TrainingData:
         few = _stratified(self.labels, limit / len(self.labels), seed)
         return replace(self, images=self.images[few], labels=self.labels[few])
 
+    def validated_on_one_in(self, every: int) -> "TrainingData":
+        """Return the same with fewer validation pictures."""
+        images, labels = self.validation_images[::every], self.validation_labels[::every]
+        return replace(self, validation_images=images, validation_labels=labels)
+
     def for_trial(self, limit: int, seed: int) -> "TrainingData":
         """Return the same with `limit` training pictures, and of validation about twice as many."""
-        every = count_skipped(len(self.validation_labels), limit)
-        images, labels = self.validation_images[::every], self.validation_labels[::every]
-        return replace(self.limited(limit, seed), validation_images=images, validation_labels=labels)
+        return self.limited(limit, seed).validated_on_one_in(count_skipped(len(self.validation_labels), limit))
 
 
 def count_skipped(validation: int, limit: int) -> int:
