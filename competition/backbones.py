@@ -13,8 +13,9 @@ class Backbone:
 
     builder: a function of `keras.applications`, or one of `submission_model.LOCAL_BUILDERS`.
     arguments: what the builder gets besides include_top, weights and input_shape.
-    pretrained: whether ImageNet weights exist for it. train_cost, forward_cost, compile_cost: what a training step, a
-    prediction and the first step cost on one core, as multiples of the custom CNN's; plans start from them.
+    pretrained: whether ImageNet weights exist for it. train_cost, forward_cost, compile_cost: what a step of training
+    all layers, a prediction and the first step cost on one core, as multiples of the custom CNN's; plans start from
+    them.
     """
 
     title: str
@@ -28,12 +29,12 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1),
-    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=2.9, forward_cost=2.1, compile_cost=4),
+    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=2.7, forward_cost=1.7, compile_cost=4.3),
     "mobilenetv3small": Backbone(
-        "MobileNetV3Small", "MobileNetV3Small", train_cost=0.8, forward_cost=0.6, compile_cost=2.2
+        "MobileNetV3Small", "MobileNetV3Small", train_cost=0.7, forward_cost=0.4, compile_cost=2
     ),
     "mobilenetv3large": Backbone(
-        "MobileNetV3Large", "MobileNetV3Large", train_cost=1.7, forward_cost=1.4, compile_cost=2.6
+        "MobileNetV3Large", "MobileNetV3Large", train_cost=1.6, forward_cost=1.1, compile_cost=3
     ),
     "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
     "tiny_cnn": Backbone(

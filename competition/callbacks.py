@@ -132,7 +132,12 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends training after the last epoch that fits before `deadline` (seconds of time.monotonic; None: no limit)."""
+    """Ends training after the last epoch that fits before `deadline` (seconds of time.monotonic; None: no limit).
+
+    An epoch that goes on for GRACE seconds after it ends there, and is scored as it is.
+    """
+
+    GRACE = 15.0
 
     def __init__(self, deadline: float | None) -> None:
         super().__init__()
@@ -141,13 +146,20 @@ class TimeLimit(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == 0:  # compiling is no part of the epochs to come
             self.started = time.monotonic()
+        if self._is_over(time.monotonic() - self.GRACE) and batch + 1 < self.params["steps"]:
+            self._stop(f"within an epoch, after {batch + 1} of {self.params['steps']} steps")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         now = time.monotonic()
-        late = self.deadline is not None and now + (now - self.started) > self.deadline
-        if late and epoch + 1 < self.params["epochs"]:
-            say(f"  The time planned for this training is over: it ends after epoch {epoch + 1}.")
-            self.model.stop_training = self.reached = True
+        if not self.reached and self._is_over(now + (now - self.started)) and epoch + 1 < self.params["epochs"]:
+            self._stop(f"after epoch {epoch + 1}")
+
+    def _is_over(self, moment: float) -> bool:
+        return self.deadline is not None and moment > self.deadline
+
+    def _stop(self, where: str) -> None:
+        say(f"  The time planned for this training is over: it ends {where}.")
+        self.model.stop_training = self.reached = True
 
 
 class Reseed(keras.callbacks.Callback):

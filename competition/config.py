@@ -197,6 +197,7 @@ class TrainingConfig:
     select_by: the versions of validation, joined by +, on whose accuracy early stopping, the plateau rule, the search
     and the leaderboard go: clean, and the profiles of `distortion`.
     limit: train on that many pictures only (0: all), drawn evenly from the classes; what search trials do.
+    epoch_share: of these pictures, drawn anew, that an epoch passes; plans shorten epochs where only few fit.
     """
 
     batch_size: int = number(32, 1, 4096)
@@ -216,6 +217,7 @@ class TrainingConfig:
     batch_norm_momentum: float = number(0.9, 0.0, 0.9999)
     select_by: str = "clean+revealed"
     limit: int = number(0, 0)
+    epoch_share: float = number(1.0, 0.01, 1.0)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from competition.submission_model import predict_views
 from competition.training import compile_model, count_skipped, one_hot
 from competition.weights import RANDOM, Weights
 
-EPOCH_SECONDS = 0.7  # of an epoch beside its steps: writing the checkpoint
+EPOCH_SECONDS = 0.5  # of an epoch beside its steps: writing the checkpoint
+FINE_TUNING, CACHED = 0.5, 0.4  # what training the upper layers takes of training all; and what it does on features
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
 TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
-HEAD_COMPILE, HEAD_STEP_SECONDS = 0.4, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
-FEWEST_PICTURES, MOST_EPOCHS = 200, 60
+HEAD_COMPILE, HEAD_STEP_SECONDS = 0.3, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
+FEWEST_PICTURES, FEW_EPOCHS, MOST_EPOCHS = 200, 4, 60
 
 
 @dataclass(frozen=True)
@@ -68,35 +69,43 @@ class Planner:
         self, backbone: str, frozen_epochs: int, fine_tuning_epochs: int, limit: int = 0, area: float = 1.0
     ) -> float:
         """Return the seconds of one training of both stages, on `limit` pictures (0: all) of a share of their area."""
+        part = FINE_TUNING if self.weights[backbone].is_pretrained else 1.0
+        return self._seconds(backbone, (frozen_epochs, fine_tuning_epochs), limit, area, part)
+
+    def _seconds(self, backbone: str, epochs: tuple[int, int], limit: int, area: float, part: float) -> float:
+        """As above; part: of a step of all layers, what one of the second stage takes."""
         entry, pretrained = get_backbone(backbone), self.weights[backbone].is_pretrained
         pictures = min(limit or self.sizes.train, self.sizes.train)
-        train = pictures * self.speed.train * entry.train_cost * area
+        train = pictures * self.speed.train * entry.train_cost * part * area
         forward = self.speed.forward * entry.forward_cost * area
-        stages = (frozen_epochs > 0) + (fine_tuning_epochs > 0) if pretrained else 1
-        frozen = 1.3 * pictures * forward if pretrained else train
-        validation = self.sizes.validation * forward
-        epochs = frozen_epochs * frozen + fine_tuning_epochs * train + (frozen_epochs + fine_tuning_epochs) * validation
+        frozen = 1.2 * pictures * forward if pretrained else train
+        validation = self.sizes.validation * forward * (0.5 if part == CACHED else 1.0)
+        steps = epochs[0] * frozen + epochs[1] * train + sum(epochs) * validation
+        stages = sum(count > 0 for count in epochs) if pretrained else 1
         per_step, at_first = self.factors.get(backbone, (1.0, 1.0))
-        beside = EPOCH_SECONDS * (frozen_epochs + fine_tuning_epochs)
-        return at_first * stages * self.speed.compile * entry.compile_cost + per_step * epochs + beside
+        compiling = at_first * stages * self.speed.compile * entry.compile_cost * part
+        return compiling + per_step * steps + EPOCH_SECONDS * sum(epochs)
 
     def trial_seconds(self, backbone: str, config: Config, part: str) -> float:
         """Return the seconds of one trial of a part of the search; what is frozen is cached."""
         effort = self._effort(backbone, config)
         pictures, epochs = effort.pictures(part), effort.epochs(part)
-        validation = self.sizes.validation // count_skipped(self.sizes.validation, pictures)
-        few = replace(self, sizes=replace(self.sizes, validation=validation))
+        few = replace(self, sizes=replace(self.sizes, validation=self._validated(pictures)))
         if not effort.pretrained:
             side = config.model.input_size or self.sizes.side
             return few.training_seconds(backbone, *epochs, pictures, (effort.side(part, side) / side) ** 2)
         steps = epochs[0] * min(pictures, self.sizes.train) / config.training.batch_size
         head = HEAD_COMPILE * self.speed.compile + HEAD_STEP_SECONDS * steps
-        return head if part == HEADS else head + few.training_seconds(backbone, 0, epochs[1], pictures)
+        return head if part == HEADS else head + few._seconds(backbone, (0, epochs[1]), pictures, 1.0, CACHED)
+
+    def _validated(self, pictures: int) -> int:
+        """Return on how many validation pictures a trial on `pictures` is scored."""
+        return self.sizes.validation // count_skipped(self.sizes.validation, pictures)
 
     def cache_seconds(self, backbone: str, config: Config, part: str) -> float:
         """Return the seconds of computing the features that a part of the search needs."""
         entry, pictures = get_backbone(backbone), self._effort(backbone, config).pictures(part)
-        passed = config.search.views * min(pictures, self.sizes.train) + self.sizes.validation
+        passed = config.search.views * min(pictures, self.sizes.train) + self._validated(pictures)
         return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
 
     def part_seconds(self, backbone: str, config: Config) -> dict[str, float]:
@@ -138,8 +147,11 @@ class Planner:
         """Return a planner that knows what a trial of `backbone` took: seconds of compiling a step, and of a step."""
         compiling, step = trial
         entry = get_backbone(backbone)
-        estimates = batch_size * self.speed.train * entry.train_cost, self.speed.compile * entry.compile_cost
-        factors = step / estimates[0], compiling / estimates[1]
+        part = FINE_TUNING if self.weights[backbone].is_pretrained else 1.0
+        factors = (
+            step / (batch_size * self.speed.train * entry.train_cost * part),
+            compiling / (self.speed.compile * entry.compile_cost * part),
+        )
         return replace(self, factors=self.factors | {backbone: factors})
 
     def finish_times(self, costs: dict[str, float]) -> dict[str, float]:
@@ -159,8 +171,13 @@ class Planner:
     def final_seconds(self, config: Config) -> dict[str, float]:
         """Return the seconds of each backbone's full training."""
         training = config.training
-        epochs = training.frozen_epochs, training.fine_tuning_epochs
-        return {name: self.training_seconds(name, *epochs) for name in self.weights}
+        epochs, pictures = (training.frozen_epochs, training.fine_tuning_epochs), self._passed(config)
+        return {name: self.training_seconds(name, *epochs, pictures) for name in self.weights}
+
+    def _passed(self, config: Config) -> int:
+        """Return how many pictures an epoch of a full training passes."""
+        pictures = min(config.training.limit or self.sizes.train, self.sizes.train)
+        return max(1, round(config.training.epoch_share * pictures))
 
     def total_seconds(self, config: Config, search: bool) -> float:
         """Return the seconds of the whole job."""
@@ -192,11 +209,17 @@ class Planner:
         return planned
 
     def plan_training(self, config: Config, seconds: float) -> Config:
-        """Return `config` with as many epochs as fit into `seconds`, at least one; one in five is frozen."""
+        """Return `config` with as many epochs as fit into `seconds`, at least one; one in five is frozen.
+
+        Where these are few, one more, if all are shortened, passes more pictures in the same time.
+        """
         room = TRAINING_MARGIN * (seconds - self.reserve(config))
-        for epochs in range(MOST_EPOCHS, 0, -1):
+        whole = [(epochs, 1.0) for epochs in range(MOST_EPOCHS, 0, -1)]
+        shortened = [(epochs, share / 20) for epochs in range(FEW_EPOCHS, 1, -1) for share in range(19, 9, -1)]
+        for epochs, share in sorted([*whole, *shortened], key=lambda plan: (-plan[0] * plan[1], plan[0])):
             frozen = min(round(epochs / 5), 10) if config.training.frozen_epochs else 0
-            training = replace(config.training, frozen_epochs=frozen, fine_tuning_epochs=epochs - frozen)
+            rest = epochs - frozen
+            training = replace(config.training, frozen_epochs=frozen, fine_tuning_epochs=rest, epoch_share=share)
             planned = replace(config, training=training)
             if self.span(self.final_seconds(planned)) <= room:
                 return planned
@@ -270,7 +293,9 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
         lines.append(_describe_search(config, planner))
     frozen, rest = config.training.frozen_epochs, config.training.fine_tuning_epochs
     stages = f"{frozen} epochs frozen and {rest} of fine-tuning; from random weights {frozen + rest} of all layers"
-    lines.append(f"training: {stages}; {planner.sizes.train} pictures")
+    share = config.training.epoch_share
+    part = f", of which an epoch passes {100 * share:.0f} %" if share < 1 else ""
+    lines.append(f"training: {stages}; {planner.sizes.train} pictures{part}")
     for name, seconds in planner.final_seconds(config).items():
         lines.append(f"  {BACKBONES[name].title}, {planner.weights[name].origin} weights: {describe_seconds(seconds)}")
     lines.append(f"in all about {describe_seconds(planner.total_seconds(config, search))} from here")

@@ -62,7 +62,7 @@ class Effort:
     def schedule(self, part: str, side: int) -> dict[str, Any]:
         """Return what a trial trains, by dotted key."""
         frozen, fine_tuning = self.epochs(part)
-        schedule = {"training.limit": self.pictures(part)}
+        schedule = {"training.limit": self.pictures(part), "training.epoch_share": 1.0}
         schedule |= {"training.frozen_epochs": frozen, "training.fine_tuning_epochs": fine_tuning}
         return schedule | ({"model.input_size": self.side(part, side)} if self.is_reduced(part) else {})
 

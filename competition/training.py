@@ -14,6 +14,7 @@ from keras import ops
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from competition.augmentation import build_augmentation
+from competition.batches import Batches, fit
 from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, finish_stage, read_state
 from competition.config import Config, TrainingConfig
 from competition.files import InputError, replacing
@@ -28,7 +29,6 @@ from competition.model import (
 )
 from competition.weights import Weights
 
-VALIDATION_BATCH_SIZE = 64
 OPTIMIZERS = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "lion": keras.optimizers.Lion}
 
 
@@ -71,27 +71,6 @@ def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     groups = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     return np.sort(np.concatenate([group[: max(1, round(share * len(group)))] for group in groups]))
-
-
-class Batches(keras.utils.PyDataset):
-    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets.
-
-    views: (K, n, ...), of which each epoch takes one, in turn; labels: (K, n, classes).
-    """
-
-    def __init__(self, views: np.ndarray, labels: np.ndarray, batch_size: int, seed: int) -> None:
-        super().__init__()
-        self.views, self.labels, self.seed, self.epoch = views, labels, seed, 0
-        self.batch_size = min(batch_size, labels.shape[1])
-
-    def __len__(self) -> int:
-        return int(self.labels.shape[1]) // self.batch_size
-
-    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.labels.shape[1])
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        view = self.epoch % len(self.views)
-        return ((self.views[view, chosen], self.labels[view, chosen]),)
 
 
 def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -185,10 +164,11 @@ def _train_stage(
     """Train one stage; return whether it came to its end before `deadline`."""
     stage.prepare(network)
     targets = one_hot(data.labels, data.num_classes)
-    batches = Batches(data.images[None], targets[None], config.training.batch_size, config.seed)
+    training = config.training
+    batches = Batches(data.images[None], targets[None], training.batch_size, config.seed, training.epoch_share)
     augmentation = build_augmentation(config.augmentation, config.seed)
-    model = build_training_model(network, augmentation, stage, config.training, batches)
-    rules = stopping_rules(config.training)
+    model = build_training_model(network, augmentation, stage, training, batches)
+    rules = stopping_rules(training)
     checkpoint = Checkpoint(folder, network, stage.name, rules)
     checkpoint.set_model(model)
     checkpoint.restore()
@@ -197,16 +177,7 @@ def _train_stage(
     callbacks += [checkpoint, ProgressBar(checkpoint.title, done), limit]
     if done < stage.epochs and not _stopped(checkpoint):
         validation = data.validation_images, one_hot(data.validation_labels, data.num_classes)
-        model.fit(
-            batches,
-            epochs=stage.epochs,
-            initial_epoch=done,
-            validation_data=(validation,),
-            validation_batch_size=VALIDATION_BATCH_SIZE,
-            callbacks=callbacks,
-            shuffle=False,
-            verbose=0,
-        )
+        fit(model, batches, range(done, stage.epochs), validation, callbacks)
         _require_finite(checkpoint, stage)
     return not limit.reached
 

@@ -8,14 +8,13 @@ import keras
 import numpy as np
 
 from competition.augmentation import build_augmentation
+from competition.batches import Batches, fit
 from competition.callbacks import SCORE, ProgressBar, Reseed, StepClock, TimeLimit
 from competition.config import Config
 from competition.features import Features
 from competition.model import create_network, find_backbone, find_border, freeze_backbone, network_spec, upper_part
 from competition.submission_model import build_head
 from competition.training import (
-    VALIDATION_BATCH_SIZE,
-    Batches,
     Stage,
     TrainingData,
     build_training_model,
@@ -98,21 +97,16 @@ class Trainer:
         batches = Batches(views, labels, training.batch_size, config.seed)
         model = build_training_model(part, augmentation, stage, training, batches)
         watch = _Watch(part, report)
-        model.fit(
-            batches,
-            epochs=stage.epochs,
-            validation_data=((checked, one_hot(data.validation_labels, data.num_classes)),),
-            validation_batch_size=VALIDATION_BATCH_SIZE,
-            callbacks=[
-                Reseed(batches, augmentation and augmentation.seed_generator, config.seed),
-                keras.callbacks.TerminateOnNaN(),
-                *stopping_rules(training),
-                watch,
-                ProgressBar(f"{config.model.backbone}, {stage.name}", 0),
-                TimeLimit(self.deadline),
-            ],
-            shuffle=False,
-            verbose=0,
+        callbacks = [
+            Reseed(batches, augmentation and augmentation.seed_generator, config.seed),
+            keras.callbacks.TerminateOnNaN(),
+            *stopping_rules(training),
+            watch,
+            ProgressBar(f"{config.model.backbone}, {stage.name}", 0),
+            TimeLimit(self.deadline),
+        ]
+        fit(
+            model, batches, range(stage.epochs), (checked, one_hot(data.validation_labels, data.num_classes)), callbacks
         )
         if not np.isfinite(watch.loss):
             raise diverged(stage)

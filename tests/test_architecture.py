@@ -36,6 +36,7 @@ LEVELS = {
     "smear": 1,
     "weights": 1,
     "workers": 1,
+    "batches": 2,
     "callbacks": 2,
     "data": 2,
     "demo": 2,

@@ -8,7 +8,17 @@ import pytest
 from competition.backbones import get_backbone
 from competition.config import Config
 from competition.files import InputError
-from competition.planning import EPOCH_SECONDS, MOST_EPOCHS, Planner, Sizes, Speed, describe_plan, measure_speed
+from competition.planning import (
+    EPOCH_SECONDS,
+    FINE_TUNING,
+    MOST_EPOCHS,
+    TRAINING_MARGIN,
+    Planner,
+    Sizes,
+    Speed,
+    describe_plan,
+    measure_speed,
+)
 from competition.weights import RANDOM, Weights
 
 PRETRAINED = Weights(Path("weights.h5"), "imagenet")
@@ -38,7 +48,7 @@ def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
 
 
 def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> None:
-    planned = PLANNER.plan_search(Config(), 1500, trials=None).search
+    planned = PLANNER.plan_search(Config(), 900, trials=None).search
     assert planned.trial_pictures < Config().search.trial_pictures
     assert planned.trials >= 25
 
@@ -59,7 +69,7 @@ def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(capsys: pyte
 def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
     one, two, ten = (PLANNER.training_seconds("mobilenetv3large", 0, epochs) for epochs in (1, 2, 10))
     compiling, beside = 2 * one - two, 10 * EPOCH_SECONDS
-    step = 32 * PLANNER.speed.train * get_backbone("mobilenetv3large").train_cost
+    step = 32 * PLANNER.speed.train * FINE_TUNING * get_backbone("mobilenetv3large").train_cost
     learned = PLANNER.learn("mobilenetv3large", 32, (4 * compiling, 2 * step))
     slower = learned.training_seconds("mobilenetv3large", 0, 10)
     assert slower == pytest.approx(4 * compiling + 2 * (ten - compiling - beside) + beside)
@@ -77,6 +87,19 @@ def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
     assert two.finish_times(costs) == {"a": 3.0, "b": 5.0, "c": 4.0, "d": 8.0}
     assert PLANNER.finish_times(costs) == {"a": 3.0, "b": 8.0, "c": 9.0, "d": 13.0}
     assert two.span(costs) == 7.0
+
+
+def test_where_few_epochs_fit_one_more_is_planned_and_all_are_shortened() -> None:
+    config = Config()
+    once = dataclasses.replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
+    one = PLANNER.span(PLANNER.final_seconds(dataclasses.replace(config, training=once)))
+    planned = PLANNER.plan_training(config, 1.8 * one / TRAINING_MARGIN + PLANNER.reserve(config))
+    epochs = planned.training.frozen_epochs + planned.training.fine_tuning_epochs
+    assert epochs == 2
+    assert 0.5 < planned.training.epoch_share < 1
+    assert f"an epoch passes {100 * planned.training.epoch_share:.0f} %" in describe_plan(
+        planned, PLANNER, search=False
+    )
 
 
 def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:

@@ -133,6 +133,21 @@ def test_what_the_time_limit_cuts_short_goes_on_with_the_next_call(tmp_path: Pat
     assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_an_epoch_that_goes_on_too_long_is_cut_short_and_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not train(CONFIG, make_data(), RANDOM, tmp_path, deadline=time.monotonic() - 1000)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert len(history) == 1
+    assert np.isfinite(history["val_accuracy"]).all()
+    assert "ends within an epoch, after 1 of 3 steps" in capsys.readouterr().out
+
+
+def test_a_share_of_the_pictures_makes_a_shorter_epoch(tmp_path: Path) -> None:
+    assert train(replace(CONFIG, {"training.epoch_share": 0.6}), make_data(), RANDOM, tmp_path)
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 5
+
+
 def test_class_weights_are_scikit_learn_s_balanced_ones() -> None:
     labels = np.repeat([0, 1, 2, 3], [5, 10, 15, 30])
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
