@@ -29,7 +29,7 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1),
-    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=2.7, forward_cost=1.7, compile_cost=4.3),
+    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=2.7, forward_cost=1.8, compile_cost=4.3),
     "mobilenetv3small": Backbone(
         "MobileNetV3Small", "MobileNetV3Small", train_cost=0.7, forward_cost=0.4, compile_cost=2
     ),

@@ -68,7 +68,7 @@ class Campaign:
         planner = Planner(speed, sizes, self.job.weights, self.workers.number)
         config = self.config
         if self.job.deadline is not None:
-            planner = planner.keep_affordable(config, self.job.seconds_left, self.job.final)
+            planner = planner.keep_affordable(config, self.job.seconds_left, self.job.final, self.job.options.search)
             config = self._planned("search", prepared, partial(self._fit, planner))
             say(f"time budget {describe_seconds(self.job.budget or 0)}, {describe_seconds(self.job.seconds_left)} left")
         say(describe_plan(config, planner, self.job.options.search))

@@ -141,7 +141,7 @@ class Planner:
         forward = self.speed.forward * entry.forward_cost
         views = sum(num_views(version, config.evaluation) for version in VERSIONS)
         compiling = self.speed.compile * entry.compile_cost / 4  # no gradients
-        return self.sizes.evaluated * views * forward + compiling
+        return 1.1 * self.sizes.evaluated * views * forward + compiling  # reading, turning and scoring beside
 
     def learn(self, backbone: str, batch_size: int, trial: tuple[float, float]) -> "Planner":
         """Return a planner that knows what a trial of `backbone` took: seconds of compiling a step, and of a step."""
@@ -225,10 +225,11 @@ class Planner:
                 return planned
         return planned
 
-    def keep_affordable(self, config: Config, seconds: float, packaged: str) -> "Planner":
+    def keep_affordable(self, config: Config, seconds: float, packaged: str, search: bool) -> "Planner":
         """Return a planner of the packaged backbone, and of as many others as one epoch of each fits into `seconds`.
 
-        The cheapest ones first; what is left out is told. Raises InputError where not even the packaged one fits.
+        A search of very few trials counts too. The cheapest ones first; what is left out is told. Raises InputError
+        where not even the packaged one fits.
         """
         training = replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
         once = replace(config, training=training)
@@ -237,6 +238,8 @@ class Planner:
         for count in range(len(names), 0, -1):
             kept = replace(self, weights={name: item for name, item in self.weights.items() if name in names[:count]})
             needed = kept.span(kept.final_seconds(once)) + kept.reserve(config)
+            if search:
+                needed += kept.search_span(kept.plan_search(config, 0, 2))
             if needed <= seconds:
                 break
         else:

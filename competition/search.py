@@ -20,7 +20,7 @@ from competition.features import cache_features
 from competition.files import InputError, replacing, write_json
 from competition.search_job import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
 from competition.storage import reachable
-from competition.study import AS_GIVEN, REASON, describe_settings, failure_reason, open_study, work
+from competition.study import AS_GIVEN, REASON, describe_settings, failure_reason, is_done, open_study, work
 from competition.study_report import write_report
 from competition.training import TrainingData
 from competition.trial import Outcome, Report, Trainer
@@ -42,8 +42,9 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
         if part.part == FINALS and (len(before) < 2 or part.is_late):
             break
         study = open_study(part)
-        trainer = _make_trainer(part, data, features)
-        work(study, part, _objective(part, trainer.train_head if part.part == HEADS else trainer.train))
+        if not is_done(study, part):
+            trainer = _make_trainer(part, data, features)
+            work(study, part, _objective(part, trainer.train_head if part.part == HEADS else trainer.train))
         with reachable(part.url):
             before = tuple(trial.params for trial in rank(study)[: job.effort.trials.get(FINALS, 1)])
 

@@ -134,6 +134,12 @@ def count_finished(study: optuna.Study) -> int:
     return sum(map(is_finished, study.get_trials(deepcopy=False)))
 
 
+def is_done(study: optuna.Study, job: SearchJob) -> bool:
+    """Tell whether as many trials count as are asked for; raises InputError where the storage cannot be read."""
+    with reachable(job.url):
+        return count_finished(study) >= _count_asked(study, job)
+
+
 def _history(trial: FrozenTrial) -> list[int]:
     """Return the numbers of the interrupted trials whose settings this one tries again."""
     return trial.system_attrs.get("retry_history", [])
