@@ -22,7 +22,7 @@ from competition.training import compile_model, count_skipped, one_hot
 from competition.weights import RANDOM, Weights
 
 EPOCH_SECONDS = 0.5  # of an epoch beside its steps: writing the checkpoint
-FINE_TUNING, CACHED = 0.5, 0.4  # what training the upper layers takes of training all; and what it does on features
+FINE_TUNING, CACHED = 0.43, 0.35  # what training the upper layers takes of training all; and what it does on features
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
 TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
 HEAD_COMPILE, HEAD_STEP_SECONDS = 0.3, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
@@ -239,7 +239,7 @@ class Planner:
             kept = replace(self, weights={name: item for name, item in self.weights.items() if name in names[:count]})
             needed = kept.span(kept.final_seconds(once)) + kept.reserve(config)
             if search:
-                needed += kept.search_span(kept.plan_search(config, 0, 2))
+                needed += kept.search_span(kept.plan_search(config, 0, None))
             if needed <= seconds:
                 break
         else:

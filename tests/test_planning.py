@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from competition.backbones import get_backbone
-from competition.config import Config
+from competition.config import Config, replace
 from competition.files import InputError
 from competition.planning import (
     EPOCH_SECONDS,
@@ -21,6 +21,7 @@ from competition.planning import (
 )
 from competition.weights import RANDOM, Weights
 
+ONE_EPOCH = {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 1}
 PRETRAINED = Weights(Path("weights.h5"), "imagenet")
 PLANNER = Planner(
     Speed(train=0.005, forward=0.001, compile=5.0),
@@ -66,6 +67,13 @@ def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(capsys: pyte
     assert "WITHOUT custom_cnn" in capsys.readouterr().out
 
 
+def test_room_is_left_for_a_short_search_too() -> None:
+    seconds = PLANNER.span(PLANNER.final_seconds(replace(Config(), ONE_EPOCH))) + PLANNER.reserve(Config())
+    assert PLANNER.keep_affordable(Config(), seconds, "custom_cnn", search=False) == PLANNER
+    kept = PLANNER.keep_affordable(Config(), seconds + 1, "mobilenetv3large", search=True)
+    assert list(kept.weights) == ["mobilenetv3large"]
+
+
 def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
     one, two, ten = (PLANNER.training_seconds("mobilenetv3large", 0, epochs) for epochs in (1, 2, 10))
     compiling, beside = 2 * one - two, 10 * EPOCH_SECONDS
@@ -91,8 +99,7 @@ def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
 
 def test_where_few_epochs_fit_one_more_is_planned_and_all_are_shortened() -> None:
     config = Config()
-    once = dataclasses.replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
-    one = PLANNER.span(PLANNER.final_seconds(dataclasses.replace(config, training=once)))
+    one = PLANNER.span(PLANNER.final_seconds(replace(config, ONE_EPOCH)))
     planned = PLANNER.plan_training(config, 1.8 * one / TRAINING_MARGIN + PLANNER.reserve(config))
     epochs = planned.training.frozen_epochs + planned.training.fine_tuning_epochs
     assert epochs == 2

@@ -64,6 +64,15 @@ def test_a_finished_study_goes_on_only_for_more_trials(job: SearchJob, trained: 
     assert len({config.model.dropout for config in trained}) == 4
 
 
+def test_a_finished_study_needs_no_features_any_more(
+    job: SearchJob, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job)
+    monkeypatch.setattr("competition.search._make_trainer", lambda *_: pytest.fail("a trainer with features was made"))
+    run(job)
+    assert len(trained) == 3
+
+
 def test_results_lie_in_files(job: SearchJob, trained: list[Config]) -> None:
     run(job)
     best = conclude(job)
