@@ -13,10 +13,11 @@ import numpy as np
 
 from competition.config import Config, flatten, replace, unflatten
 from competition.console import describe_seconds, headline, say
+from competition.costs import Costs, Sizes, measure_speed, slowest
 from competition.experiment import describe_environment, run_training
 from competition.files import digest, read_json, write_json
 from competition.job import Job
-from competition.planning import Planner, Sizes, describe_plan, measure_speed, slowest
+from competition.planning import Planner, describe_plan
 from competition.prepared import Prepared
 from competition.search import conclude, search
 from competition.search_job import SearchJob
@@ -65,7 +66,7 @@ class Campaign:
         speed = slowest([speed for _, speed in measured])
         evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
         sizes = Sizes(len(pictures), len(prepared.training.validation_labels), evaluated, max(pictures.shape[1:3]))
-        planner = Planner(speed, sizes, self.job.weights, self.workers.number)
+        planner = Planner(Costs(speed, sizes, self.job.weights), self.workers.number)
         config = self.config
         if self.job.deadline is not None:
             planner = planner.keep_affordable(config, self.job.seconds_left, self.job.final, self.job.options.search)
@@ -121,10 +122,11 @@ class Campaign:
             {name: partial(_search, job, prepared, self.paths.features) for name, job in tasks.items()}
         ):
             pass
+        learnt = planner.costs
         for name, found in self.workers.run_all({name: partial(conclude, job) for name, job in jobs.items()}):
             if found["seconds"]:
-                planner = planner.learn(name, config.training.batch_size, found["seconds"])
-        return planner
+                learnt = learnt.learn(name, config.training.batch_size, found["seconds"])
+        return dataclasses.replace(planner, costs=learnt)
 
     def _search_jobs(self, names: list[str], prepared: Prepared, config: Config) -> dict[str, SearchJob]:
         """Return what there is to search for each backbone, its studies opened and mended, or refused at once."""

@@ -17,9 +17,10 @@ import pytest
 import run
 from competition import campaign
 from competition.config import Config
+from competition.costs import Costs, Sizes, Speed
 from competition.files import InputError
 from competition.job import Job
-from competition.planning import Planner, Sizes, Speed
+from competition.planning import Planner
 from competition.search_job import SearchJob
 from competition.server_versions import NotCheckedError
 from tests.conftest import draw_blobs
@@ -273,7 +274,7 @@ def searching(
         options = ["--search", "--data", str(blobs_path), "--workdir", str(tmp_path), "--weights", "none", *arguments]
         workers: Any = FewTasks()
         made = campaign.Campaign(Job(run.build_parser().parse_args(options)), workers)
-        planner = Planner(Speed(0.1, 0.1, 0.1), Sizes(9, 9, 9), made.job.weights, 5)
+        planner = Planner(Costs(Speed(0.1, 0.1, 0.1), Sizes(9, 9, 9), made.job.weights), 5)
         prepared: Any = SimpleNamespace(fingerprint="1", training=make_data())
         made.search(prepared, made.config, planner)
         return workers.names, jobs

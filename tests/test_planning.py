@@ -1,33 +1,16 @@
-"""Plans fit the time they are given, and learn from what trials took."""
+"""Plans fit the time they are given."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
-from competition.backbones import get_backbone
 from competition.config import Config, replace
 from competition.files import InputError
-from competition.planning import (
-    EPOCH_SECONDS,
-    FINE_TUNING,
-    MOST_EPOCHS,
-    TRAINING_MARGIN,
-    Planner,
-    Sizes,
-    Speed,
-    describe_plan,
-    measure_speed,
-)
-from competition.weights import RANDOM, Weights
+from competition.planning import MOST_EPOCHS, TRAINING_MARGIN, Planner, describe_plan
+from tests.test_costs import COSTS
 
 ONE_EPOCH = {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 1}
-PRETRAINED = Weights(Path("weights.h5"), "imagenet")
-PLANNER = Planner(
-    Speed(train=0.005, forward=0.001, compile=5.0),
-    Sizes(train=8000, validation=3600, evaluated=3600),
-    {"custom_cnn": RANDOM, "mobilenetv3large": PRETRAINED},
-)
+PLANNER = Planner(COSTS)
 
 
 @pytest.mark.parametrize("minutes", [10, 30, 90])
@@ -63,7 +46,7 @@ def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(capsys: pyte
     assert PLANNER.keep_affordable(Config(), 3600, "mobilenetv3large", search=False) == PLANNER
     assert not capsys.readouterr().out
     alone = PLANNER.keep_affordable(Config(), 200, "mobilenetv3large", search=False)
-    assert list(alone.weights) == ["mobilenetv3large"]
+    assert list(alone.costs.weights) == ["mobilenetv3large"]
     assert "WITHOUT custom_cnn" in capsys.readouterr().out
 
 
@@ -71,17 +54,7 @@ def test_room_is_left_for_a_short_search_too() -> None:
     seconds = PLANNER.span(PLANNER.final_seconds(replace(Config(), ONE_EPOCH))) + PLANNER.reserve(Config())
     assert PLANNER.keep_affordable(Config(), seconds, "custom_cnn", search=False) == PLANNER
     kept = PLANNER.keep_affordable(Config(), seconds + 1, "mobilenetv3large", search=True)
-    assert list(kept.weights) == ["mobilenetv3large"]
-
-
-def test_a_planner_learns_from_trials_that_were_slower_than_estimated() -> None:
-    one, two, ten = (PLANNER.training_seconds("mobilenetv3large", 0, epochs) for epochs in (1, 2, 10))
-    compiling, beside = 2 * one - two, 10 * EPOCH_SECONDS
-    step = 32 * PLANNER.speed.train * FINE_TUNING * get_backbone("mobilenetv3large").train_cost
-    learned = PLANNER.learn("mobilenetv3large", 32, (4 * compiling, 2 * step))
-    slower = learned.training_seconds("mobilenetv3large", 0, 10)
-    assert slower == pytest.approx(4 * compiling + 2 * (ten - compiling - beside) + beside)
-    assert learned.training_seconds("custom_cnn", 0, 10) == PLANNER.training_seconds("custom_cnn", 0, 10)
+    assert list(kept.costs.weights) == ["mobilenetv3large"]
 
 
 def test_workers_beyond_the_number_of_backbones_share_their_searches() -> None:
@@ -109,11 +82,6 @@ def test_where_few_epochs_fit_one_more_is_planned_and_all_are_shortened() -> Non
     )
 
 
-def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:
-    frozen = PLANNER.training_seconds("mobilenetv3large", 5, 0)
-    assert frozen < PLANNER.training_seconds("mobilenetv3large", 0, 5) / 2
-
-
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
     assert "100 trials of the head on cached features, 12 of both stages, 4 + 6 epochs of 1000 pictures" in text
@@ -124,9 +92,3 @@ def test_the_plan_names_trials_epochs_and_time() -> None:
     )
     assert "MobileNetV3Large, imagenet weights" in text
     assert "in all about" in text
-
-
-def test_speed_is_measured() -> None:
-    config = dataclasses.replace(Config(), model=dataclasses.replace(Config().model, input_size=32))
-    speed = measure_speed(config, (32, 32, 3), 4)
-    assert 0 < speed.forward < speed.train < 1
