@@ -20,7 +20,7 @@ from competition.features import cache_features
 from competition.files import InputError, replacing, write_json
 from competition.search_job import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
 from competition.storage import reachable
-from competition.study import AS_GIVEN, REASON, describe_settings, failure_reason, is_done, open_study, work
+from competition.study import QUEUED, REASON, describe_settings, failure_reason, is_done, open_study, work
 from competition.study_report import write_report
 from competition.training import TrainingData
 from competition.trial import Outcome, Report, Trainer
@@ -95,11 +95,11 @@ def _objective(job: SearchJob, train: Training) -> Callable[[Trial], float]:
 
 
 def _pruning(trial: Trial) -> Report:
-    """Return what takes the score after each epoch, and ends a trial that has no prospects; never the first one."""
+    """Return what takes the score after each epoch, and ends a trial that has no prospects, but for those queued."""
 
     def report(score: float, step: int) -> None:
         trial.report(score, step)
-        if not trial.user_attrs.get(AS_GIVEN) and trial.should_prune():
+        if not trial.user_attrs.get(QUEUED) and trial.should_prune():
             raise optuna.TrialPruned
 
     return report

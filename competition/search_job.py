@@ -72,7 +72,7 @@ class SearchJob:
     """What a search needs: the settings it starts from, weights, and where it keeps itself.
 
     A search has up to three parts, a study each. Heads, only from pretrained weights: on a frozen backbone. Trials: of
-    both stages, with the best head but for the first trial; from random weights of the whole network, on pictures of
+    both stages, with the best head but for those queued; from random weights of the whole network, on pictures of
     half the size. Finals: the best of these trials on more pictures, of full size.
 
     data: what tells these data from others, by name. side: of the pictures, in pixels. storage: a URL that other hosts

@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from competition.config import flatten, training_settings
+from competition.config import PRESETS, flatten, training_settings
 from competition.console import describe_seconds, say
 from competition.files import InputError, digest
 from competition.search_job import FINALS, SearchJob
@@ -28,7 +28,8 @@ PRUNERS: dict[str, Callable[[int], Any]] = {
 }
 ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
 POLL_SECONDS = 2.0
-AS_GIVEN, BEGUN, REASON, SURPLUS = "as given", "begun", "reason", "surplus"  # attributes of trials
+FEW_TRIALS = 4
+QUEUED, BEGUN, REASON, SURPLUS = "queued", "begun", "reason", "surplus"  # attributes of trials
 
 
 def open_study(job: SearchJob) -> optuna.Study:
@@ -81,10 +82,15 @@ def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> Non
 
 
 def _enqueue(study: optuna.Study, job: SearchJob) -> None:
-    """Queue what is tried first, where it was not yet: the finalists, or else the settings as they stand."""
-    as_given = _inside_space(flatten(job.config), job.space)
-    for settings in job.before if job.part == FINALS else [as_given]:
-        study.enqueue_trial(settings, user_attrs={AS_GIVEN: settings == as_given}, skip_if_exists=True)
+    """Queue what is tried first, where it was not yet: the finalists, or else the settings as given and the seeds'.
+
+    Of few trials none is spared for the seeds' settings.
+    """
+    given = flatten(job.config)
+    known = [given, given | PRESETS["origin"]][: 1 if job.trials < FEW_TRIALS else 2]
+    queued = job.before if job.part == FINALS else [_inside_space(settings, job.space) for settings in known]
+    for settings in queued:
+        study.enqueue_trial(settings, user_attrs={QUEUED: True}, skip_if_exists=True)
 
 
 def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from competition.config import Config, replace
+from competition.config import PRESETS, Config, replace
 from competition.files import InputError, read_json
 from competition.search import conclude, search, suggest
 from competition.search_job import FINALS, TRIALS, SearchJob
@@ -55,13 +55,19 @@ def test_the_first_trial_is_the_settings_as_they_stand(job: SearchJob, trained: 
     assert len(trained) == 3
 
 
+def test_the_second_trial_is_the_seeds_settings(job: SearchJob, trained: list[Config]) -> None:
+    run(dataclasses.replace(job, config=replace(job.config, {"search.trials": 4})))
+    assert [config.model.l2 for config in trained[:2]] == [job.config.model.l2, PRESETS["origin"]["model.l2"]]
+    assert trained[1].model.dropout == job.config.model.dropout
+
+
 def test_a_finished_study_goes_on_only_for_more_trials(job: SearchJob, trained: list[Config]) -> None:
     run(job)
     run(job)
     assert len(trained) == 3
     run(dataclasses.replace(job, config=replace(job.config, {"search.trials": 4})))
     assert len(trained) == 4
-    assert len({config.model.dropout for config in trained}) == 4
+    assert len({(config.model.dropout, config.model.l2) for config in trained}) == 4
 
 
 def test_a_finished_study_needs_no_features_any_more(
