@@ -14,21 +14,32 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from competition.config import Config, replace
+from competition.config import replace
 from competition.console import say
 from competition.features import cache_features
 from competition.files import InputError, replacing, write_json
 from competition.search_job import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
 from competition.storage import reachable
-from competition.study import QUEUED, REASON, describe_settings, failure_reason, is_done, open_study, work
+from competition.study import (
+    QUEUED,
+    REASON,
+    describe_settings,
+    failure_reason,
+    is_as_given,
+    is_done,
+    open_study,
+    settings_as_given,
+    work,
+)
 from competition.study_report import write_report
 from competition.training import TrainingData
-from competition.trial import Outcome, Report, Trainer
+from competition.trial import Report, Trainer
 
 # A full disk or a storage that is gone are nothing that another trial would do better.
 NOT_THE_TRIALS_FAULT = (OSError, OptunaError, SQLAlchemyError)
 CHANCE_MARGIN = 0.02  # above chance, below which trials were too short to tell anything
-Training = Callable[[Config, Report], Outcome]
+CONFIDENCE = 1.96  # standard errors of a difference of two scores: chance explains less (95 %)
+SCORED_ON = "validation pictures"  # attribute of a trial
 
 
 def search(job: SearchJob, data: TrainingData, features: Path) -> None:
@@ -44,9 +55,18 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
         study = open_study(part)
         if not is_done(study, part):
             trainer = _make_trainer(part, data, features)
-            work(study, part, _objective(part, trainer.train_head if part.part == HEADS else trainer.train))
+            work(study, part, _objective(part, trainer))
         with reachable(part.url):
-            before = tuple(trial.params for trial in rank(study)[: job.effort.trials.get(FINALS, 1)])
+            before = _choose(study, part)
+
+
+def _choose(study: optuna.Study, job: SearchJob) -> tuple[dict[str, Any], ...]:
+    """Return the best settings, as many as go on to the finals; after trials, those as given in any case."""
+    best = [trial.params for trial in rank(study)[: job.effort.trials.get(FINALS, 1)]]
+    given = settings_as_given(job)
+    if job.part == TRIALS and given not in best:
+        best[-1:] = [given]
+    return tuple(best)
 
 
 def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:
@@ -70,7 +90,9 @@ def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _objective(job: SearchJob, train: Training) -> Callable[[Trial], float]:
+def _objective(job: SearchJob, trainer: Trainer) -> Callable[[Trial], float]:
+    train = trainer.train_head if job.part == HEADS else trainer.train
+
     def objective(trial: Trial) -> float:
         config = replace(job.config, suggest(trial, job.space) | job.schedule)
         try:
@@ -87,6 +109,7 @@ def _objective(job: SearchJob, train: Training) -> Callable[[Trial], float]:
             raise InputError(reason) from error
         finally:
             keras.utils.clear_session(free_memory=True)  # collects the garbage too
+        trial.set_user_attr(SCORED_ON, len(trainer.data.validation_labels))
         trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds])
         trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return outcome.score
@@ -119,7 +142,8 @@ def _value(trial: FrozenTrial) -> float:
 def conclude(job: SearchJob) -> dict[str, Any]:
     """Write what the studies of a backbone found into the job's folder; return what is in <backbone>_best.json.
 
-    <stem>_trials.csv, .png and .md of each part. Raises InputError where no trial succeeded.
+    <stem>_trials.csv, .png and .md of each part. Trials on pictures of half the size decide only what goes on to the
+    finals. Raises InputError where no trial succeeded.
     """
     ranked = [(part, _summarise(part)) for part in job.parts]
     if not any(trials for part, trials in ranked if part.part != HEADS):
@@ -127,14 +151,15 @@ def conclude(job: SearchJob) -> dict[str, Any]:
             trials = open_study(job).get_trials(deepcopy=False)
         reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
         raise InputError(f"No trial of {job.backbone} succeeded ({'; '.join(reasons) or 'none was finished'}).")
-    part, (best, *rest) = next((part, trials) for part, trials in reversed(ranked) if trials)
-    learnt = _value(best) > job.chance + CHANCE_MARGIN
-    result = {"settings": best.params if learnt else {}, "selection_score": best.value}
-    result |= {"part": part.part, "trial": best.number, "trials": 1 + len(rest)}
+    part, trials = next((part, trials) for part, trials in reversed(ranked) if trials)
+    best = _settle(part, trials)
+    learnt, reduced = _value(best) > job.chance + CHANCE_MARGIN, job.effort.is_reduced(part.part)
+    result = {"settings": best.params if learnt and not reduced else {}, "selection_score": best.value}
+    result |= {"part": part.part, "trial": best.number, "trials": len(trials)}
     result |= {"data": job.data["splits"], "weights": job.weights.fingerprint}
     result |= {
         "select_by": job.config.training.select_by,
-        "seconds": None if job.effort.is_reduced(part.part) else best.user_attrs["seconds"],
+        "seconds": None if reduced else best.user_attrs["seconds"],
     }
     write_json(job.folder / f"{job.backbone}_best.json", result)
     if not learnt:
@@ -142,7 +167,28 @@ def conclude(job: SearchJob) -> dict[str, Any]:
             f"{job.backbone}: that is no better than naming one class always ({job.chance:.4f}); "
             "the settings stay as given."
         )
+    elif reduced:
+        say(f"{job.backbone}: smaller pictures decide nothing without finals; the settings stay as given.")
     return result
+
+
+def _settle(job: SearchJob, trials: list[FrozenTrial]) -> FrozenTrial:
+    """Return the best of `trials`, or that of the settings as given where chance may explain the difference (95 %).
+
+    What short trials on few pictures prefer by less than that is often worse in a long training.
+    """
+    best, given = trials[0], next((trial for trial in trials if is_as_given(trial, job)), None)
+    if given is None or given is best:
+        return best
+    variances = (score * (1 - score) / best.user_attrs[SCORED_ON] for score in (_value(best), _value(given)))
+    margin = CONFIDENCE * math.sqrt(sum(variances))
+    if _value(best) - _value(given) > margin:
+        return best
+    say(
+        f"{job.backbone}: the best trial is better than the settings as given by {_value(best) - _value(given):.4f}, "
+        f"which chance may explain (up to {margin:.4f}); these stay."
+    )
+    return given
 
 
 def _summarise(job: SearchJob) -> list[FrozenTrial]:

@@ -86,11 +86,20 @@ def _enqueue(study: optuna.Study, job: SearchJob) -> None:
 
     Of few trials none is spared for the seeds' settings.
     """
-    given = flatten(job.config)
-    known = [given, given | PRESETS["origin"]][: 1 if job.trials < FEW_TRIALS else 2]
-    queued = job.before if job.part == FINALS else [_inside_space(settings, job.space) for settings in known]
-    for settings in queued:
+    seeds = _inside_space(flatten(job.config) | PRESETS["origin"], job.space)
+    first = [settings_as_given(job), seeds][: 1 if job.trials < FEW_TRIALS else 2]
+    for settings in job.before if job.part == FINALS else first:
         study.enqueue_trial(settings, user_attrs={QUEUED: True}, skip_if_exists=True)
+
+
+def settings_as_given(job: SearchJob) -> dict[str, Any]:
+    """Return the settings as they stand, of what is searched, at the nearest place in the search space."""
+    return _inside_space(flatten(job.config), job.space)
+
+
+def is_as_given(trial: FrozenTrial, job: SearchJob) -> bool:
+    """Tell whether a trial is of the settings as they stand."""
+    return bool(trial.system_attrs.get("fixed_params") == settings_as_given(job))
 
 
 def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:

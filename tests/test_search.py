@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from competition.config import PRESETS, Config, replace
 from competition.files import InputError, read_json
-from competition.search import conclude, search, suggest
+from competition.search import _settle, conclude, search, suggest
 from competition.search_job import FINALS, TRIALS, SearchJob
 from competition.study import open_study, resume_study
 from competition.trial import Outcome, Trainer
@@ -38,6 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     monkeypatch.setattr(Trainer, "train", train)
     monkeypatch.setattr("keras.utils.clear_session", lambda **_: None)  # half a second for nothing here
+    monkeypatch.setattr("competition.search.CONFIDENCE", 0.0)  # of so few pictures nothing could be said
     return seen
 
 
@@ -82,7 +83,8 @@ def test_a_finished_study_needs_no_features_any_more(
 def test_results_lie_in_files(job: SearchJob, trained: list[Config]) -> None:
     run(job)
     best = conclude(job)
-    assert best["settings"]["model.dropout"] == max(config.model.dropout for config in trained)
+    assert best["selection_score"] == max(config.model.dropout for config in trained)
+    assert best["settings"] == {}, "smaller pictures alone decide nothing"
     assert read_json(job.folder / "tiny_cnn_best.json") == best
     assert best["data"] == "data-1"
     assert best["seconds"] is None, "a step at half the side tells little of one at full size"
@@ -147,10 +149,30 @@ def test_trials_that_learnt_nothing_change_no_settings(
     assert "no better than naming one class always (0.9000)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("pictures", "stays"), [(50, True), (5000, False)])
+def test_settings_stay_as_given_where_chance_may_explain_what_is_better(
+    job: SearchJob,
+    trained: list[Config],
+    pictures: int,
+    stays: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("competition.search.CONFIDENCE", 1.96)
+    part = dataclasses.replace(job, fixed=frozenset(set(job.whole_space) - {"model.dropout"}))
+    attributes, make = {"validation pictures": pictures}, optuna.trial.create_trial
+    trials = [
+        make(value=score, user_attrs=attributes, system_attrs={"fixed_params": {"model.dropout": dropout}})
+        for score, dropout in ((0.83, 0.4), (0.8, job.config.model.dropout))
+    ]
+    assert _settle(part, trials) is trials[1 if stays else 0]
+    assert ("these stay" in capsys.readouterr().out) == stays
+
+
 def test_a_search_without_time_tries_the_settings_as_given(job: SearchJob, trained: list[Config]) -> None:
     run(dataclasses.replace(job, deadlines={TRIALS: time.monotonic()}))
-    assert conclude(job)["settings"]["model.dropout"] == job.config.model.dropout
-    assert len(trained) == 1
+    assert conclude(job)["settings"] == {}
+    assert [config.model.dropout for config in trained] == [job.config.model.dropout]
 
 
 def test_a_hopeless_trial_is_given_up_but_never_the_first(
@@ -213,7 +235,8 @@ def test_the_best_trials_are_tried_again_on_more_pictures_of_full_size(
     run(with_finals)
     *trials, best, second = trained
     assert len(trials) == 5
-    assert [best.model.dropout, second.model.dropout] == sorted(trial.model.dropout for trial in trials)[:-3:-1]
+    assert best.model.dropout == max(trial.model.dropout for trial in trials)
+    assert second.model.dropout == with_finals.config.model.dropout, "as given"
     assert best.training.limit == second.training.limit == 4 * trials[0].training.limit
     result = conclude(with_finals)
     assert result["part"] == FINALS
@@ -230,7 +253,7 @@ def test_a_finalist_is_tried_once_whatever_trials_come_after(with_finals: Search
     finals = [config.model.dropout for config in trained if config.model.input_size == 0]
     assert len(finals) == len(set(finals))
     best = sorted((config.model.dropout for config in trained if config.model.input_size), reverse=True)
-    assert set(best[:2]) <= set(finals)
+    assert {best[0], with_finals.config.model.dropout} <= set(finals)
 
 
 def test_without_time_for_finals_the_best_trial_is_what_remains(with_finals: SearchJob, trained: list[Config]) -> None:

@@ -125,7 +125,7 @@ def test_an_interrupted_trial_is_tried_again_with_its_settings(tmp_path: Path) -
 
 
 def test_a_trial_that_takes_its_process_along_each_time_fails_for_good(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
+    job = make_job(tmp_path, trials=3)
     for _ in range(module.ATTEMPTS):
         resume_study(job)
         study = open_study(job)
