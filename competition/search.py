@@ -61,12 +61,11 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
 
 
 def _choose(study: optuna.Study, job: SearchJob) -> tuple[dict[str, Any], ...]:
-    """Return the best settings, as many as go on to the finals; after trials, those as given in any case."""
-    best = [trial.params for trial in rank(study)[: job.effort.trials.get(FINALS, 1)]]
-    given = settings_as_given(job)
-    if job.part == TRIALS and given not in best:
-        best[-1:] = [given]
-    return tuple(best)
+    """Return the best settings, as many as go on to the finals; of trials those as given first, whatever they reach."""
+    best, given = [trial.params for trial in rank(study)], settings_as_given(job)
+    if job.part == TRIALS:
+        best = [given, *(settings for settings in best if settings != given)]
+    return tuple(best[: job.effort.trials.get(FINALS, 1)])
 
 
 def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:

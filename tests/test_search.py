@@ -233,7 +233,7 @@ def test_the_best_trials_are_tried_again_on_more_pictures_of_full_size(
 
     monkeypatch.setattr(Trainer, "train", train)
     run(with_finals)
-    *trials, best, second = trained
+    *trials, second, best = trained
     assert len(trials) == 5
     assert best.model.dropout == max(trial.model.dropout for trial in trials)
     assert second.model.dropout == with_finals.config.model.dropout, "as given"
