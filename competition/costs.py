@@ -112,11 +112,8 @@ class Costs:
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on all versions of validation and test, some with all views."""
-        entry = get_backbone(backbone)
-        forward = self.speed.forward * entry.forward_cost
         views = sum(num_views(version, config.evaluation) for version in VERSIONS)
-        compiling = self.speed.compile * entry.compile_cost / 4  # no gradients
-        return 1.1 * self.sizes.evaluated * views * forward + compiling  # reading, turning and scoring beside
+        return self._passing_seconds(backbone, 1.1 * self.sizes.evaluated * views)  # reading, turning, scoring beside
 
     def _trained(self, backbone: str) -> Share:
         return UPPER_PART if self.weights[backbone].is_pretrained else EVERYTHING
@@ -130,9 +127,15 @@ class Costs:
 
     def _cache_seconds(self, backbone: str, effort: Effort, part: str) -> float:
         """Return the seconds of computing the features that a part of the search needs."""
-        entry, pictures = get_backbone(backbone), min(effort.pictures(part), self.sizes.train)
+        pictures = min(effort.pictures(part), self.sizes.train)
         passed = effort.search.views * pictures + self._validated(pictures)
-        return 1.3 * passed * self.speed.forward * entry.forward_cost + self.speed.compile * entry.compile_cost / 4
+        return self._passing_seconds(backbone, 1.3 * passed)  # augmenting and writing beside
+
+    def _passing_seconds(self, backbone: str, pictures: float) -> float:
+        """Return the seconds of passing pictures without training, compiling included."""
+        entry = get_backbone(backbone)
+        compiling = self.speed.compile * entry.compile_cost / 4  # no gradients
+        return pictures * self.speed.forward * entry.forward_cost + compiling
 
     def _seconds(
         self,

@@ -25,7 +25,6 @@ from competition.study import (
     REASON,
     describe_settings,
     failure_reason,
-    is_as_given,
     is_done,
     open_study,
     settings_as_given,
@@ -176,7 +175,8 @@ def _settle(job: SearchJob, trials: list[FrozenTrial]) -> FrozenTrial:
 
     What short trials on few pictures prefer by less than that is often worse in a long training.
     """
-    best, given = trials[0], next((trial for trial in trials if is_as_given(trial, job)), None)
+    best, settings = trials[0], settings_as_given(job)
+    given = next((trial for trial in trials if trial.params == settings), None)
     if given is None or given is best:
         return best
     variances = (score * (1 - score) / best.user_attrs[SCORED_ON] for score in (_value(best), _value(given)))

@@ -73,7 +73,7 @@ class SearchJob:
 
     A search has up to three parts, a study each. Heads, only from pretrained weights: on a frozen backbone. Trials: of
     both stages, with the best head but for those queued; from random weights of the whole network, on pictures of
-    half the size. Finals: the best of these trials on more pictures, of full size.
+    half the size. Finals: the settings as given and the best others, on more pictures of full size.
 
     data: what tells these data from others, by name. side: of the pictures, in pixels. storage: a URL that other hosts
     may share (None: a file of this job's own). fixed: keys that the user set, which are not searched. part: of the

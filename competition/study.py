@@ -28,7 +28,7 @@ PRUNERS: dict[str, Callable[[int], Any]] = {
 }
 ATTEMPTS = 5  # of a trial whose process dies each time, as one does that takes all memory
 POLL_SECONDS = 2.0
-FEW_TRIALS = 4
+FEW_TRIALS = 4  # where there are not even so many, none is of the seeds' settings
 QUEUED, BEGUN, REASON, SURPLUS = "queued", "begun", "reason", "surplus"  # attributes of trials
 
 
@@ -82,10 +82,7 @@ def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> Non
 
 
 def _enqueue(study: optuna.Study, job: SearchJob) -> None:
-    """Queue what is tried first, where it was not yet: the finalists, or else the settings as given and the seeds'.
-
-    Of few trials none is spared for the seeds' settings.
-    """
+    """Queue what is tried first, where it was not yet: the finalists, or else the settings as given and the seeds'."""
     seeds = _inside_space(flatten(job.config) | PRESETS["origin"], job.space)
     first = [settings_as_given(job), seeds][: 1 if job.trials < FEW_TRIALS else 2]
     for settings in job.before if job.part == FINALS else first:
@@ -95,11 +92,6 @@ def _enqueue(study: optuna.Study, job: SearchJob) -> None:
 def settings_as_given(job: SearchJob) -> dict[str, Any]:
     """Return the settings as they stand, of what is searched, at the nearest place in the search space."""
     return _inside_space(flatten(job.config), job.space)
-
-
-def is_as_given(trial: FrozenTrial, job: SearchJob) -> bool:
-    """Tell whether a trial is of the settings as they stand."""
-    return bool(trial.system_attrs.get("fixed_params") == settings_as_given(job))
 
 
 def _tell_of_others(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> None:

@@ -105,9 +105,8 @@ class Trainer:
             ProgressBar(f"{config.model.backbone}, {stage.name}", 0),
             TimeLimit(self.deadline),
         ]
-        fit(
-            model, batches, range(stage.epochs), (checked, one_hot(data.validation_labels, data.num_classes)), callbacks
-        )
+        validation = checked, one_hot(data.validation_labels, data.num_classes)
+        fit(model, batches, range(stage.epochs), validation, callbacks)
         if not np.isfinite(watch.loss):
             raise diverged(stage)
         part.set_weights(watch.weights)

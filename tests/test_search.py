@@ -160,11 +160,14 @@ def test_settings_stay_as_given_where_chance_may_explain_what_is_better(
 ) -> None:
     monkeypatch.setattr("competition.search.CONFIDENCE", 1.96)
     part = dataclasses.replace(job, fixed=frozenset(set(job.whole_space) - {"model.dropout"}))
-    attributes, make = {"validation pictures": pictures}, optuna.trial.create_trial
-    trials = [
-        make(value=score, user_attrs=attributes, system_attrs={"fixed_params": {"model.dropout": dropout}})
-        for score, dropout in ((0.83, 0.4), (0.8, job.config.model.dropout))
-    ]
+    study = optuna.create_study(direction="maximize")
+    for score, dropout in ((0.83, 0.4), (0.8, job.config.model.dropout)):
+        study.enqueue_trial({"model.dropout": dropout})
+        trial = study.ask()
+        suggest(trial, part.space)
+        trial.set_user_attr("validation pictures", pictures)
+        study.tell(trial, score)
+    trials = study.trials
     assert _settle(part, trials) is trials[1 if stays else 0]
     assert ("these stay" in capsys.readouterr().out) == stays
 
