@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from competition.augmentation import build_augmentation
+from competition.batches import Batches
 from competition.config import SECTION_PRESETS, AugmentationConfig, ModelConfig, TrainingConfig
 from competition.model import create_network, network_spec, unfreeze_backbone
 from competition.training import compile_model, one_hot
@@ -96,13 +97,14 @@ def compare_throughput() -> None:
 def training_steps(network: keras.Model, config: AugmentationConfig) -> Callable[[], tuple[float, float]]:
     """Return a function that trains STEPS steps and returns their seconds, by the clock and of the processors."""
     settings = TrainingConfig()
-    model = compile_model(network, build_augmentation(config, seed=0), settings, settings.fine_tuning_learning_rate, 1)
-    batch = make_pictures(settings.batch_size), one_hot(np.arange(settings.batch_size) % CLASSES, CLASSES)
+    pictures, labels = make_pictures(settings.batch_size), one_hot(np.arange(settings.batch_size) % CLASSES, CLASSES)
+    batches = Batches(pictures[None], labels[None], settings.batch_size, 0, augmentation=config)
+    model = compile_model(network, batches.layer, settings, settings.fine_tuning_learning_rate, 1)
 
     def run() -> tuple[float, float]:
         clock, processors = time.perf_counter(), time.process_time()
         for _ in range(STEPS):
-            model.train_on_batch(batch)
+            model.train_on_batch(*batches[0])
         return time.perf_counter() - clock, time.process_time() - processors
 
     return run

@@ -7,7 +7,8 @@ for every trial, with as many epochs. About two hours on two cores; ratios are o
 speed: seconds of a plain trial on all pictures and of the trials of each part of a search, and how many times as many
 an hour that makes, also with what goes beside (the cached features, the finals); expect at least 50 for heads and 5 for
 others.
-memory: of the process after 10 and after 100 trials of a head, and after 10 and 20 of both stages; expect 5 % at most.
+memory: of a process after 10 and after 100 trials of a head, of both stages and from random weights, on few pictures
+and with few epochs; expect 5 % more at most.
 truth: the same configurations, drawn from the search's space, by the plain way with two seeds, and by the search's way:
 trials on a quarter of the pictures (from random weights at half the size), finals on all of them. Rank correlations,
 and how far what each way picks is below the best; expect 0.8 of the plain way with itself, and half a point.
@@ -45,7 +46,8 @@ from competition.workers import Workers
 
 PLAIN = "plain"
 SPEED_BACKBONES, TRUTH_BACKBONES = ("mobilenetv3large", "custom_cnn"), ("mobilenetv3small", "custom_cnn")
-MEMORY_BACKBONE = "mobilenetv3small"
+MEMORY_PARTS = {"mobilenetv3small": (HEADS, TRIALS), "custom_cnn": (TRIALS,)}
+MEMORY_TRIALS, MEMORY_PICTURES = 100, 64
 CONFIGURATIONS, PICTURES = 20, 1000  # of `truth`
 CURVES, ORDERS = 24, 200  # of `pruning`
 
@@ -123,19 +125,32 @@ def _describe_speed(seconds: dict[str, float], beside: float) -> list[str]:
 
 
 def compare_memory(prepared: Path, folder: Path, place: Path) -> None:
-    """Print how the process grows while it tries one configuration after the other."""
-    weights = find_weights(folder, MEMORY_BACKBONE)
-    data = load_prepared(prepared).training.for_trial(PICTURES // REDUCTION, 0)
-    for part, last in {HEADS: 100, TRIALS: 20}.items():
-        config = configure(MEMORY_BACKBONE, weights, data.images.shape[1], part)
-        trainer, sizes = make_trainer(data, weights, config, part, place / "memory"), []
-        for number in range(last):
-            changed = replace(config, {"seed": number, "model.head_units": 64 + 4 * number})
-            (trainer.train_head if part == HEADS else trainer.train)(changed, ignore_epoch)
-            keras.utils.clear_session(free_memory=True)
-            sizes.append(psutil.Process().memory_info().rss / 2**20)
-        growth = 100 * (sizes[-1] / sizes[9] - 1)
-        say(f"{part}: {sizes[9]:.0f} MB after 10 trials, {sizes[-1]:.0f} MB after {last}: {growth:+.1f} %")
+    """Print how a process of each kind of trial grows, two of them at a time."""
+    kinds = [(backbone, part) for backbone, parts in MEMORY_PARTS.items() for part in parts]
+    for start in range(0, len(kinds), 2):
+        tasks = {
+            f"{name}, {part}": partial(try_many, prepared, folder, place, name, part)
+            for name, part in kinds[start : start + 2]
+        }
+        with Workers(len(tasks)) as workers:
+            for name, sizes in workers.run_all(tasks):
+                growth = 100 * (sizes[-1] / sizes[9] - 1)
+                after = f"{sizes[9]:.0f} MB after 10 trials, {sizes[-1]:.0f} MB after {len(sizes)}"
+                say(f"{name}: {after}: {growth:+.1f} %")
+
+
+def try_many(prepared: Path, folder: Path, place: Path, backbone: str, part: str) -> list[float]:
+    """Return the megabytes of this process after each of many trials of one part of a search."""
+    weights, sizes = find_weights(folder, backbone), []
+    data = load_prepared(prepared).training.for_trial(MEMORY_PICTURES, 0)
+    few = {"training.frozen_epochs": 1, "training.fine_tuning_epochs": int(part != HEADS)}
+    config = replace(configure(backbone, weights, data.images.shape[1], part), few)
+    trainer = make_trainer(data, weights, config, part, place / f"memory_{backbone}")
+    for changes in draw_configurations(HEAD_SPACE | FINE_TUNING_SPACE, MEMORY_TRIALS):
+        (trainer.train_head if part == HEADS else trainer.train)(replace(config, changes), ignore_epoch)
+        keras.utils.clear_session(free_memory=True)
+        sizes.append(psutil.Process().memory_info().rss / 2**20)
+    return sizes
 
 
 # -- truth

@@ -49,6 +49,25 @@ def build_augmentation(config: AugmentationConfig, seed: int) -> keras.layers.La
     return Augmentation(config, seed)
 
 
+@functools.cache
+def compile_augmentation(
+    config: AugmentationConfig, picture_shape: tuple[int, ...], num_classes: int
+) -> Callable[[Any, Any, Any], Any]:
+    """Return what does as the layer in training to pictures and labels; its first argument, (2,) uint32, says how.
+
+    It is compiled once a process. Within a model, TensorFlow on a CPU would compile it for each model and keep it for
+    good: half a second and 2.4 MB.
+    """
+    layer = Augmentation(config, 0)
+
+    def augment_by(state: Tensor, images: Tensor, labels: Tensor) -> Any:
+        with keras.StatelessScope([(layer.seed_generator.state, state)]):
+            return layer(images, labels, training=True)
+
+    kinds = ((2,), "uint32"), ((None, *picture_shape), "uint8"), ((None, num_classes), "float32")
+    return image_operations.compiled(augment_by, *kinds)
+
+
 class Augmentation(keras.layers.Layer):
     """Augments when called with `training=True`, and otherwise only casts to float32.
 

@@ -24,17 +24,17 @@ class Backbone:
     pretrained: bool = True
     train_cost: float = 2.5
     forward_cost: float = 1.5
-    compile_cost: float = 4.0
+    compile_cost: float = 6.5
 
 
 BACKBONES: dict[str, Backbone] = {
     "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1),
-    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=3.1, forward_cost=1.8, compile_cost=4.2),
+    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=3.1, forward_cost=1.8, compile_cost=6.9),
     "mobilenetv3small": Backbone(
-        "MobileNetV3Small", "MobileNetV3Small", train_cost=0.75, forward_cost=0.42, compile_cost=2
+        "MobileNetV3Small", "MobileNetV3Small", train_cost=0.75, forward_cost=0.42, compile_cost=3.6
     ),
     "mobilenetv3large": Backbone(
-        "MobileNetV3Large", "MobileNetV3Large", train_cost=1.7, forward_cost=1.1, compile_cost=3
+        "MobileNetV3Large", "MobileNetV3Large", train_cost=1.7, forward_cost=1.1, compile_cost=4.2
     ),
     "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
     "tiny_cnn": Backbone(

@@ -6,6 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from competition.augmentation import build_augmentation, compile_augmentation
+from competition.config import AugmentationConfig
+from competition.devices import has_accelerator
+
 VALIDATION_BATCH_SIZE = 64
 
 
@@ -13,12 +17,26 @@ class Batches(keras.utils.PyDataset):
     """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets.
 
     views: (K, n, ...), of which each epoch takes one, in turn; labels: (K, n, classes). share: of them in an epoch.
+    augmentation: what pictures go through. `layer` is its layer where it belongs into the model, on an accelerator;
+    else it is None, and batches come augmented.
     """
 
-    def __init__(self, views: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        views: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        share: float = 1.0,
+        augmentation: AugmentationConfig | None = None,
+    ) -> None:
         super().__init__()
         self.views, self.labels, self.seed, self.share, self.epoch = views, labels, seed, share, 0
         self.batch_size = min(batch_size, labels.shape[1])
+        beside = augmentation and keras.backend.backend() == "tensorflow" and not has_accelerator()
+        shapes = views.shape[2:], labels.shape[-1]
+        self.augment = compile_augmentation(augmentation, *shapes) if augmentation and beside else None
+        self.layer = build_augmentation(augmentation, seed) if augmentation and not beside else None
 
     def __len__(self) -> int:
         return max(1, int(self.share * self.labels.shape[1]) // self.batch_size)
@@ -27,7 +45,18 @@ class Batches(keras.utils.PyDataset):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.labels.shape[1])
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
         view = self.epoch % len(self.views)
-        return ((self.views[view, chosen], self.labels[view, chosen]),)
+        images, labels = self.views[view, chosen], self.labels[view, chosen]
+        if self.augment is not None:
+            state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(2)
+            images, labels = self.augment(state, images, labels)
+        return ((images, labels),)
+
+    def begin(self, epoch: int) -> None:
+        """Set the epoch's draw, so that a resumed training repeats what it would have done."""
+        self.epoch = epoch
+        if self.layer is not None:
+            state = self.layer.seed_generator.state
+            state.assign(keras.ops.convert_to_tensor([self.seed, epoch << 16], state.dtype))
 
 
 def fit(
@@ -61,8 +90,11 @@ def _prefetch(batches: Batches) -> Any:
     def generate() -> Any:
         yield from (batches[index] for index in range(len(batches)))
 
-    arrays = batches.views, batches.labels
-    signature = tuple(tensorflow.TensorSpec((None, *one.shape[2:]), one.dtype) for one in arrays)
+    kind = batches.views.dtype if batches.augment is None else "float32"
+    signature = (
+        tensorflow.TensorSpec((None, *batches.views.shape[2:]), kind),
+        tensorflow.TensorSpec((None, *batches.labels.shape[2:]), batches.labels.dtype),
+    )
     dataset = tensorflow.data.Dataset.from_generator(generate, output_signature=(signature,))
     dataset = dataset.apply(tensorflow.data.experimental.assert_cardinality(len(batches))).prefetch(2)
     options = tensorflow.data.Options()

@@ -163,14 +163,11 @@ class TimeLimit(keras.callbacks.Callback):
 
 
 class Reseed(keras.callbacks.Callback):
-    """Sets the epoch's draw of batches and augmentation, so that a resumed training repeats what it would have done."""
+    """Tells the batches which epoch it is."""
 
-    def __init__(self, batches: Any, generator: keras.random.SeedGenerator | None, seed: int) -> None:
+    def __init__(self, batches: Any) -> None:
         super().__init__()
-        self.batches, self.generator, self.seed = batches, generator, seed
+        self.batches = batches
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.batches.epoch = epoch
-        if self.generator is not None:
-            state = self.generator.state
-            state.assign(keras.ops.convert_to_tensor([self.seed, epoch << 16], state.dtype))
+        self.batches.begin(epoch)

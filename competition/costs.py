@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import keras
 import numpy as np
 
-from competition.augmentation import build_augmentation
 from competition.backbones import get_backbone
+from competition.batches import Batches
 from competition.config import Config, TrainingConfig
 from competition.distortion import VERSIONS
 from competition.files import InputError
@@ -20,7 +20,7 @@ from competition.training import compile_model, count_skipped, one_hot
 from competition.weights import RANDOM, Weights
 
 EPOCH_SECONDS = 0.5  # of an epoch beside its steps: writing the checkpoint
-HEAD_COMPILE, HEAD_STEP_SECONDS = 0.3, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
+HEAD_COMPILE, HEAD_STEP_SECONDS = 0.6, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: i
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, *picture_shape), np.uint8)
     targets = one_hot(generator.integers(0, num_classes, batch), num_classes)
-    augmentation = build_augmentation(config.augmentation, 0)
-    augmentation(images, targets, training=True)  # it compiles once a process, whatever the network
-    model = compile_model(network, augmentation, config.training, 1e-3, 1)
-    first = _time_of(lambda: model.train_on_batch((images, targets)), repeats=1)
-    train = _time_of(lambda: model.train_on_batch((images, targets))) / batch
+    batches = Batches(images[None], targets[None], batch, 0, augmentation=config.augmentation)
+    batches[0]  # it compiles once a process, whatever the network
+    model = compile_model(network, batches.layer, config.training, 1e-3, 1)
+    first = _time_of(lambda: model.train_on_batch(*batches[0]), repeats=1)
+    train = _time_of(lambda: model.train_on_batch(*batches[0])) / batch
     predict_views(network, images, 1, batch)
     forward = _time_of(lambda: predict_views(network, images, 1, batch)) / batch
     keras.utils.clear_session(free_memory=True)

@@ -13,9 +13,10 @@ import numpy as np
 from competition.config import Config, flatten, training_settings, unflatten
 from competition.console import describe_seconds, say
 from competition.data import CLASS_NAMES
+from competition.devices import describe_device
 from competition.files import InputError, digest, read_json, write_json
 from competition.metrics import relative_errors
-from competition.model import create_network, describe_device, network_spec
+from competition.model import create_network, network_spec
 from competition.prediction import evaluate, selection_score
 from competition.prepared import Prepared
 from competition.training import train

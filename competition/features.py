@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from filelock import FileLock
 
-from competition.augmentation import build_augmentation
+from competition.augmentation import compile_augmentation
 from competition.config import Config, flatten
 from competition.console import progress, say
 from competition.files import InputError, digest, is_done, map_array, mark_done, read_json, require_disk, write_json
@@ -105,7 +105,7 @@ class _Build:
         self.borders: list[int | None] = [*borders, None]
         self.lower = lower_part(network, borders)
         self.num_views = self._count_views()
-        self.augmentation = build_augmentation(config.augmentation, config.seed)
+        self.augment = compile_augmentation(config.augmentation, data.images.shape[1:], data.num_classes)
         self.targets = one_hot(data.labels, data.num_classes)
 
     def _count_views(self) -> int:
@@ -172,9 +172,8 @@ class _Build:
         if view is None:
             images = self.data.validation_images[chosen].astype(np.float32)
         else:
-            state = self.augmentation.seed_generator.state
-            state.assign(keras.ops.convert_to_tensor([self.config.seed, number << 16], state.dtype))
-            images, labels = self.augmentation(self.data.images[chosen], self.targets[chosen], training=True)
+            state = np.array([self.config.seed, number << 16], np.uint32)
+            images, labels = self.augment(state, self.data.images[chosen], self.targets[chosen])
             arrays["labels"][view, chosen] = keras.ops.convert_to_numpy(labels)
         for border, values in zip(self.borders, self.lower.predict_on_batch(images), strict=True):
             if view is None:

@@ -18,6 +18,29 @@ GREY = np.tile(YIQ[0], (3, 1)).astype("float32")
 QUARTER_TURN = (np.linalg.inv(YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ YIQ).astype("float32")
 
 
+def compiled(function: Callable[..., Any], *kinds: tuple[tuple[int | None, ...], str]) -> Callable[..., Any]:
+    """Compile a pure `function` of arrays, of the shapes (None: any size) and dtypes of `kinds`, for this process.
+
+    TensorFlow keeps a compiled tf.function only until `keras.utils.clear_session`, and what it compiled for good, so
+    that one that is used again and again grows by megabytes; one in a session of its own lasts.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        specs = [tensorflow.TensorSpec(shape, dtype) for shape, dtype in kinds]
+        traced = tensorflow.function(function, autograph=False).get_concrete_function(*specs)
+        with tensorflow.Graph().as_default() as graph:
+            inputs = [tensorflow.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
+            results = traced(*inputs)
+        call: Callable[..., Any] = tensorflow.compat.v1.Session(graph=graph).make_callable(results, inputs)
+        return call
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile `function` on its own by XLA on TensorFlow, which runs a fit on a CPU without it.
 

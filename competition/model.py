@@ -1,6 +1,5 @@
 """The network in training: built from the settings, frozen and unfrozen at block borders, penalised."""
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,19 +166,3 @@ def _ends_block(layer: Any, consumers: list[Any]) -> bool:
             isinstance(t._keras_history.operation, keras.layers.Add) for t in layer._inbound_nodes[0].input_tensors
         )
     return isinstance(layer, ends)
-
-
-def describe_device() -> str:
-    """Return what computes: the backend with its version, and its devices or this machine's processor."""
-    backend = keras.backend.backend()
-    version = __import__(backend).__version__
-    return f"{backend} {version} on {', '.join(_list_accelerators()) or f'CPU ({platform.machine()})'}"
-
-
-def has_accelerator() -> bool:
-    """Tell whether the backend sees another device than the processor."""
-    return bool(_list_accelerators())
-
-
-def _list_accelerators() -> list[str]:
-    return [name for name in keras.distribution.list_devices() if not name.lower().startswith("cpu")]

@@ -19,6 +19,7 @@ from competition.config import replace, unflatten
 from competition.console import describe_seconds, headline, say
 from competition.data import Dataset, load_dataset, load_test
 from competition.demo import make_demo
+from competition.devices import has_accelerator
 from competition.distortion import VERSIONS
 from competition.download import fetch
 from competition.ensemble import PREFIX, make_ensemble
@@ -35,7 +36,6 @@ from competition.files import (
 )
 from competition.job import Job
 from competition.leaderboard import read_rows, record_public_score, write_leaderboard
-from competition.model import has_accelerator
 from competition.packaging import Expected, deliver
 from competition.prepared import PROFILE, Prepared, prepare
 from competition.server_versions import NotCheckedError

@@ -159,11 +159,11 @@ def _describe_search(config: Config, planner: Planner) -> str:
             continue
         effort = Effort(search, pretrained)
         few, more = (min(effort.pictures(part), planner.costs.sizes.train) for part in (TRIALS, FINALS))
-        text = f"{search.trials} trials of the head on cached features, {search.two_stage_trials} of both stages"
+        text = f"{search.trials} trials of the head on cached features, {effort.trials[TRIALS]} of both stages"
         if not pretrained:
             text = f"from random weights up to {search.trials} trials of all layers at half the size"
         finalists = effort.trials.get(FINALS)
-        finals = f", the best {finalists} again on {more}" if finalists else ""
+        finals = f", finals of {finalists} on {more}" if finalists else ""
         frozen, fine_tuning = effort.epochs(TRIALS)
         texts.append(f"{text}, {frozen} + {fine_tuning} epochs of {few} pictures{finals}")
     return f"search, for each backbone: {'; '.join(texts)}"

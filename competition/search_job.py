@@ -37,7 +37,7 @@ class Effort:
     def trials(self) -> dict[str, int]:
         """How many trials each part has, in their order: no heads from random weights, no finals of less than two."""
         heads = {HEADS: self.search.trials} if self.pretrained else {}
-        trials = self.search.two_stage_trials if self.pretrained else self.search.trials
+        trials = min(self.search.trials, self.search.two_stage_trials) if self.pretrained else self.search.trials
         finalists = min(self.search.finalists, math.ceil(trials / REDUCTION))
         return heads | {TRIALS: trials} | ({FINALS: finalists} if finalists > 1 else {})
 

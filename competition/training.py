@@ -13,7 +13,6 @@ import pandas as pd
 from keras import ops
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from competition.augmentation import build_augmentation
 from competition.batches import Batches, fit
 from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, finish_stage, read_state
 from competition.config import Config, TrainingConfig
@@ -165,15 +164,21 @@ def _train_stage(
     stage.prepare(network)
     targets = one_hot(data.labels, data.num_classes)
     training = config.training
-    batches = Batches(data.images[None], targets[None], training.batch_size, config.seed, training.epoch_share)
-    augmentation = build_augmentation(config.augmentation, config.seed)
-    model = build_training_model(network, augmentation, stage, training, batches)
+    batches = Batches(
+        data.images[None],
+        targets[None],
+        training.batch_size,
+        config.seed,
+        training.epoch_share,
+        config.augmentation,
+    )
+    model = build_training_model(network, stage, training, batches)
     rules = stopping_rules(training)
     checkpoint = Checkpoint(folder, network, stage.name, rules)
     checkpoint.set_model(model)
     checkpoint.restore()
     done, limit = checkpoint.epochs_done, TimeLimit(deadline)
-    callbacks = [Reseed(batches, augmentation.seed_generator, config.seed), keras.callbacks.TerminateOnNaN(), *rules]
+    callbacks = [Reseed(batches), keras.callbacks.TerminateOnNaN(), *rules]
     callbacks += [checkpoint, ProgressBar(checkpoint.title, done), limit]
     if done < stage.epochs and not _stopped(checkpoint):
         validation = data.validation_images, one_hot(data.validation_labels, data.num_classes)
@@ -182,16 +187,10 @@ def _train_stage(
     return not limit.reached
 
 
-def build_training_model(
-    network: keras.Model,
-    augmentation: keras.layers.Layer | None,
-    stage: Stage,
-    config: TrainingConfig,
-    batches: Batches,
-) -> TrainingModel:
+def build_training_model(network: keras.Model, stage: Stage, config: TrainingConfig, batches: Batches) -> TrainingModel:
     """Return the compiled model that trains `network` in `stage`, with its penalty and class weights."""
     penalise_head(network, stage.l2)
-    model = compile_model(network, augmentation, config, stage.learning_rate, stage.epochs * len(batches))
+    model = compile_model(network, batches.layer, config, stage.learning_rate, stage.epochs * len(batches))
     if config.class_weights:
         labels = batches.labels[0].argmax(axis=1)
         model.class_weights = class_weights(labels, batches.labels.shape[-1]).astype(np.float32)
@@ -207,11 +206,11 @@ def compile_model(
 ) -> TrainingModel:
     """Return the training model around `network`: uint8 pictures and labels, augmented in training, and the loss.
 
-    Without augmentation the inputs are float16, what a frozen part made of pictures.
+    Without augmentation the inputs are of any kind of number.
     """
-    images = keras.Input(network.input_shape[1:], dtype="uint8" if augmentation else "float16")
+    images = keras.Input(network.input_shape[1:], dtype="uint8" if augmentation else "float32")
     labels = keras.Input(network.output_shape[1:])
-    augmented, mixed = augmentation(images, labels) if augmentation else (ops.cast(images, "float32"), labels)
+    augmented, mixed = augmentation(images, labels) if augmentation else (images, labels)
     model = TrainingModel([images, labels], [network(augmented), mixed])
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
     rate = schedule if config.schedule == "cosine" else learning_rate

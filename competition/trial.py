@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from competition.augmentation import build_augmentation
 from competition.batches import Batches, fit
 from competition.callbacks import SCORE, ProgressBar, Reseed, StepClock, TimeLimit
 from competition.config import Config
@@ -87,18 +86,18 @@ class Trainer:
         data, training, beside = self.data, config.training, 0.0
         features = self._features_below(border)
         if features is None:
-            augmentation = build_augmentation(config.augmentation, config.seed)
             views, labels = data.images[None], one_hot(data.labels, data.num_classes)[None]
             checked = data.validation_images
         else:
-            augmentation, checked = None, features.validation(border)
+            checked = features.validation(border)
             views, labels = features.training(border)
             beside = training.batch_size * features.seconds_per_picture
-        batches = Batches(views, labels, training.batch_size, config.seed)
-        model = build_training_model(part, augmentation, stage, training, batches)
+        augmentation = None if features else config.augmentation
+        batches = Batches(views, labels, training.batch_size, config.seed, augmentation=augmentation)
+        model = build_training_model(part, stage, training, batches)
         watch = _Watch(part, report)
         callbacks = [
-            Reseed(batches, augmentation and augmentation.seed_generator, config.seed),
+            Reseed(batches),
             keras.callbacks.TerminateOnNaN(),
             *stopping_rules(training),
             watch,

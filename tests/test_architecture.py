@@ -24,6 +24,7 @@ LEVELS = {
     "rand_augment": 0,
     "corruptions": 0,
     "augmentation": 1,
+    "devices": 1,
     "distortion": 1,
     "download": 1,
     "figures": 1,
@@ -77,7 +78,7 @@ LEVELS = {
     "packaging": 7,
     "pipeline": 8,
 }
-KERAS_BELOW_LEVEL_2 = {"submission_model", "augmentation", "image_operations", "rand_augment"}
+KERAS_BELOW_LEVEL_2 = {"submission_model", "augmentation", "devices", "image_operations", "rand_augment"}
 SLOW = {"keras", "tensorflow", "jax", "torch", "optuna", "pandas", "matplotlib", "sklearn", "scipy"}
 
 

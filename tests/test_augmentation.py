@@ -17,7 +17,15 @@ from keras import ops
 from PIL import Image, ImageOps
 
 from competition import distortion, image_operations, rand_augment
-from competition.augmentation import EVEN_DRAWS, OPERATION_DRAWS, augment, build_augmentation, draw, mix
+from competition.augmentation import (
+    EVEN_DRAWS,
+    OPERATION_DRAWS,
+    augment,
+    build_augmentation,
+    compile_augmentation,
+    draw,
+    mix,
+)
 from competition.config import SECTION_PRESETS, AugmentationConfig
 
 PRESETS: dict[str, AugmentationConfig] = SECTION_PRESETS["augmentation"]
@@ -406,6 +414,23 @@ def test_the_same_seed_and_state_give_the_same_pictures() -> None:
     np.testing.assert_array_equal(to_numpy(other(images, training=True)), first)
     one.seed_generator.state.assign(state)
     np.testing.assert_array_equal(to_numpy(one(images, training=True)), first)
+
+
+def test_compiled_on_its_own_it_does_as_the_layer_by_the_state_that_it_gets() -> None:
+    config, images = dataclasses.replace(PRESETS["strong"], mixup=0.5), make_pictures()
+    labels, state = np.eye(len(images), dtype=np.float32), np.array([5, 70000], np.uint32)
+    layer = build_augmentation(config, 0)
+    layer.seed_generator.state.assign(state)
+    expected = [to_numpy(result) for result in layer(images, labels, training=True)]
+    augment = compile_augmentation(config, images.shape[1:], len(labels))
+    for _ in range(2):
+        found = [to_numpy(result) for result in augment(state, images, labels)]
+        keras.utils.clear_session()
+        np.testing.assert_allclose(found[0], expected[0], atol=1.01)  # compiled as a whole it rounds otherwise
+        np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+    other = augment(state + 1, images, labels)
+    assert np.abs(to_numpy(other[0]) - expected[0]).mean() > 5
+    assert compile_augmentation(config, images.shape[1:], len(labels)) is augment
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

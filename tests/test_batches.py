@@ -6,6 +6,8 @@ import pytest
 
 from competition import batches as batches_module
 from competition.batches import Batches
+from competition.config import AugmentationConfig
+from competition.devices import has_accelerator
 
 IMAGES = np.arange(2 * 10 * 4, dtype=np.uint8).reshape(2, 10, 4)
 LABELS = np.tile(np.eye(5, dtype=np.float32), (2, 2, 1))
@@ -39,3 +41,21 @@ def test_tensorflow_gets_the_same_batches_and_starts_no_tuning_of_its_own() -> N
             expected, targets = batches[index][0]
             np.testing.assert_array_equal(images, expected)
             np.testing.assert_array_equal(labels, targets)
+
+
+def test_augmentation_is_beside_the_model_only_on_tensorflows_cpu_and_drawn_by_seed_epoch_and_batch() -> None:
+    images, labels = np.full((1, 12, 32, 32, 3), 100, np.uint8), np.eye(12, dtype=np.float32)[None]
+    images[:, :, :16] = 20
+    batches = Batches(images, labels, 4, seed=3, augmentation=AugmentationConfig())
+    beside = keras.backend.backend() == "tensorflow" and not has_accelerator()
+    assert (batches.layer is None) == beside == (batches.augment is not None)
+    if not beside:
+        return
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for epoch in (0, 1, 0):
+        batches.begin(epoch)
+        for index in (2, 0):
+            pictures = batches[index][0][0]
+            assert pictures.shape == (4, 32, 32, 3)
+            np.testing.assert_array_equal(drawn.setdefault((epoch, index), pictures), pictures)
+    assert len({pictures.tobytes() for pictures in drawn.values()}) == 4

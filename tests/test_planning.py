@@ -28,7 +28,7 @@ def test_the_users_number_of_trials_is_an_upper_limit() -> None:
 
 
 def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
-    assert PLANNER.plan_search(Config(), 600, trials=None).search.two_stage_trials == 2
+    assert PLANNER.plan_search(Config(), 400, trials=None).search.two_stage_trials == 2
 
 
 def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> None:
@@ -85,9 +85,9 @@ def test_where_few_epochs_fit_one_more_is_planned_and_all_are_shortened() -> Non
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
     assert "100 trials of the head on cached features, 12 of both stages, 4 + 6 epochs of 1000 pictures" in text
-    assert "the best 3 again on 4000" in text
+    assert "finals of 3 on 4000" in text
     assert (
-        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, the best 3 again on 1000"
+        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, finals of 3 on 1000"
         in text
     )
     assert "MobileNetV3Large, imagenet weights" in text
