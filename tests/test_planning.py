@@ -86,9 +86,6 @@ def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
     assert "100 trials of the head on cached features, 12 of both stages, 4 + 6 epochs of 1000 pictures" in text
     assert "finals of 3 on 4000" in text
-    assert (
-        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, finals of 3 on 1000"
-        in text
-    )
+    assert "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, finals of 3 on 1000" in text
     assert "MobileNetV3Large, imagenet weights" in text
     assert "in all about" in text
