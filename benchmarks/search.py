@@ -125,18 +125,17 @@ def _describe_speed(seconds: dict[str, float], beside: float) -> list[str]:
 
 
 def compare_memory(prepared: Path, folder: Path, place: Path) -> None:
-    """Print how a process of each kind of trial grows, two of them at a time."""
-    kinds = [(backbone, part) for backbone, parts in MEMORY_PARTS.items() for part in parts]
-    for start in range(0, len(kinds), 2):
-        tasks = {
-            f"{name}, {part}": partial(try_many, prepared, folder, place, name, part)
-            for name, part in kinds[start : start + 2]
-        }
-        with Workers(len(tasks)) as workers:
-            for name, sizes in workers.run_all(tasks):
-                growth = 100 * (sizes[-1] / sizes[9] - 1)
-                after = f"{sizes[9]:.0f} MB after 10 trials, {sizes[-1]:.0f} MB after {len(sizes)}"
-                say(f"{name}: {after}: {growth:+.1f} %")
+    """Print how a process of each kind of trial grows, all at the same time."""
+    tasks = {
+        f"{backbone}, {part}": partial(try_many, prepared, folder, place, backbone, part)
+        for backbone, parts in MEMORY_PARTS.items()
+        for part in parts
+    }
+    with Workers(len(tasks)) as workers:
+        for name, sizes in workers.run_all(tasks):
+            growth = 100 * (sizes[-1] / sizes[9] - 1)
+            after = f"{sizes[9]:.0f} MB after 10 trials, {sizes[-1]:.0f} MB after {len(sizes)}"
+            say(f"{name}: {after}: {growth:+.1f} %")
 
 
 def try_many(prepared: Path, folder: Path, place: Path, backbone: str, part: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the accelerator, with a draw of its own for every picture.
+"""Augmentation of whole batches, within the training model or compiled beside it, with a draw for every picture.
 
 What a picture meets, in this order: flips, transposition, rotation and zoom; a shift that leaves black; RandAugment;
 a turn of hue and a shift of its channels; blur; noise; cutout; GridMask; and last MixUp and CutMix with another picture
@@ -41,22 +41,14 @@ OPERATION_DRAWS = ("operation", "operation_on", "sign", "even")
 SMALLEST_PERIOD = 96 / 224  # of GridMask, as a share of the picture's side: the paper's, which draws evenly up to 1
 
 
-def build_augmentation(config: AugmentationConfig, seed: int) -> keras.layers.Layer:
-    """Return the layer of `config`: (n, h, w, 3) uint8 or float in 0..255 -> float32 in 0..255, active in training.
-
-    Called with labels (n, K) too, it returns both and mixes them as well, where `config` says so.
-    """
-    return Augmentation(config, seed)
-
-
 @functools.cache
 def compile_augmentation(
     config: AugmentationConfig, picture_shape: tuple[int, ...], num_classes: int
 ) -> Callable[[Any, Any, Any], Any]:
-    """Return what does as the layer in training to pictures and labels; its first argument, (2,) uint32, says how.
+    """Return what does as the layer in training to uint8 pictures and labels; a first argument, (2,) uint32, says how.
 
-    It is compiled once a process. Within a model, TensorFlow on a CPU would compile it for each model and keep it for
-    good: half a second and 2.4 MB.
+    It is compiled once a process, and outside of any model. Within one, TensorFlow on a CPU would compile it for each
+    model and keep it for good: half a second and 2.4 MB.
     """
     layer = Augmentation(config, 0)
 
@@ -65,12 +57,13 @@ def compile_augmentation(
             return layer(images, labels, training=True)
 
     kinds = ((2,), "uint32"), ((None, *picture_shape), "uint8"), ((None, num_classes), "float32")
-    return image_operations.compiled(augment_by, *kinds)
+    return image_operations.compile_once(augment_by, *kinds)
 
 
 class Augmentation(keras.layers.Layer):
-    """Augments when called with `training=True`, and otherwise only casts to float32.
+    """Pictures (n, h, w, 3) uint8 or float in 0..255, labels (n, K) -> both float32, pictures in 0..255.
 
+    Augments when called with `training=True`, and mixes the labels where `config` says so; otherwise it only casts.
     seed_generator: its only source of randomness; the same state gives the same pictures.
     """
 
@@ -79,17 +72,16 @@ class Augmentation(keras.layers.Layer):
         self.config = config
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, images: Tensor, labels: Tensor | None = None, training: bool = False) -> Any:
+    def call(self, images: Tensor, labels: Tensor, training: bool = False) -> Any:
         if training:
             draws = draw(ops.shape(images), self.config, self.seed_generator)
             images = augment(images, draws, self.config)
-            if labels is not None and (self.config.cutmix or self.config.mixup):
+            if self.config.cutmix or self.config.mixup:
                 images, labels = mix(images, labels, draws, self.config)
-        images = ops.cast(images, "float32")
-        return images if labels is None else (images, labels)
+        return ops.cast(images, "float32"), labels
 
-    def compute_output_shape(self, images_shape: Any, labels_shape: Any = None) -> Any:
-        return images_shape if labels_shape is None else (images_shape, labels_shape)
+    def compute_output_shape(self, images_shape: Any, labels_shape: Any) -> Any:
+        return images_shape, labels_shape
 
 
 def draw(shape: tuple[Any, ...], config: AugmentationConfig, seed: keras.random.SeedGenerator) -> dict[str, Tensor]:

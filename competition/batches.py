@@ -1,4 +1,4 @@
-"""Batches of pictures or features, shuffled anew each epoch by seed, and how a model is fitted to them."""
+"""Batches of pictures or features, shuffled and augmented anew each epoch by seed; how a model is fitted to them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from competition.augmentation import build_augmentation, compile_augmentation
+from competition.augmentation import Augmentation, compile_augmentation
 from competition.config import AugmentationConfig
 from competition.devices import has_accelerator
 
@@ -14,11 +14,11 @@ VALIDATION_BATCH_SIZE = 64
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which a callback sets.
+    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which `begin` sets.
 
     views: (K, n, ...), of which each epoch takes one, in turn; labels: (K, n, classes). share: of them in an epoch.
-    augmentation: what pictures go through. `layer` is its layer where it belongs into the model, on an accelerator;
-    else it is None, and batches come augmented.
+    augmentation: what pictures go through. `layer` is its layer, for the model to contain; it is None on TensorFlow's
+    CPU, where batches come augmented, and without augmentation.
     """
 
     def __init__(
@@ -33,10 +33,11 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.views, self.labels, self.seed, self.share, self.epoch = views, labels, seed, share, 0
         self.batch_size = min(batch_size, labels.shape[1])
-        beside = augmentation and keras.backend.backend() == "tensorflow" and not has_accelerator()
-        shapes = views.shape[2:], labels.shape[-1]
-        self.augment = compile_augmentation(augmentation, *shapes) if augmentation and beside else None
-        self.layer = build_augmentation(augmentation, seed) if augmentation and not beside else None
+        self.layer, self.augment = None, None
+        if augmentation and (keras.backend.backend() != "tensorflow" or has_accelerator()):
+            self.layer = Augmentation(augmentation, seed)
+        elif augmentation:
+            self.augment = compile_augmentation(augmentation, views.shape[2:], labels.shape[-1])
 
     def __len__(self) -> int:
         return max(1, int(self.share * self.labels.shape[1]) // self.batch_size)
@@ -73,7 +74,7 @@ def fit(
         initial_epoch=epochs.start,
         validation_data=(validation,),
         validation_batch_size=VALIDATION_BATCH_SIZE,
-        callbacks=callbacks,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.begin(epoch)), *callbacks],
         shuffle=False,
         verbose=0,
     )

@@ -160,14 +160,3 @@ class TimeLimit(keras.callbacks.Callback):
     def _stop(self, where: str) -> None:
         say(f"  The time planned for this training is over: it ends {where}.")
         self.model.stop_training = self.reached = True
-
-
-class Reseed(keras.callbacks.Callback):
-    """Tells the batches which epoch it is."""
-
-    def __init__(self, batches: Any) -> None:
-        super().__init__()
-        self.batches = batches
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.batches.begin(epoch)

@@ -225,13 +225,14 @@ class SearchConfig:
     """The search for each backbone; a trial trains on fewer pictures and for fewer epochs.
 
     trial_frozen_epochs, trial_fine_tuning_epochs: of finals; trials of both stages take twice as many of the latter.
-    trials: of the head on cached features; from random weights, of the whole network, on a quarter of the pictures at
-    half the size. two_stage_trials: that train both stages, no more than trials. finalists: how many, the settings as
-    given and the best others, are tried again on four times the pictures, at full size; one in four of the trials at
-    most (0 or 1: none). share: of a time budget, what searching gets of the time that it and training have together.
-    views: augmented ones of each picture that are cached. cache_megabytes: that such a cache may take. pruner: what
-    ends hopeless trials early, by the scores of others after as many epochs; see `study.PRUNERS`. heartbeat_seconds:
-    how often a running trial leaves a sign of life; after four that are missed another process tries it again.
+    trials: of the head on cached features; from random weights, of the whole network, at half the size and on a quarter
+    of the pictures, but on 250 if there are as many. two_stage_trials: that train both stages, no more than trials.
+    finalists: how many, the settings as given and the best others, are tried again, on four times the pictures (from
+    random weights on trial_pictures, at full size); one in four of the trials at most (0 or 1: none). share: of a time
+    budget, what searching gets of the time that it and training have together. views: augmented ones of each picture
+    that are cached. cache_megabytes: that such a cache may take. pruner: what ends hopeless trials early, by the scores
+    of others after as many epochs; see `study.PRUNERS`. heartbeat_seconds: how often a running trial leaves a sign of
+    life; after four that are missed another process tries it again.
     """
 
     trials: int = number(100, 1)

@@ -168,15 +168,17 @@ def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: i
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, *picture_shape), np.uint8)
     targets = one_hot(generator.integers(0, num_classes, batch), num_classes)
+    model = compile_model(network, None, config.training, 1e-3, 1)
+    first, step = (_time_of(lambda: model.train_on_batch((images, targets)), repeats) for repeats in (1, 3))
     batches = Batches(images[None], targets[None], batch, 0, augmentation=config.augmentation)
-    batches[0]  # it compiles once a process, whatever the network
-    model = compile_model(network, batches.layer, config.training, 1e-3, 1)
-    first = _time_of(lambda: model.train_on_batch(*batches[0]), repeats=1)
+    if batches.layer is not None:
+        model = compile_model(network, batches.layer, config.training, 1e-3, 1)
+    model.train_on_batch(*batches[0])  # compiles augmentation
     train = _time_of(lambda: model.train_on_batch(*batches[0])) / batch
     predict_views(network, images, 1, batch)
     forward = _time_of(lambda: predict_views(network, images, 1, batch)) / batch
     keras.utils.clear_session(free_memory=True)
-    return Speed(train, forward, max(0.1, first - train * batch))
+    return Speed(train, forward, max(0.1, first - step))
 
 
 def _time_of(action: Callable[[], object], repeats: int = 7) -> float:

@@ -18,27 +18,27 @@ GREY = np.tile(YIQ[0], (3, 1)).astype("float32")
 QUARTER_TURN = (np.linalg.inv(YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ YIQ).astype("float32")
 
 
-def compiled(function: Callable[..., Any], *kinds: tuple[tuple[int | None, ...], str]) -> Callable[..., Any]:
-    """Compile a pure `function` of arrays, of the shapes (None: any size) and dtypes of `kinds`, for this process.
+def compile_once(function: Callable[..., Any], *kinds: tuple[tuple[int | None, ...], str]) -> Callable[..., Any]:
+    """Compile a pure `function` of arrays for as long as this process lives.
 
-    TensorFlow keeps a compiled tf.function only until `keras.utils.clear_session`, and what it compiled for good, so
-    that one that is used again and again grows by megabytes; one in a session of its own lasts.
+    kinds: their shapes (None: any size) and dtypes, which TensorFlow needs. It would compile a tf.function again after
+    each `keras.utils.clear_session`, and never free what it compiled before; a session of its own keeps its program.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow
-
-        specs = [tensorflow.TensorSpec(shape, dtype) for shape, dtype in kinds]
-        traced = tensorflow.function(function, autograph=False).get_concrete_function(*specs)
-        with tensorflow.Graph().as_default() as graph:
-            inputs = [tensorflow.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
-            results = traced(*inputs)
-        call: Callable[..., Any] = tensorflow.compat.v1.Session(graph=graph).make_callable(results, inputs)
-        return call
     if keras.backend.backend() == "jax":
         import jax
 
         return jax.jit(function)
-    return function
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow
+
+    specs = [tensorflow.TensorSpec(shape, dtype) for shape, dtype in kinds]
+    traced = tensorflow.function(function, autograph=False).get_concrete_function(*specs)
+    with tensorflow.Graph().as_default() as graph:
+        inputs = [tensorflow.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
+        results = traced(*inputs)
+    call: Callable[..., Any] = tensorflow.compat.v1.Session(graph=graph).make_callable(results, inputs)
+    return call
 
 
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -48,7 +48,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     @functools.cache
-    def compiled() -> Callable[..., Tensor]:
+    def program() -> Callable[..., Tensor]:
         if keras.backend.backend() != "tensorflow":
             return function
         import tensorflow
@@ -58,7 +58,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Tensor:
-        return compiled()(*arguments)
+        return program()(*arguments)
 
     return call
 

@@ -23,6 +23,7 @@ FINE_TUNING_SPACE: dict[str, Any] = {
     "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border of cached features
 }
 HEADS, TRIALS, FINALS = "heads", "trials", "finals"  # the parts of a search, in their order
+FEWEST_FROM_RANDOM = 250  # pictures, on fewer of which a few epochs teach a network nothing
 REDUCTION = 4  # successive halving: of that many trials one goes on to the finals, with that many times the pictures
 
 
@@ -43,8 +44,10 @@ class Effort:
 
     def pictures(self, part: str) -> int:
         """Return how many pictures a trial trains on; from random weights, where nothing is cached, fewer."""
-        pictures = self.search.trial_pictures * (REDUCTION if part == FINALS else 1)
-        return pictures if self.pretrained else max(1, pictures // REDUCTION)
+        pictures = self.search.trial_pictures
+        if self.pretrained:
+            return pictures * (REDUCTION if part == FINALS else 1)
+        return pictures if part == FINALS else max(pictures // REDUCTION, min(pictures, FEWEST_FROM_RANDOM))
 
     def epochs(self, part: str) -> tuple[int, int]:
         """Return the epochs of both stages; on the few pictures of trials, the second takes twice as many."""

@@ -14,7 +14,7 @@ from keras import ops
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from competition.batches import Batches, fit
-from competition.callbacks import SCORE, Checkpoint, ProgressBar, Reseed, TimeLimit, finish_stage, read_state
+from competition.callbacks import SCORE, Checkpoint, ProgressBar, TimeLimit, finish_stage, read_state
 from competition.config import Config, TrainingConfig
 from competition.files import InputError, replacing
 from competition.model import (
@@ -178,7 +178,7 @@ def _train_stage(
     checkpoint.set_model(model)
     checkpoint.restore()
     done, limit = checkpoint.epochs_done, TimeLimit(deadline)
-    callbacks = [Reseed(batches), keras.callbacks.TerminateOnNaN(), *rules]
+    callbacks = [keras.callbacks.TerminateOnNaN(), *rules]
     callbacks += [checkpoint, ProgressBar(checkpoint.title, done), limit]
     if done < stage.epochs and not _stopped(checkpoint):
         validation = data.validation_images, one_hot(data.validation_labels, data.num_classes)
@@ -204,9 +204,9 @@ def compile_model(
     learning_rate: float,
     steps: int,
 ) -> TrainingModel:
-    """Return the training model around `network`: uint8 pictures and labels, augmented in training, and the loss.
+    """Return the training model around `network`: inputs and labels, augmented in training, and the loss.
 
-    Without augmentation the inputs are of any kind of number.
+    With augmentation inputs are uint8 pictures; without, features or augmented pictures, of any dtype.
     """
     images = keras.Input(network.input_shape[1:], dtype="uint8" if augmentation else "float32")
     labels = keras.Input(network.output_shape[1:])

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from competition.batches import Batches, fit
-from competition.callbacks import SCORE, ProgressBar, Reseed, StepClock, TimeLimit
+from competition.callbacks import SCORE, ProgressBar, StepClock, TimeLimit
 from competition.config import Config
 from competition.features import Features
 from competition.model import create_network, find_backbone, find_border, freeze_backbone, network_spec, upper_part
@@ -87,17 +87,15 @@ class Trainer:
         features = self._features_below(border)
         if features is None:
             views, labels = data.images[None], one_hot(data.labels, data.num_classes)[None]
-            checked = data.validation_images
+            augmentation, checked = config.augmentation, data.validation_images
         else:
-            checked = features.validation(border)
+            augmentation, checked = None, features.validation(border)
             views, labels = features.training(border)
             beside = training.batch_size * features.seconds_per_picture
-        augmentation = None if features else config.augmentation
         batches = Batches(views, labels, training.batch_size, config.seed, augmentation=augmentation)
         model = build_training_model(part, stage, training, batches)
         watch = _Watch(part, report)
         callbacks = [
-            Reseed(batches),
             keras.callbacks.TerminateOnNaN(),
             *stopping_rules(training),
             watch,

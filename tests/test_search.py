@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from competition.config import PRESETS, Config, replace
+from competition.config import PRESETS, Config, SearchConfig, replace
 from competition.files import InputError, read_json
 from competition.search import _settle, conclude, search, suggest
-from competition.search_job import FINALS, TRIALS, SearchJob
+from competition.search_job import FINALS, TRIALS, Effort, SearchJob
 from competition.study import open_study, resume_study
 from competition.trial import Outcome, Trainer
 from competition.weights import RANDOM, Weights
@@ -54,6 +54,12 @@ def test_the_first_trial_is_the_settings_as_they_stand(job: SearchJob, trained: 
     assert trained[0].training.limit == job.config.search.trial_pictures // 4
     assert trained[0].model.input_size == job.side // 2
     assert len(trained) == 3
+
+
+@pytest.mark.parametrize(("pictures", "trial", "final"), [(2000, 500, 2000), (400, 250, 400), (60, 60, 60)])
+def test_from_random_weights_a_trial_sees_enough_pictures_to_learn_from(pictures: int, trial: int, final: int) -> None:
+    effort = Effort(SearchConfig(trial_pictures=pictures), pretrained=False)
+    assert (effort.pictures(TRIALS), effort.pictures(FINALS)) == (trial, final)
 
 
 def test_the_second_trial_is_the_seeds_settings(job: SearchJob, trained: list[Config]) -> None:

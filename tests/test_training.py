@@ -11,7 +11,7 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from competition import callbacks, training
-from competition.augmentation import build_augmentation
+from competition.augmentation import Augmentation
 from competition.config import Config, replace
 from competition.files import InputError
 from competition.model import TrainingModel, create_network, network_spec
@@ -180,7 +180,7 @@ def test_a_training_step_is_traced_once_before_it_runs() -> None:
 def mixing_model(smoothing: float) -> TrainingModel:
     """Return a model of which every picture is mixed in training."""
     network = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
-    augmentation = build_augmentation(replace(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
+    augmentation = Augmentation(replace(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
     return training.compile_model(
         network, augmentation, replace(CONFIG, {"training.label_smoothing": smoothing}).training, 1e-3, 10
     )
