@@ -22,7 +22,8 @@ def compile_once(function: Callable[..., Any], *kinds: tuple[tuple[int | None, .
     """Compile a pure `function` of arrays for as long as this process lives.
 
     kinds: their shapes (None: any size) and dtypes, which TensorFlow needs. It would compile a tf.function again after
-    each `keras.utils.clear_session`, and never free what it compiled before; a session of its own keeps its program.
+    each `keras.utils.clear_session`, and never free what it compiled before; a session of its own keeps its program,
+    which runs on the processor.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -34,7 +35,7 @@ def compile_once(function: Callable[..., Any], *kinds: tuple[tuple[int | None, .
 
     specs = [tensorflow.TensorSpec(shape, dtype) for shape, dtype in kinds]
     traced = tensorflow.function(function, autograph=False).get_concrete_function(*specs)
-    with tensorflow.Graph().as_default() as graph:
+    with tensorflow.Graph().as_default() as graph, tensorflow.device("CPU"):
         inputs = [tensorflow.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
         results = traced(*inputs)
     call: Callable[..., Any] = tensorflow.compat.v1.Session(graph=graph).make_callable(results, inputs)
