@@ -5,12 +5,11 @@ import re
 import sys
 from pathlib import Path
 
-from competition.backbones import COMPARED, unknown
+from competition.backbones import COMPARED
+from competition.common.console import quiet_import
+from competition.common.errors import NotCheckedError, UserError, unknown
 from competition.config import PRESETS
-from competition.console import quiet_import
-from competition.files import InputError
 from competition.job import SERVER_ACTIONS, STAGES
-from competition.server_versions import NotCheckedError
 
 EPILOG = """
 stages: --search does everything, from cleaning to the leaderboard; each other flag does that stage and whatever it
@@ -30,15 +29,38 @@ def build_parser() -> argparse.ArgumentParser:
     stages = parser.add_argument_group("stages")
     for stage in STAGES:
         stages.add_argument(f"--{stage}", action="store_true", help=_HELP[stage])
-    stages.add_argument("--ensemble", nargs="+", metavar="RUN", help="package the average of these runs")
-    stages.add_argument("--record", nargs=2, metavar=("RUN", "SCORE"), help="keep the public score of a run, as 0.82")
+    stages.add_argument(
+        "--ensemble", nargs="+", metavar="RUN", help="package the average of these runs"
+    )
+    stages.add_argument(
+        "--record",
+        nargs=2,
+        metavar=("RUN", "SCORE"),
+        help="keep the public score of a run, as 0.82",
+    )
     server = parser.add_argument_group("the server at home")
-    server.add_argument("--dry-run", type=Path, metavar="ZIP", help="run a submission as the server does, and score it")
-    server.add_argument("--grade", type=Path, metavar="FOLDER", help="run all zips of a folder into one ranked table")
-    server.add_argument("--on-test", action="store_true", help="with these two: the test split, each look counted")
-    server.add_argument("--bundle", action="store_true", help="write the whole competition as a Codabench bundle")
     server.add_argument(
-        "--check-server", metavar="VERSIONS", help="with --package: try the zip under tensorflow==2.17.0,keras==3.4.1"
+        "--dry-run",
+        type=Path,
+        metavar="ZIP",
+        help="run a submission as the server does, and score it",
+    )
+    server.add_argument(
+        "--grade",
+        type=Path,
+        metavar="FOLDER",
+        help="run all zips of a folder into one ranked table",
+    )
+    server.add_argument(
+        "--on-test", action="store_true", help="with these two: the test split, each look counted"
+    )
+    server.add_argument(
+        "--bundle", action="store_true", help="write the whole competition as a Codabench bundle"
+    )
+    server.add_argument(
+        "--check-server",
+        metavar="VERSIONS",
+        help="with --package: try the zip under tensorflow==2.17.0,keras==3.4.1",
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -50,27 +72,49 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--name", help="name of the data set's folders (default: from --data)")
     data.add_argument(
-        "--workdir", type=Path, default=Path(), help="where data/, experiments/ and submissions/ lie (default: here)"
+        "--workdir",
+        type=Path,
+        default=Path(),
+        help="where data/, experiments/ and submissions/ lie (default: here)",
     )
     data.add_argument("--weights", help="auto, imagenet, none, a folder or a file (default: auto)")
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--backbone", action="append", metavar="NAME", help=f"repeatable (default: {', '.join(COMPARED)})"
-    )
-    work.add_argument("--final", metavar="NAME|best", help="what is packaged (default: mobilenetv3large)")
-    work.add_argument(
-        "--trials", type=int, help="trials of each search, of heads where there are cached features (default: 100)"
-    )
-    work.add_argument(
-        "--time-budget", type=parse_duration, metavar="90m", help="plan trials and epochs to end within it"
+        "--backbone",
+        action="append",
+        metavar="NAME",
+        help=f"repeatable (default: {', '.join(COMPARED)})",
     )
     work.add_argument(
-        "--workers", type=int, metavar="N", help="processes at once (default: one a core without a GPU, else one)"
+        "--final", metavar="NAME|best", help="what is packaged (default: mobilenetv3large)"
     )
-    work.add_argument("--folds", type=int, default=0, metavar="K", help="train the final backbone on K folds, too")
+    work.add_argument(
+        "--trials",
+        type=int,
+        help="trials of each search, of heads where there are cached features (default: 100)",
+    )
+    work.add_argument(
+        "--time-budget",
+        type=parse_duration,
+        metavar="90m",
+        help="plan trials and epochs to end within it",
+    )
+    work.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes at once (default: one a core without a GPU, else one)",
+    )
+    work.add_argument(
+        "--folds", type=int, default=0, metavar="K", help="train the final backbone on K folds, too"
+    )
     work.add_argument("--preset", choices=sorted(PRESETS), help="a whole recipe")
     work.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, as training.batch_size=16"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, as training.batch_size=16",
     )
     work.add_argument(
         "--select-by",
@@ -79,7 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     work.add_argument("--seed", type=int, help="of everything drawn (default: 0)")
     work.add_argument(
-        "--storage", help="an Optuna storage URL, which other hosts may share (default: SQLite in experiments/)"
+        "--storage",
+        help="an Optuna storage URL, which other hosts may share (default: SQLite in experiments/)",
     )
     work.add_argument("--force", action="store_true", help="redo the named stages")
     return parser
@@ -113,22 +158,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest:
-        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        flags = [
+            flag
+            for action in parser._actions
+            for flag in action.option_strings
+            if flag.startswith("--")
+        ]
         parser.error(unknown("argument", rest[0], flags))
     if options.folds < 0 or options.folds == 1:
         parser.error(f"--folds got {options.folds}, and expects 2 or more")
     for flag in ("workers", "trials"):
         if (value := getattr(options, flag)) is not None and value < 1:
             parser.error(f"--{flag} got {value}, and expects 1 or more")
-    if not any(getattr(options, name.replace("-", "_")) for name in ("record", "ensemble", *STAGES, *SERVER_ACTIONS)):
+    if not any(
+        getattr(options, name.replace("-", "_"))
+        for name in ("record", "ensemble", *STAGES, *SERVER_ACTIONS)
+    ):
         parser.print_usage()
-        print("\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all).")
+        print(
+            "\nNothing to do: name a stage. The main job is  python run.py --search  (--help lists all)."
+        )
         return 2
     try:
         with quiet_import():
             from competition.pipeline import run
         run(options)
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except NotCheckedError as error:

@@ -16,12 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from competition.augmentation import compile_augmentation
-from competition.batches import Batches
+from competition.augmentation.augment import compile_augmentation
 from competition.config import SECTION_PRESETS, AugmentationConfig, ModelConfig, TrainingConfig
-from competition.model import create_network, network_spec, unfreeze_backbone
-from competition.training import compile_model, one_hot
-from competition.weights import RANDOM
+from competition.data.arrays import one_hot
+from competition.networks.layers import create_network, network_spec, unfreeze_backbone
+from competition.networks.weights import RANDOM
+from competition.training.batches import Batches
+from competition.training.train import compile_model
 
 SIDE, BATCH_SIZE, NUM_BATCHES, NUM_OPERATIONS, NUM_ROUNDS, SECONDS = 96, 64, 2, 3, 3, 1.0
 STEPS, STEP_ROUNDS, CLASSES = 4, 12, 8
@@ -80,7 +81,9 @@ def compare_throughput() -> None:
     runs = {
         REFERENCE: reference(pictures),
         "ours, 3 operations, bilinear": ours(pictures, plain),
-        "ours, 3 operations, nearest": ours(pictures, dataclasses.replace(plain, interpolation="nearest")),
+        "ours, 3 operations, nearest": ours(
+            pictures, dataclasses.replace(plain, interpolation="nearest")
+        ),
         **{f"ours, preset {name}": ours(pictures, preset) for name, preset in presets.items()},
     }
     for run in runs.values():
@@ -94,10 +97,15 @@ def compare_throughput() -> None:
         print(f"{name:42} {np.median(values):8,.0f} pictures/s {np.median(ratios):7.1f} x")
 
 
-def training_steps(network: keras.Model, config: AugmentationConfig) -> Callable[[], tuple[float, float]]:
+def training_steps(
+    network: keras.Model, config: AugmentationConfig
+) -> Callable[[], tuple[float, float]]:
     """Return a function that trains STEPS steps and returns their seconds, by the clock and of the processors."""
     settings = TrainingConfig()
-    pictures, labels = make_pictures(settings.batch_size), one_hot(np.arange(settings.batch_size) % CLASSES, CLASSES)
+    pictures, labels = (
+        make_pictures(settings.batch_size),
+        one_hot(np.arange(settings.batch_size) % CLASSES, CLASSES),
+    )
     batches = Batches(pictures[None], labels[None], settings.batch_size, 0, augmentation=config)
     model = compile_model(network, batches.layer, settings, settings.fine_tuning_learning_rate, 1)
 
@@ -115,7 +123,8 @@ def compare_training() -> None:
     network = create_network(network_spec(ModelConfig(), (SIDE, SIDE, 3), CLASSES), RANDOM)
     unfreeze_backbone(network, TrainingConfig().unfreeze)
     runs = {
-        name: training_steps(network, SECTION_PRESETS["augmentation"][name]) for name in ("none", "origin", "strong")
+        name: training_steps(network, SECTION_PRESETS["augmentation"][name])
+        for name in ("none", "origin", "strong")
     }
     for run in runs.values():
         run()  # compiles

@@ -25,12 +25,13 @@ from PIL import Image
 
 from benchmarks.enlarging import print_growth
 from benchmarks.planting import COPIES, NON_CELLS, SPOILED, UNRELATED, WRONG_LABELS, Planted, plant
-from competition.cleaning import clean
+from competition.cleaning.clean import clean
 from competition.config import Config, DataConfig, replace
-from competition.data import Dataset, load_dataset
-from competition.demo import draw_cells
-from competition.smear import CLASSES, Smear
-from competition.weights import find_weights
+from competition.data.arrays import Dataset
+from competition.data.dataset import load_dataset
+from competition.demo.make import draw_cells
+from competition.demo.smear import CLASSES, Smear
+from competition.networks.weights import find_weights
 
 TOOLS = ("ours", "cleanvision", "imagededup")
 # What counts as finding a kind, for each tool; a tool that has nothing for it does not cover it.
@@ -52,7 +53,10 @@ FLAGS: dict[str, dict[str, set[str]]] = {
     },
     "imagededup": {},
 }
-COPY_ISSUES = {"exact copy": {"exact_copy", "conflicting_copy"}, "near copy": {"near_copy", "conflicting_copy"}}
+COPY_ISSUES = {
+    "exact copy": {"exact_copy", "conflicting_copy"},
+    "near copy": {"near_copy", "conflicting_copy"},
+}
 # Faults of the picture itself, which to flag for another reason is neither right nor wrong.
 SPOILED_KINDS = [*SPOILED, NON_CELLS, UNRELATED]
 
@@ -74,7 +78,9 @@ class Score:
     recall: float | None
 
 
-def clean_by_ours(dataset: Dataset, config: Config, weights: Path | None) -> tuple[Findings, np.ndarray]:
+def clean_by_ours(
+    dataset: Dataset, config: Config, weights: Path | None
+) -> tuple[Findings, np.ndarray]:
     """Run the whole cleaning stage; also returns the mask of what it keeps (n,)."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +97,9 @@ def clean_by_ours(dataset: Dataset, config: Config, weights: Path | None) -> tup
         for row in rows:
             if row["issue"] in names:
                 groups.setdefault(row["group"], set()).add(int(row["index"]))
-        partners[kind.split()[0]] = {one: group - {one} for group in groups.values() for one in group}
+        partners[kind.split()[0]] = {
+            one: group - {one} for group in groups.values() for one in group
+        }
     return Findings(flags, partners, seconds), keep
 
 
@@ -103,17 +111,28 @@ def run_peers(images: np.ndarray) -> dict[str, Findings | None]:
         for index, image in enumerate(images):
             Image.fromarray(image).save(pictures / f"{index}.png")
         command = [sys.executable, "-m", "benchmarks.peers", str(pictures), str(result)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(done.stderr)
-        return {name: found and _parse(found) for name, found in json.loads(result.read_text("utf-8")).items()}
+        return {
+            name: found and _parse(found)
+            for name, found in json.loads(result.read_text("utf-8")).items()
+        }
 
 
 def score_flags(planted: Planted, flagged: set[int], kind: str) -> Score:
     """Score what was flagged for a kind of fault, or for all that are called `kind: ...`."""
-    mine = np.flatnonzero([name.split(":")[0] == kind or name == kind for name in planted.kinds.tolist()])
+    mine = np.flatnonzero(
+        [name.split(":")[0] == kind or name == kind for name in planted.kinds.tolist()]
+    )
     hits = flagged & set(mine.tolist())
-    others = flagged - set(mine.tolist()) - set(np.flatnonzero(np.isin(planted.kinds, SPOILED_KINDS)).tolist())
+    others = (
+        flagged
+        - set(mine.tolist())
+        - set(np.flatnonzero(np.isin(planted.kinds, SPOILED_KINDS)).tolist())
+    )
     return Score(_share(len(hits), len(hits) + len(others)), _share(len(hits), len(mine)))
 
 
@@ -133,7 +152,9 @@ def score_copies(planted: Planted, partners: dict[int, set[int]], kind: str) -> 
     found = {one for one, other in pairs if other in partners.get(one, set())}
     wrong = set(partners) - spared - found
     recalled = len(found & set(copies.tolist()))
-    return Score(_share(len(found & mine), len(found & mine) + len(wrong)), _share(recalled, len(copies)))
+    return Score(
+        _share(len(found & mine), len(found & mine) + len(wrong)), _share(recalled, len(copies))
+    )
 
 
 def score(planted: Planted, findings: Findings, tool: str, kind: str) -> Score | None:
@@ -149,38 +170,64 @@ def score(planted: Planted, findings: Findings, tool: str, kind: str) -> Score |
     return Score(None, result.recall) if result and ":" in kind else result
 
 
-def measure(name: str, dataset: Dataset, arguments: argparse.Namespace, weights: Path | None) -> dict[str, Any]:
+def measure(
+    name: str, dataset: Dataset, arguments: argparse.Namespace, weights: Path | None
+) -> dict[str, Any]:
     """Plant into a data set, run the tools, print a table, and return it."""
     generator = np.random.default_rng(arguments.seed)
     planted = plant(dataset.images, dataset.labels, len(dataset.class_names), generator)
     spoiled = Dataset(planted.images, planted.labels, dataset.class_names)
     findings: dict[str, Findings | None] = dict.fromkeys(TOOLS)
-    findings["ours"], keep = clean_by_ours(spoiled, replace(Config(), {"seed": arguments.seed}), weights)
+    findings["ours"], keep = clean_by_ours(
+        spoiled, replace(Config(), {"seed": arguments.seed}), weights
+    )
     if arguments.peers:
         findings |= run_peers(planted.images)
-    kinds = dict.fromkeys(part for kind in [*COPIES, *SPOILED] for part in (kind.split(":")[0], kind))
+    kinds = dict.fromkeys(
+        part for kind in [*COPIES, *SPOILED] for part in (kind.split(":")[0], kind)
+    )
     scores = {
-        kind: {tool: score(planted, found, tool, kind) if found else None for tool, found in findings.items()}
+        kind: {
+            tool: score(planted, found, tool, kind) if found else None
+            for tool, found in findings.items()
+        }
         for kind in [*kinds, NON_CELLS, UNRELATED, WRONG_LABELS]
     }
-    lost = int((~keep & (planted.kinds == "cell") & ~np.isin(np.arange(len(keep)), planted.copy_of)).sum())
+    lost = int(
+        (~keep & (planted.kinds == "cell") & ~np.isin(np.arange(len(keep)), planted.copy_of)).sum()
+    )
     _print_table(f"{name}, {len(keep)} pictures, seed {arguments.seed}", planted, scores, findings)
-    print(f"sound cells dropped by ours, for whatever reason: {lost} of {(planted.kinds == 'cell').sum()}")
-    as_numbers = {kind: {tool: each and vars(each) for tool, each in row.items()} for kind, row in scores.items()}
+    print(
+        f"sound cells dropped by ours, for whatever reason: {lost} of {(planted.kinds == 'cell').sum()}"
+    )
+    as_numbers = {
+        kind: {tool: each and vars(each) for tool, each in row.items()}
+        for kind, row in scores.items()
+    }
     seconds = {tool: found and found.seconds for tool, found in findings.items()}
     return {"pictures": len(keep), "scores": as_numbers, "seconds": seconds, "cells_lost": lost}
 
 
 def main() -> None:
     """Measure on drawn cells and, where there is a file of them, on real ones."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="training file of real pictures; without it they are skipped")
-    parser.add_argument("--weights", type=Path, help="folder or file of ImageNet weights; without it, pixels")
-    parser.add_argument("--pictures", type=int, default=3000, help="of each set (0: as many real ones as there are)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="training file of real pictures; without it they are skipped"
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="folder or file of ImageNet weights; without it, pixels"
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=3000, help="of each set (0: as many real ones as there are)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peers", action="store_true", help="also run cleanvision and imagededup")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    parser.add_argument("--enlarge", type=int, metavar="N", help="measure the cost of N pictures made from --data")
+    parser.add_argument(
+        "--enlarge", type=int, metavar="N", help="measure the cost of N pictures made from --data"
+    )
     arguments = parser.parse_args()
     if arguments.enlarge and arguments.data is None:
         parser.error("--enlarge needs --data")
@@ -188,17 +235,28 @@ def main() -> None:
     setting = str(arguments.weights or "none")
     weights = find_weights(setting, config.cleaning.backbone, Path())
     if arguments.enlarge:
-        return print_growth(load_dataset(arguments.data, DataConfig()), arguments.enlarge, config, weights)
+        return print_growth(
+            load_dataset(arguments.data, DataConfig()), arguments.enlarge, config, weights
+        )
     generator = np.random.default_rng(arguments.seed)
     images, labels = draw_cells(Smear(generator), arguments.pictures or 3000, "drawing cells")
     names = tuple(kind.name for kind in CLASSES)
-    results = {"demo": measure("drawn cells", Dataset(images, labels.astype(np.int64), names), arguments, weights)}
+    results = {
+        "demo": measure(
+            "drawn cells", Dataset(images, labels.astype(np.int64), names), arguments, weights
+        )
+    }
     if arguments.data is None:
         print("Real pictures: skipped, since no --data is given.")
     else:
         dataset = load_dataset(arguments.data, DataConfig())
         found, keep = clean_by_ours(dataset, config, weights)
-        looked_at = [index for name, indices in found.flags.items() if "copy" not in name for index in indices]
+        looked_at = [
+            index
+            for name, indices in found.flags.items()
+            if "copy" not in name
+            for index in indices
+        ]
         kept = np.setdiff1d(np.flatnonzero(keep), looked_at)
         kept = np.sort(generator.permutation(kept)[: arguments.pictures or None])
         dataset = Dataset(dataset.images[kept], dataset.labels[kept], dataset.class_names)
@@ -209,18 +267,29 @@ def main() -> None:
 
 def _parse(found: dict[str, Any]) -> Findings:
     partners = {
-        name: {int(one): set(others) for one, others in table.items()} for name, table in found["partners"].items()
+        name: {int(one): set(others) for one, others in table.items()}
+        for name, table in found["partners"].items()
     }
-    return Findings({name: set(indices) for name, indices in found["flags"].items()}, partners, found["seconds"])
+    return Findings(
+        {name: set(indices) for name, indices in found["flags"].items()}, partners, found["seconds"]
+    )
 
 
 def _print_table(
-    title: str, planted: Planted, scores: dict[str, dict[str, Score | None]], findings: dict[str, Findings | None]
+    title: str,
+    planted: Planted,
+    scores: dict[str, dict[str, Score | None]],
+    findings: dict[str, Findings | None],
 ) -> None:
-    print(f"\n{title}; precision / recall in percent\n{'':26}{'planted':>8}" + "".join(f"{tool:>16}" for tool in TOOLS))
+    print(
+        f"\n{title}; precision / recall in percent\n{'':26}{'planted':>8}"
+        + "".join(f"{tool:>16}" for tool in TOOLS)
+    )
     for kind, row in scores.items():
         count = sum(name == kind or name.split(":")[0] == kind for name in planted.kinds.tolist())
-        cells = ["not installed" if findings[tool] is None else _format(row[tool]) for tool in TOOLS]
+        cells = [
+            "not installed" if findings[tool] is None else _format(row[tool]) for tool in TOOLS
+        ]
         print(f"{kind:26}{count:8}" + "".join(f"{cell:>16}" for cell in cells))
     seconds = [f"{found.seconds:.0f}" if found else "-" for found in findings.values()]
     print(f"{'seconds':34}" + "".join(f"{cell:>16}" for cell in seconds))
@@ -229,7 +298,10 @@ def _print_table(
 def _format(result: Score | None) -> str:
     if result is None:
         return "-"
-    shares = ("  -  " if share is None else f"{100 * share:5.1f}" for share in (result.precision, result.recall))
+    shares = (
+        "  -  " if share is None else f"{100 * share:5.1f}"
+        for share in (result.precision, result.recall)
+    )
     return " / ".join(shares)
 
 

@@ -8,20 +8,24 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.planting import flip, rotate
-from competition.cleaning import clean
+from competition.cleaning.clean import clean
+from competition.common.console import progress
 from competition.config import Config
-from competition.console import progress
-from competition.data import Dataset
+from competition.data.arrays import Dataset
 
 
-def enlarge(dataset: Dataset, keep: np.ndarray, count: int, generator: np.random.Generator) -> Dataset:
+def enlarge(
+    dataset: Dataset, keep: np.ndarray, count: int, generator: np.random.Generator
+) -> Dataset:
     """Return `count` pictures: those there are, then others made from them in turns, all in another tone.
 
     Those of the mask `keep` (n,) are also turned and mirrored cut-outs of 75 to 87.5 % of the sides, in full size, of
     which few are copies of one another; what is dropped stays what it is.
     """
     few, (height, width) = len(keep), dataset.images.shape[1:3]
-    sources = np.concatenate([np.arange(few), *(generator.permutation(few) for _ in range(few, count, few))])[:count]
+    sources = np.concatenate(
+        [np.arange(few), *(generator.permutation(few) for _ in range(few, count, few))]
+    )[:count]
     images = np.empty((count, height, width, 3), np.uint8)
     images[:few] = dataset.images
     for index in progress(range(few, count), "enlarging", unit="picture"):
@@ -32,7 +36,9 @@ def enlarge(dataset: Dataset, keep: np.ndarray, count: int, generator: np.random
             box = (left, top, left + share * width, top + share * height)
             resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box)
             image = rotate(flip(np.asarray(resized), generator), generator)
-        images[index] = np.clip(image * generator.uniform(0.92, 1.08) + generator.uniform(-6, 6, 3), 0, 255)
+        images[index] = np.clip(
+            image * generator.uniform(0.92, 1.08) + generator.uniform(-6, 6, 3), 0, 255
+        )
     return Dataset(images, dataset.labels[sources], dataset.class_names)
 
 
@@ -42,14 +48,22 @@ def print_growth(dataset: Dataset, count: int, config: Config, weights: Path | N
     Nothing else in this process may have had a higher peak before. MiB are right on Linux alone.
     """
     keep, *first = _measure(dataset, config, weights)
-    _, *second = _measure(enlarge(dataset, keep, count, np.random.default_rng(config.seed)), config, weights)
+    _, *second = _measure(
+        enlarge(dataset, keep, count, np.random.default_rng(config.seed)), config, weights
+    )
     second[2] -= dataset.images.nbytes / 2**20
     print(f"\n{'pictures':>16}{'seconds':>16}{'of processors':>16}{'MiB beyond them':>16}")
-    for row in ((len(keep), *first), (count, *second), (count / len(keep), *np.divide(second, first))):
+    for row in (
+        (len(keep), *first),
+        (count, *second),
+        (count / len(keep), *np.divide(second, first)),
+    ):
         print("".join(f"{value:16.4g}" if value < 100 else f"{value:16.0f}" for value in row))
 
 
-def _measure(dataset: Dataset, config: Config, weights: Path | None) -> tuple[np.ndarray, float, float, float]:
+def _measure(
+    dataset: Dataset, config: Config, weights: Path | None
+) -> tuple[np.ndarray, float, float, float]:
     """Return the mask of what is kept, seconds, seconds of all processors, and MiB at the peak beyond the pictures."""
     import resource
 
@@ -57,5 +71,7 @@ def _measure(dataset: Dataset, config: Config, weights: Path | None) -> tuple[np
     with tempfile.TemporaryDirectory() as folder:
         keep = clean(dataset, Path(folder), config, weights)
     wall, processors = time.perf_counter() - wall, time.process_time() - processors
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - dataset.images.nbytes / 2**20
+    memory = (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - dataset.images.nbytes / 2**20
+    )
     return keep, wall, processors, memory

@@ -16,12 +16,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from competition.codabench.sandbox import run_limited
+from competition.common.files import write_json
 from competition.config import ModelConfig, SubmissionConfig
-from competition.files import write_json
-from competition.model import create_network, network_spec
-from competition.processes import run_limited
-from competition.submission_model import Model
-from competition.weights import RANDOM
+from competition.networks.layers import create_network, network_spec
+from competition.networks.submission_model import Model
+from competition.networks.weights import RANDOM
 
 SIZE, PICTURES, ROUNDS = 96, 1024, 6
 BATCH_SIZES = (32, 64, 128, 256)
@@ -33,8 +33,15 @@ def write_submission(folder: Path, backbone: str, views: int) -> Path:
     folder.mkdir()
     spec = network_spec(ModelConfig(backbone=backbone), (SIZE, SIZE, 3), 8)
     create_network(spec, RANDOM).save_weights(folder / "a.weights.h5")
-    settings = {"class_names": list("abcdefgh"), "views": views, "batch_size": SubmissionConfig().batch_size}
-    write_json(folder / "config.json", settings | {"members": [{"network": spec, "weights": "a.weights.h5"}]})
+    settings = {
+        "class_names": list("abcdefgh"),
+        "views": views,
+        "batch_size": SubmissionConfig().batch_size,
+    }
+    write_json(
+        folder / "config.json",
+        settings | {"members": [{"network": spec, "weights": "a.weights.h5"}]},
+    )
     return folder
 
 
@@ -46,14 +53,18 @@ def draw_pictures(count: int) -> np.ndarray:
 def time_all(root: Path) -> None:
     """Print what a picture takes each way, the best of the rounds, and the ratios."""
     images = draw_pictures(PICTURES)
-    one, five = (Model(write_submission(root / str(views), "mobilenetv3large", views)) for views in (1, 5))
+    one, five = (
+        Model(write_submission(root / str(views), "mobilenetv3large", views)) for views in (1, 5)
+    )
     network: keras.Model = one.networks[0]
     ways: dict[str, Callable[[], object]] = {
         f"keras, batches of {size}": partial(network.predict, images, batch_size=size, verbose=0)
         for size in BATCH_SIZES
     }
     ways |= {"one view": partial(one.predict, images), "five views": partial(five.predict, images)}
-    ways["one view, five times"] = lambda: [one.predict(images) for _ in range(5)]  # as long as five views, for noise
+    ways["one view, five times"] = lambda: [
+        one.predict(images) for _ in range(5)
+    ]  # as long as five views, for noise
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(ROUNDS + 1):  # the first compiles
         for name, way in ways.items():

@@ -20,11 +20,18 @@ def run_cleanvision(folder: Path) -> dict[str, Any]:
     lab = Imagelab(data_path=str(folder))
     lab.find_issues(verbose=False)
     columns = [name for name in lab.issues.columns if name.startswith("is_")]
-    flags = {name[len("is_") : -len("_issue")]: [*map(_number, lab.issues.index[lab.issues[name]])] for name in columns}
+    flags = {
+        name[len("is_") : -len("_issue")]: [*map(_number, lab.issues.index[lab.issues[name]])]
+        for name in columns
+    }
     partners: dict[str, dict[int, list[int]]] = {}
     for name in ("exact", "near"):
-        groups = [[_number(path) for path in group] for group in lab.info[f"{name}_duplicates"]["sets"]]
-        partners[name] = {one: [other for other in group if other != one] for group in groups for one in group}
+        groups = [
+            [_number(path) for path in group] for group in lab.info[f"{name}_duplicates"]["sets"]
+        ]
+        partners[name] = {
+            one: [other for other in group if other != one] for group in groups for one in group
+        }
     return {"flags": flags, "partners": partners}
 
 
@@ -34,7 +41,10 @@ def run_imagededup(folder: Path) -> dict[str, Any]:
     Its package imports torch and torchvision for a network whose weights would be downloaded; the hashes, which need
     neither, are imported with empty modules in the place of that network's.
     """
-    for name, member in (("imagededup.methods.cnn", "CNN"), ("imagededup.utils.models", "CustomModel")):
+    for name, member in (
+        ("imagededup.methods.cnn", "CNN"),
+        ("imagededup.utils.models", "CustomModel"),
+    ):
         sys.modules[name] = ModuleType(name)
         setattr(sys.modules[name], member, None)
     from imagededup.methods import PHash
@@ -44,11 +54,18 @@ def run_imagededup(folder: Path) -> dict[str, Any]:
     partners = {}
     for name, distance in (("exact", 0), ("near", 10)):
         found = hasher.find_duplicates(encoding_map=hashes, max_distance_threshold=distance)
-        partners[name] = {_number(one): [_number(other) for other in others] for one, others in found.items() if others}
+        partners[name] = {
+            _number(one): [_number(other) for other in others]
+            for one, others in found.items()
+            if others
+        }
     return {"flags": {}, "partners": partners}
 
 
-PEERS: dict[str, Callable[[Path], dict[str, Any]]] = {"cleanvision": run_cleanvision, "imagededup": run_imagededup}
+PEERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "cleanvision": run_cleanvision,
+    "imagededup": run_imagededup,
+}
 
 
 def main(folder: Path, result: Path) -> None:

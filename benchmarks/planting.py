@@ -65,7 +65,10 @@ def rotate(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def fill_blank(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """One colour, exactly or give or take two grey levels."""
-    return _clip(generator.integers(0, 256, 3) + generator.choice([0, 1]) * generator.integers(-2, 3, image.shape))
+    return _clip(
+        generator.integers(0, 256, 3)
+        + generator.choice([0, 1]) * generator.integers(-2, 3, image.shape)
+    )
 
 
 def fill_below(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -96,7 +99,9 @@ def truncate_file(image: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 def draw_noise(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Independent values, even or normal."""
-    values = generator.choice([generator.uniform(0, 256, image.shape), generator.normal(128, 40, image.shape)])
+    values = generator.choice(
+        [generator.uniform(0, 256, image.shape), generator.normal(128, 40, image.shape)]
+    )
     return _clip(values)
 
 
@@ -168,9 +173,13 @@ FAULT_SHARES = {
 }
 
 
-def plant(images: np.ndarray, labels: np.ndarray, num_classes: int, generator: np.random.Generator) -> Planted:
+def plant(
+    images: np.ndarray, labels: np.ndarray, num_classes: int, generator: np.random.Generator
+) -> Planted:
     """Return copies of the arrays with FAULT_SHARES of the pictures spoiled, each by one fault, at least two a kind."""
-    planted = Planted(images.copy(), labels.copy(), np.full(len(images), "cell", "U40"), np.full(len(images), -1))
+    planted = Planted(
+        images.copy(), labels.copy(), np.full(len(images), "cell", "U40"), np.full(len(images), -1)
+    )
     order = generator.permutation(len(images))
     templates = [draw_leaves(images.shape[1:], generator) for _ in range(2)]
     for kind, share in FAULT_SHARES.items():
@@ -183,7 +192,9 @@ def plant(images: np.ndarray, labels: np.ndarray, num_classes: int, generator: n
             for index, original in zip(chosen, originals, strict=True):
                 planted.images[index] = COPIES[kind](images[original], generator)
         elif kind == WRONG_LABELS:
-            planted.labels[chosen] = (labels[chosen] + generator.integers(1, num_classes, len(chosen))) % num_classes
+            planted.labels[chosen] = (
+                labels[chosen] + generator.integers(1, num_classes, len(chosen))
+            ) % num_classes
         else:
             for number, index in enumerate(chosen):
                 planted.images[index] = _spoil(images[index], kind, number, templates, generator)
@@ -191,7 +202,11 @@ def plant(images: np.ndarray, labels: np.ndarray, num_classes: int, generator: n
 
 
 def _spoil(
-    image: np.ndarray, kind: str, number: int, templates: list[np.ndarray], generator: np.random.Generator
+    image: np.ndarray,
+    kind: str,
+    number: int,
+    templates: list[np.ndarray],
+    generator: np.random.Generator,
 ) -> np.ndarray:
     if kind == UNRELATED:
         return draw_leaves(image.shape, generator)

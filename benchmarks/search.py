@@ -31,21 +31,31 @@ import optuna
 import psutil
 from scipy.stats import spearmanr
 
+from competition.common.console import say
+from competition.common.files import digest, read_json, write_json
+from competition.common.parallel import Workers
 from competition.config import Config, SearchConfig, replace
-from competition.console import say
-from competition.features import cache_features
-from competition.files import digest, read_json, write_json
-from competition.prepared import load_prepared
-from competition.search import suggest
-from competition.search_job import FINALS, FINE_TUNING_SPACE, HEAD_SPACE, HEADS, REDUCTION, TRIALS, Effort
-from competition.study import PRUNERS
-from competition.training import TrainingData
-from competition.trial import Outcome, Trainer, ignore_epoch
-from competition.weights import RANDOM, Weights, resolve_weights
-from competition.workers import Workers
+from competition.data.arrays import TrainingData, load_prepared
+from competition.networks.weights import RANDOM, Weights, resolve_weights
+from competition.search.features import cache_features
+from competition.search.rounds import (
+    FINALS,
+    FINE_TUNING_SPACE,
+    HEAD_SPACE,
+    HEADS,
+    REDUCTION,
+    TRIALS,
+    Effort,
+)
+from competition.search.search import suggest
+from competition.search.study import PRUNERS
+from competition.search.trial import Outcome, Trainer, ignore_epoch
 
 PLAIN = "plain"
-SPEED_BACKBONES, TRUTH_BACKBONES = ("mobilenetv3large", "custom_cnn"), ("mobilenetv3small", "custom_cnn")
+SPEED_BACKBONES, TRUTH_BACKBONES = (
+    ("mobilenetv3large", "custom_cnn"),
+    ("mobilenetv3small", "custom_cnn"),
+)
 MEMORY_PARTS = {"mobilenetv3small": (HEADS, TRIALS), "custom_cnn": (TRIALS,)}
 MEMORY_TRIALS, MEMORY_PICTURES = 100, 64
 CONFIGURATIONS, PICTURES = 20, 1000  # of `truth`
@@ -59,15 +69,23 @@ def find_weights(folder: Path, backbone: str) -> Weights:
 
 def configure(backbone: str, weights: Weights, side: int, part: str) -> Config:
     """Return the settings of a trial of that part of a search, or of the plain way."""
-    schedule = Effort(Config().search, weights.is_pretrained).schedule(FINALS if part == PLAIN else part, side)
+    schedule = Effort(Config().search, weights.is_pretrained).schedule(
+        FINALS if part == PLAIN else part, side
+    )
     return replace(Config(), {"model.backbone": backbone} | schedule)
 
 
-def make_trainer(data: TrainingData, weights: Weights, config: Config, part: str, folder: Path) -> Trainer:
+def make_trainer(
+    data: TrainingData, weights: Weights, config: Config, part: str, folder: Path
+) -> Trainer:
     """Return what trains on `data` as that part of a search does, or on pictures as the plain way does."""
     if part == PLAIN or not weights.is_pretrained:
         return Trainer(data, weights, None)
-    return Trainer(data, weights, cache_features(config, data, weights, FINE_TUNING_SPACE["training.unfreeze"], folder))
+    return Trainer(
+        data,
+        weights,
+        cache_features(config, data, weights, FINE_TUNING_SPACE["training.unfreeze"], folder),
+    )
 
 
 # -- speed
@@ -80,7 +98,9 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> tuple[dict[str, float], float]:
+def measure_trials(
+    prepared: Path, folder: Path, place: Path, backbone: str
+) -> tuple[dict[str, float], float]:
     """Return the seconds of a trial of each part, the fastest of some, and of the features that they need."""
     data, weights = load_prepared(prepared).training, find_weights(folder, backbone)
     seconds, beside, effort = {}, 0.0, Effort(Config().search, weights.is_pretrained)
@@ -90,18 +110,27 @@ def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> 
         few = data if part == PLAIN else data.for_trial(effort.pictures(part), 0)
         config = configure(backbone, weights, data.images.shape[1], part)
         started = time.perf_counter()
-        trainer = make_trainer(few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}")
+        trainer = make_trainer(
+            few, weights, config, part, place / f"speed_{backbone}_{part == FINALS}"
+        )
         beside += time.perf_counter() - started
         train = trainer.train_head if part == HEADS else trainer.train
-        times = [timed(partial(train, with_changes(config, seed=seed), ignore_epoch)) for seed in range(repeats)]
+        times = [
+            timed(partial(train, with_changes(config, seed=seed), ignore_epoch))
+            for seed in range(repeats)
+        ]
         seconds[part] = min(times)
-        say(f"{backbone}, {part}: a trial on {len(few.labels)} pictures takes {seconds[part]:.1f} s")
+        say(
+            f"{backbone}, {part}: a trial on {len(few.labels)} pictures takes {seconds[part]:.1f} s"
+        )
     return seconds, beside
 
 
 def compare_speed(prepared: Path, folder: Path, place: Path) -> None:
     """Print seconds and ratios for a pretrained backbone and one from random weights, each on a core of its own."""
-    tasks = {name: partial(measure_trials, prepared, folder, place, name) for name in SPEED_BACKBONES}
+    tasks = {
+        name: partial(measure_trials, prepared, folder, place, name) for name in SPEED_BACKBONES
+    }
     with Workers(len(tasks)) as workers:
         for backbone, (seconds, beside) in workers.run_all(tasks):
             say(f"{backbone}: computing features takes {beside:.1f} s")
@@ -116,7 +145,9 @@ def _describe_speed(seconds: dict[str, float], beside: float) -> list[str]:
     finals = counts[FINALS] * seconds[FINALS]
     whole = beside + finals + sum(count * seconds[part] for part, count in trials.items())
     ratio = sum(trials.values()) * plain / whole
-    lines.append(f"a whole search of {counts}: {whole / 60:.1f} min, {ratio:.1f} times as many trials")
+    lines.append(
+        f"a whole search of {counts}: {whole / 60:.1f} min, {ratio:.1f} times as many trials"
+    )
     both = counts[TRIALS] * plain / (counts[TRIALS] * seconds[TRIALS] + finals)
     return [*lines, f"trials, with finals: {both:.1f} times as many an hour"]
 
@@ -146,7 +177,9 @@ def try_many(prepared: Path, folder: Path, place: Path, backbone: str, part: str
     config = replace(configure(backbone, weights, data.images.shape[1], part), few)
     trainer = make_trainer(data, weights, config, part, place / f"memory_{backbone}")
     for changes in draw_configurations(HEAD_SPACE | FINE_TUNING_SPACE, MEMORY_TRIALS):
-        (trainer.train_head if part == HEADS else trainer.train)(replace(config, changes), ignore_epoch)
+        (trainer.train_head if part == HEADS else trainer.train)(
+            replace(config, changes), ignore_epoch
+        )
         keras.utils.clear_session(free_memory=True)
         sizes.append(psutil.Process().memory_info().rss / 2**20)
     return sizes
@@ -156,7 +189,13 @@ def try_many(prepared: Path, folder: Path, place: Path, backbone: str, part: str
 
 
 def score(
-    prepared: Path, folder: Path, place: Path, backbone: str, part: str, seed: int, changes: dict[str, Any]
+    prepared: Path,
+    folder: Path,
+    place: Path,
+    backbone: str,
+    part: str,
+    seed: int,
+    changes: dict[str, Any],
 ) -> dict[str, Any]:
     """Return what a configuration gives on some of the pictures, and its score after each epoch; kept in `place`."""
     kept = place / f"{digest(backbone, part, seed, changes)}.json"
@@ -164,8 +203,12 @@ def score(
         return dict(read_json(kept))
     data, weights = _take_some(load_prepared(prepared).training), find_weights(folder, backbone)
     few = data.for_trial(PICTURES // REDUCTION, 0) if part == TRIALS else data
-    config = replace(configure(backbone, weights, data.images.shape[1], part), {**changes, "seed": seed})
-    trainer = make_trainer(few, weights, replace(config, {"seed": 0}), part, place / f"truth_{backbone}_{part}")
+    config = replace(
+        configure(backbone, weights, data.images.shape[1], part), {**changes, "seed": seed}
+    )
+    trainer = make_trainer(
+        few, weights, replace(config, {"seed": 0}), part, place / f"truth_{backbone}_{part}"
+    )
     curve: list[float] = []
     outcome: Outcome = trainer.train(config, lambda value, _: curve.append(value))
     result = {**asdict(outcome), "curve": curve}
@@ -188,7 +231,9 @@ def compare_truth(prepared: Path, folder: Path, place: Path) -> None:
     """Print each configuration's scores by the ways, and what they agree upon, for each backbone."""
     for backbone in TRUTH_BACKBONES:
         pretrained = find_weights(folder, backbone).is_pretrained
-        drawn = draw_configurations(HEAD_SPACE | FINE_TUNING_SPACE if pretrained else HEAD_SPACE, CONFIGURATIONS)
+        drawn = draw_configurations(
+            HEAD_SPACE | FINE_TUNING_SPACE if pretrained else HEAD_SPACE, CONFIGURATIONS
+        )
         evaluate = partial(_score_all, partial(score, prepared, folder, place, backbone), drawn)
         everything = range(CONFIGURATIONS)
         plain, again = evaluate(PLAIN, 0, everything), evaluate(PLAIN, 1, everything)
@@ -207,10 +252,14 @@ def compare_truth(prepared: Path, folder: Path, place: Path) -> None:
             rank = float(np.mean([spearmanr(one, values).statistic for one in against]))
             below = 100 * (truth.max() - truth[values.argmax()])
             share = f"{rank / ceiling:.2f} of the ceiling"
-            say(f"{backbone}, {name}: rank correlation {rank:.3f} ({share}); pick {below:.2f} points below the best")
+            say(
+                f"{backbone}, {name}: rank correlation {rank:.3f} ({share}); pick {below:.2f} points below the best"
+            )
 
 
-def _score_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any) -> np.ndarray:
+def _score_all(
+    way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any
+) -> np.ndarray:
     """Return the scores of some configurations, NaN for the others."""
     scores = np.full(len(drawn), np.nan)
     for number, result in _try_all(way, drawn, part, seed, which).items():
@@ -218,7 +267,9 @@ def _score_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, 
     return scores
 
 
-def _try_all(way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any) -> dict[int, Any]:
+def _try_all(
+    way: Callable[..., Any], drawn: list[dict[str, Any]], part: str, seed: int, which: Any
+) -> dict[int, Any]:
     """Return by number what some configurations give."""
     found: dict[int, Any] = {}
     with Workers(2) as workers:
@@ -240,12 +291,18 @@ def compare_pruners(prepared: Path, folder: Path, place: Path) -> None:
     curves = [np.array(result["curve"]) for result in found.values()]
     best, epochs = max(values.max() for values in curves), len(curves[0])
     for name, make in PRUNERS.items():
-        spent, lost = np.mean([_replay(curves, make(epochs), seed) for seed in range(ORDERS)], axis=0)
+        spent, lost = np.mean(
+            [_replay(curves, make(epochs), seed) for seed in range(ORDERS)], axis=0
+        )
         share, below = 100 * spent / (CURVES * epochs), 100 * (best - lost)
-        say(f"{name:10} {share:5.1f} % of the epochs; the pick is {below:.2f} points below the best")
+        say(
+            f"{name:10} {share:5.1f} % of the epochs; the pick is {below:.2f} points below the best"
+        )
 
 
-def _replay(curves: list[np.ndarray], pruner: optuna.pruners.BasePruner, seed: int) -> tuple[int, float]:
+def _replay(
+    curves: list[np.ndarray], pruner: optuna.pruners.BasePruner, seed: int
+) -> tuple[int, float]:
     """Return the epochs spent and the best score found, if the trials had come in an order drawn from `seed`."""
     study = optuna.create_study(direction="maximize", pruner=pruner)
     spent = 0
@@ -267,7 +324,12 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared, folder, place = map(Path, sys.argv[1:4])
     place.mkdir(parents=True, exist_ok=True)
-    parts = {"speed": compare_speed, "memory": compare_memory, "truth": compare_truth, "pruning": compare_pruners}
+    parts = {
+        "speed": compare_speed,
+        "memory": compare_memory,
+        "truth": compare_truth,
+        "pruning": compare_pruners,
+    }
     for part in sys.argv[4:] or parts:
         parts[part](prepared, folder, place)
 

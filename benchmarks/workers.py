@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.common.parallel import Workers, count_workers
 from competition.config import Config, replace
-from competition.training import TrainingData, train
-from competition.weights import RANDOM
-from competition.workers import Workers, count_workers
+from competition.data.arrays import TrainingData
+from competition.networks.weights import RANDOM
+from competition.training.train import train
 
 SIZE, PICTURES, ROUNDS = 64, 480, 2
 CHANGES = {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 2}
@@ -42,7 +43,9 @@ def main() -> None:
     """Measure in turns and print the ratio."""
     number = max(2, count_workers(4, accelerated=False))
     with Workers(number) as several, Workers(1) as one:
-        seconds_of(several, number)  # starts the processes and loads the libraries there, which a job does once
+        seconds_of(
+            several, number
+        )  # starts the processes and loads the libraries there, which a job does once
         times = [(seconds_of(one, number), seconds_of(several, number)) for _ in range(ROUNDS)]
     for alone, shared in times:
         print(f"{number} trainings: one process {alone:.1f} s, {number} workers {shared:.1f} s")

@@ -1,10 +1,9 @@
 """What each backbone is: names and settings only, so that listing them loads no Keras."""
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from competition.files import InputError
+from competition.common.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,12 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1),
-    "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", train_cost=3.1, forward_cost=1.8, compile_cost=6.9),
+    "custom_cnn": Backbone(
+        "custom CNN", "custom_cnn", pretrained=False, train_cost=1, forward_cost=1, compile_cost=1
+    ),
+    "efficientnetb0": Backbone(
+        "EfficientNetB0", "EfficientNetB0", train_cost=3.1, forward_cost=1.8, compile_cost=6.9
+    ),
     "mobilenetv3small": Backbone(
         "MobileNetV3Small", "MobileNetV3Small", train_cost=0.75, forward_cost=0.42, compile_cost=3.6
     ),
@@ -38,7 +41,12 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
     "tiny_cnn": Backbone(
-        "tiny CNN (for tests)", "tiny_cnn", pretrained=False, train_cost=0.1, forward_cost=0.1, compile_cost=1
+        "tiny CNN (for tests)",
+        "tiny_cnn",
+        pretrained=False,
+        train_cost=0.1,
+        forward_cost=0.1,
+        compile_cost=1,
     ),
 }
 
@@ -46,14 +54,7 @@ COMPARED = ("custom_cnn", "efficientnetb0", "mobilenetv3small", "mobilenetv3larg
 
 
 def get_backbone(name: str) -> Backbone:
-    """Return the entry of `name`; raises InputError with the nearest known name."""
+    """Return the entry of `name`; raises UserError with the nearest known name."""
     if name not in BACKBONES:
-        raise InputError(unknown("backbone", name, BACKBONES))
+        raise UserError(unknown("backbone", name, BACKBONES))
     return BACKBONES[name]
-
-
-def unknown(what: str, name: str, known: Any) -> str:
-    """Return the sentence for an unknown name: the nearest known one, or all where none is near and they are few."""
-    near = difflib.get_close_matches(name, list(known), n=1) or [item for item in known if item.endswith(f".{name}")]
-    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(list(known)[:12])}."
-    return f"Unknown {what} '{name}'; {hint}"

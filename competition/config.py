@@ -2,22 +2,12 @@
 
 import dataclasses
 import datetime
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from competition.backbones import get_backbone, unknown
-from competition.files import InputError
-
-
-def number(default: float | None, low: float, high: float = math.inf) -> Any:
-    """Return a field for a number between `low` and `high`, both included."""
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def choice(default: str, *options: str) -> Any:
-    """Return a field for one of `options`."""
-    return field(default=default, metadata={"options": options})
+from competition.backbones import get_backbone
+from competition.common.errors import UserError, unknown
+from competition.common.settings import choice, convert, find_field, number
 
 
 @dataclass(frozen=True)
@@ -293,11 +283,13 @@ class CodabenchConfig:
     phase_over: bool = False
 
     def opening_day(self) -> datetime.date:
-        """Return `start`, or today; raises InputError where it is no day."""
+        """Return `start`, or today; raises UserError where it is no day."""
         try:
             return datetime.date.fromisoformat(self.start) if self.start else datetime.date.today()
         except ValueError:
-            raise InputError(f"Setting codabench.start got '{self.start}', and expects a day, as 2026-01-31.") from None
+            raise UserError(
+                f"Setting codabench.start got '{self.start}', and expects a day, as 2026-01-31."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -372,21 +364,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def replace(config: Config, changes: dict[str, Any]) -> Config:
-    """Return `config` with dotted keys changed, checked; raises InputError for unknown keys and bad values.
+    """Return `config` with dotted keys changed, checked; raises UserError for unknown keys and bad values.
 
     Values may be of the field's type or text of it. A section's key takes the name of one of its presets.
     """
     for key, value in changes.items():
         if key in SECTION_PRESETS:
             if value not in SECTION_PRESETS[key]:
-                raise InputError(unknown(f"preset of {key}", str(value), SECTION_PRESETS[key]))
+                raise UserError(unknown(f"preset of {key}", str(value), SECTION_PRESETS[key]))
             config = dataclasses.replace(config, **{key: SECTION_PRESETS[key][value]})
             continue
         if key not in known_keys():
-            raise InputError(unknown("setting", key, known_keys()))
+            raise UserError(unknown("setting", key, known_keys()))
         *sections, name = key.split(".")
         part: Any = getattr(config, sections[0]) if sections else config
-        part = dataclasses.replace(part, **{name: _convert(key, _field(part, name), value)})
+        part = dataclasses.replace(part, **{name: convert(key, find_field(part, name), value)})
         changed: dict[str, Any] = {sections[0]: part} if sections else {name: getattr(part, name)}
         config = dataclasses.replace(config, **changed)
     get_backbone(config.model.backbone)
@@ -404,7 +396,11 @@ def flatten(config: Config) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for section, value in dataclasses.asdict(config).items():
         is_section = isinstance(value, dict)
-        table |= {f"{section}.{name}": item for name, item in value.items()} if is_section else {section: value}
+        table |= (
+            {f"{section}.{name}": item for name, item in value.items()}
+            if is_section
+            else {section: value}
+        )
     return table
 
 
@@ -415,46 +411,5 @@ def training_settings(config: Config) -> dict[str, Any]:
 
 
 def unflatten(table: dict[str, Any]) -> Config:
-    """Return the Config of a table that `flatten` made; raises InputError as `replace` does."""
+    """Return the Config of a table that `flatten` made; raises UserError as `replace` does."""
     return replace(Config(), table)
-
-
-def _field(part: Any, name: str) -> dataclasses.Field[Any]:
-    return next(item for item in dataclasses.fields(part) if item.name == name)
-
-
-def _convert(key: str, target: dataclasses.Field[Any], value: Any) -> Any:
-    kind: Any = target.type
-    try:
-        result = _CONVERTERS[kind](value)
-    except (ValueError, KeyError, TypeError, OverflowError):
-        raise InputError(f"Setting {key} got '{value}', and expects {_expectation(target, kind)}.") from None
-    low, high = target.metadata.get("low", -math.inf), target.metadata.get("high", math.inf)
-    options = target.metadata.get("options")
-    if (options and result not in options) or (kind in (int, float) and not low <= result <= high):
-        raise InputError(f"Setting {key} got '{value}', and expects {_expectation(target, kind)}.")
-    return result
-
-
-def _expectation(target: dataclasses.Field[Any], kind: Any) -> str:
-    if options := target.metadata.get("options"):
-        return f"one of {', '.join(options)}"
-    if kind is bool:
-        return "true or false"
-    names = {int: "a whole number", float: "a number"}
-    low, high = target.metadata.get("low"), target.metadata.get("high", math.inf)
-    bounds = "" if low is None else f" of at least {low:g}" if high == math.inf else f" from {low:g} to {high:g}"
-    return names.get(kind, "text") + bounds
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
-        raise ValueError(value)
-    return int(value)
-
-
-def _boolean(value: Any) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-
-
-_CONVERTERS: dict[Any, Any] = {int: _whole, float: float, bool: _boolean, str: str}

@@ -8,19 +8,23 @@ import keras
 import numpy as np
 
 from competition.backbones import get_backbone
-from competition.batches import Batches
+from competition.common.errors import UserError
 from competition.config import Config, TrainingConfig
-from competition.distortion import VERSIONS
-from competition.files import InputError
-from competition.model import create_network, network_spec, train_everything
-from competition.prediction import num_views
-from competition.search_job import HEADS, TRIALS, Effort
-from competition.submission_model import predict_views
-from competition.training import compile_model, count_skipped, one_hot
-from competition.weights import RANDOM, Weights
+from competition.data.arrays import count_skipped, one_hot
+from competition.distortion.profiles import VERSIONS
+from competition.evaluation.predict import num_views
+from competition.networks.layers import create_network, network_spec, train_everything
+from competition.networks.submission_model import predict_views
+from competition.networks.weights import RANDOM, Weights
+from competition.search.rounds import HEADS, TRIALS, Effort
+from competition.training.batches import Batches
+from competition.training.train import compile_model
 
 EPOCH_SECONDS = 0.5  # of an epoch beside its steps: writing the checkpoint
-HEAD_COMPILE, HEAD_STEP_SECONDS = 0.6, 0.004  # of a head's trial: of the custom CNN's first step; of a step of its own
+HEAD_COMPILE, HEAD_STEP_SECONDS = (
+    0.6,
+    0.004,
+)  # of a head's trial: of the custom CNN's first step; of a step of its own
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ class Costs:
 
     def of(self, names: list[str]) -> "Costs":
         """Return the same for some of the backbones."""
-        return replace(self, weights={name: weights for name, weights in self.weights.items() if name in names})
+        return replace(
+            self, weights={name: weights for name, weights in self.weights.items() if name in names}
+        )
 
     def learn(self, backbone: str, batch_size: int, trial: tuple[float, float]) -> "Costs":
         """Return the same with what a trial of `backbone` took: seconds of compiling a step, and of a step."""
@@ -86,7 +92,9 @@ class Costs:
         """Return the seconds of one full training."""
         pictures = training.epoch_share * min(training.limit or self.sizes.train, self.sizes.train)
         epochs = training.frozen_epochs, training.fine_tuning_epochs
-        return self._seconds(backbone, self._trained(backbone), epochs, pictures, self.sizes.validation)
+        return self._seconds(
+            backbone, self._trained(backbone), epochs, pictures, self.sizes.validation
+        )
 
     def trial_seconds(self, backbone: str, config: Config, part: str) -> float:
         """Return the seconds of one trial of a part of the search; what is frozen is cached."""
@@ -106,14 +114,21 @@ class Costs:
     def search_seconds(self, backbone: str, config: Config) -> dict[str, float]:
         """Return the seconds of each part of a backbone's search; heads and trials share their features."""
         effort = self._effort(backbone, config)
-        seconds = {part: count * self.trial_seconds(backbone, config, part) for part, count in effort.trials.items()}
+        seconds = {
+            part: count * self.trial_seconds(backbone, config, part)
+            for part, count in effort.trials.items()
+        }
         cached = [part for part in seconds if part != TRIALS] if effort.pretrained else []
-        return seconds | {part: seconds[part] + self._cache_seconds(backbone, effort, part) for part in cached}
+        return seconds | {
+            part: seconds[part] + self._cache_seconds(backbone, effort, part) for part in cached
+        }
 
     def evaluation_seconds(self, backbone: str, config: Config) -> float:
         """Return the seconds of scoring one run on all versions of validation and test, some with all views."""
         views = sum(num_views(version, config.evaluation) for version in VERSIONS)
-        return self._passing_seconds(backbone, 1.1 * self.sizes.evaluated * views)  # reading, turning, scoring beside
+        return self._passing_seconds(
+            backbone, 1.1 * self.sizes.evaluated * views
+        )  # reading, turning, scoring beside
 
     def _trained(self, backbone: str) -> Share:
         return UPPER_PART if self.weights[backbone].is_pretrained else EVERYTHING
@@ -169,7 +184,9 @@ def measure_speed(config: Config, picture_shape: tuple[int, ...], num_classes: i
     images = generator.integers(0, 256, (batch, *picture_shape), np.uint8)
     targets = one_hot(generator.integers(0, num_classes, batch), num_classes)
     model = compile_model(network, None, config.training, 1e-3, 1)
-    first, step = (_time_of(lambda: model.train_on_batch((images, targets)), repeats) for repeats in (1, 3))
+    first, step = (
+        _time_of(lambda: model.train_on_batch((images, targets)), repeats) for repeats in (1, 3)
+    )
     batches = Batches(images[None], targets[None], batch, 0, augmentation=config.augmentation)
     if batches.layer is not None:
         model = compile_model(network, batches.layer, config.training, 1e-3, 1)
@@ -191,7 +208,11 @@ def _time_of(action: Callable[[], object], repeats: int = 7) -> float:
 
 
 def slowest(speeds: list[Speed]) -> Speed:
-    """Return the speed to plan with, of several measured side by side; raises InputError where there is none."""
+    """Return the speed to plan with, of several measured side by side; raises UserError where there is none."""
     if not speeds:
-        raise InputError("The speed of this machine could not be measured, as said above; mend that and try again.")
-    return Speed(*(max(getattr(speed, name) for speed in speeds) for name in ("train", "forward", "compile")))
+        raise UserError(
+            "The speed of this machine could not be measured, as said above; mend that and try again."
+        )
+    return Speed(
+        *(max(getattr(speed, name) for speed in speeds) for name in ("train", "forward", "compile"))
+    )

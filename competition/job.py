@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from competition.backbones import COMPARED, get_backbone
+from competition.common.errors import UserError
 from competition.config import PRESETS, Config, replace
-from competition.distortion import selected_versions
-from competition.download import find_published
-from competition.files import InputError
+from competition.data.download import find_published
+from competition.distortion.profiles import selected_versions
+from competition.networks.weights import KEYWORDS, SUFFIX, Weights, find_weights, resolve_weights
 from competition.paths import Paths
-from competition.server_versions import parse_requirements
-from competition.weights import KEYWORDS, SUFFIX, Weights, find_weights, resolve_weights
+from competition.submission.server_versions import parse_requirements
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
 SERVER_ACTIONS = ("dry-run", "grade", "bundle")
@@ -24,7 +24,7 @@ class Job:
     """The command line, resolved: source (None: the demo's drawing), paths, config, backbones, final, stages, deadline.
 
     published: the data set that `source` is to be downloaded from, where --data names one.
-    Raises InputError for unknown names, bad values and settings that contradict each other.
+    Raises UserError for unknown names, bad values and settings that contradict each other.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -32,11 +32,17 @@ class Job:
         self.stages = {stage for stage in STAGES if getattr(options, stage)}
         if options.ensemble:
             self.stages.add("package")
-        self.published = None if options.data is None or options.data.exists() else find_published(str(options.data))
+        self.published = (
+            None
+            if options.data is None or options.data.exists()
+            else find_published(str(options.data))
+        )
         self.source = self._find_source()
         self.is_demo = self.source is None and options.name in (None, "demo")
         demo = f"demo_{options.seed}" if options.seed else "demo"
-        self.paths = Paths(options.workdir, options.name or (self.source.resolve().stem if self.source else demo))
+        self.paths = Paths(
+            options.workdir, options.name or (self.source.resolve().stem if self.source else demo)
+        )
         self.config = self._configure()
         self.backbones = tuple(dict.fromkeys(options.backbone or COMPARED))
         for name in self.backbones:
@@ -46,7 +52,9 @@ class Job:
             _ = self.weights  # a file that is missing is told now
         self._check_actions()
         self.server = self._server_requirements()
-        self.budget = options.time_budget or (DEMO_SECONDS if self.is_demo and options.search else None)
+        self.budget = options.time_budget or (
+            DEMO_SECONDS if self.is_demo and options.search else None
+        )
         self.deadline = None if self.budget is None else time.monotonic() + self.budget
 
     def _find_source(self) -> Path | None:
@@ -67,11 +75,15 @@ class Job:
         for assignment in options.set:
             key, separator, value = assignment.partition("=")
             if not separator:
-                raise InputError(f"--set got '{assignment}', and expects KEY=VALUE, as training.batch_size=16.")
+                raise UserError(
+                    f"--set got '{assignment}', and expects KEY=VALUE, as training.batch_size=16."
+                )
             changes.pop(key, None)  # what is given last is applied last
             changes[key] = value
         config = replace(Config(), changes)
-        select_by = "+".join(selected_versions(config.training.select_by))  # one order, for one fingerprint
+        select_by = "+".join(
+            selected_versions(config.training.select_by)
+        )  # one order, for one fingerprint
         return replace(config, {"training.select_by": select_by})
 
     def _final_backbone(self) -> str:
@@ -82,30 +94,38 @@ class Job:
         if final != "best":
             get_backbone(final)
             if final not in self.backbones:
-                raise InputError(f"--final names {final}, which is not trained; add --backbone {final}.")
+                raise UserError(
+                    f"--final names {final}, which is not trained; add --backbone {final}."
+                )
         return final
 
     def _check_actions(self) -> None:
-        """Raise InputError where --dry-run, --grade, --ensemble name what is not there, or --bundle opens on no day."""
+        """Raise UserError where --dry-run, --grade, --ensemble name what is not there, or --bundle opens on no day."""
         dry_run, folder = self.options.dry_run, self.options.grade
         if dry_run is not None and not dry_run.is_file():
-            raise InputError(f"--dry-run got {dry_run}, which is no file; give a submission's zip.")
+            raise UserError(f"--dry-run got {dry_run}, which is no file; give a submission's zip.")
         if folder is not None and not any(folder.glob("*.zip")):
-            raise InputError(f"--grade got {folder}, which holds no zip; give the folder with the submissions' zips.")
+            raise UserError(
+                f"--grade got {folder}, which holds no zip; give the folder with the submissions' zips."
+            )
         for name in self.options.ensemble or ():
             if not (self.paths.runs / name).is_dir():
-                raise InputError(f"--ensemble names {name}, but there is no such run in {self.paths.runs}.")
+                raise UserError(
+                    f"--ensemble names {name}, but there is no such run in {self.paths.runs}."
+                )
         if self.options.bundle:
             self.config.codabench.opening_day()
         if self.options.on_test and dry_run is None and folder is None:
-            raise InputError("--on-test says which pictures --dry-run and --grade take; give one of them.")
+            raise UserError(
+                "--on-test says which pictures --dry-run and --grade take; give one of them."
+            )
 
     def _server_requirements(self) -> tuple[str, ...]:
         """What --check-server names; nothing where it is not given."""
         if not self.options.check_server:
             return ()
         if not self.wants("package"):
-            raise InputError("--check-server tries the zip that --package writes; give both.")
+            raise UserError("--check-server tries the zip that --package writes; give both.")
         return parse_requirements(self.options.check_server)
 
     @property
@@ -116,7 +136,9 @@ class Job:
     @property
     def fixed_keys(self) -> frozenset[str]:
         """The settings that an earlier search does not change: by --set, or by --preset where nothing searches."""
-        preset = PRESETS[self.options.preset] if self.options.preset and not self.options.search else {}
+        preset = (
+            PRESETS[self.options.preset] if self.options.preset and not self.options.search else {}
+        )
         return self.user_keys | preset.keys()
 
     @property
@@ -141,7 +163,10 @@ class Job:
     @cached_property
     def weights(self) -> dict[str, Weights]:
         """The weights of each backbone."""
-        return {name: resolve_weights(self.config.weights, name, self.paths.weights) for name in self.backbones}
+        return {
+            name: resolve_weights(self.config.weights, name, self.paths.weights)
+            for name in self.backbones
+        }
 
     @cached_property
     def embedding_weights(self) -> Path | None:

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, replace
 
 from competition.backbones import BACKBONES
+from competition.common.console import describe_seconds, say
+from competition.common.errors import UserError
 from competition.config import Config
-from competition.console import describe_seconds, say
 from competition.costs import Costs
-from competition.files import InputError
-from competition.search_job import FINALS, TRIALS, Effort
+from competition.search.rounds import FINALS, TRIALS, Effort
 
 PACKAGE_SECONDS = 40.0  # writing, unzipping and running the submission, and the figures at the end
 TRAINING_MARGIN = 0.85  # of the time for training is planned; a schedule that is cut short costs more than an epoch
@@ -28,16 +28,30 @@ class Planner:
         One from random weights gets no more than the longest of the others: its trials are slow, and end with its time.
         """
         seconds = {name: self.costs.search_seconds(name, config) for name in self.costs.weights}
-        known = [sum(seconds[name].values()) for name, weights in self.costs.weights.items() if weights.is_pretrained]
-        longest, sharing = max(known, default=math.inf), max(1, self.workers // len(self.costs.weights))
+        known = [
+            sum(seconds[name].values())
+            for name, weights in self.costs.weights.items()
+            if weights.is_pretrained
+        ]
+        longest, sharing = (
+            max(known, default=math.inf),
+            max(1, self.workers // len(self.costs.weights)),
+        )
         for name, weights in self.costs.weights.items():
             if not weights.is_pretrained:
-                seconds[name] = {part: min(cost, longest / 2) for part, cost in seconds[name].items()}
-        return {name: {part: cost / sharing for part, cost in parts.items()} for name, parts in seconds.items()}
+                seconds[name] = {
+                    part: min(cost, longest / 2) for part, cost in seconds[name].items()
+                }
+        return {
+            name: {part: cost / sharing for part, cost in parts.items()}
+            for name, parts in seconds.items()
+        }
 
     def search_span(self, config: Config) -> float:
         """Return the seconds of all searches together."""
-        return self.span({name: sum(parts.values()) for name, parts in self.search_seconds(config).items()})
+        return self.span(
+            {name: sum(parts.values()) for name, parts in self.search_seconds(config).items()}
+        )
 
     def finish_times(self, costs: dict[str, float]) -> dict[str, float]:
         """Return when each task ends, in seconds, if each begins in the given order as soon as a worker is free."""
@@ -55,7 +69,9 @@ class Planner:
 
     def final_seconds(self, config: Config) -> dict[str, float]:
         """Return the seconds of each backbone's full training."""
-        return {name: self.costs.training_seconds(name, config.training) for name in self.costs.weights}
+        return {
+            name: self.costs.training_seconds(name, config.training) for name in self.costs.weights
+        }
 
     def total_seconds(self, config: Config, search: bool) -> float:
         """Return the seconds of the whole job."""
@@ -81,8 +97,12 @@ class Planner:
         for fewest in (most // 4, most // 10, 2):  # rather fewer pictures than very few trials
             for limit in pictures:
                 for count in range(most, min(max(2, fewest), most) - 1, -1):
-                    both = max(min(2, whole), round(whole * count / most))  # one as given, one with the best head
-                    search = replace(config.search, trials=count, two_stage_trials=both, trial_pictures=limit)
+                    both = max(
+                        min(2, whole), round(whole * count / most)
+                    )  # one as given, one with the best head
+                    search = replace(
+                        config.search, trials=count, two_stage_trials=both, trial_pictures=limit
+                    )
                     planned = replace(config, search=search)
                     if self.search_span(planned) <= share:
                         return planned
@@ -95,20 +115,30 @@ class Planner:
         """
         room = TRAINING_MARGIN * (seconds - self.reserve(config))
         whole = [(epochs, 1.0) for epochs in range(MOST_EPOCHS, 0, -1)]
-        shortened = [(epochs, share / 20) for epochs in range(FEW_EPOCHS, 1, -1) for share in range(19, 9, -1)]
-        for epochs, share in sorted([*whole, *shortened], key=lambda plan: (-plan[0] * plan[1], plan[0])):
+        shortened = [
+            (epochs, share / 20)
+            for epochs in range(FEW_EPOCHS, 1, -1)
+            for share in range(19, 9, -1)
+        ]
+        for epochs, share in sorted(
+            [*whole, *shortened], key=lambda plan: (-plan[0] * plan[1], plan[0])
+        ):
             frozen = min(round(epochs / 5), 10) if config.training.frozen_epochs else 0
             rest = epochs - frozen
-            training = replace(config.training, frozen_epochs=frozen, fine_tuning_epochs=rest, epoch_share=share)
+            training = replace(
+                config.training, frozen_epochs=frozen, fine_tuning_epochs=rest, epoch_share=share
+            )
             planned = replace(config, training=training)
             if self.span(self.final_seconds(planned)) <= room:
                 return planned
         return planned
 
-    def keep_affordable(self, config: Config, seconds: float, packaged: str, search: bool) -> "Planner":
+    def keep_affordable(
+        self, config: Config, seconds: float, packaged: str, search: bool
+    ) -> "Planner":
         """Return a planner of the packaged backbone, and of as many others as one epoch of each fits into `seconds`.
 
-        A search of very few trials counts too. The cheapest ones first; what is left out is told. Raises InputError
+        A search of very few trials counts too. The cheapest ones first; what is left out is told. Raises UserError
         where not even the packaged one fits.
         """
         training = replace(config.training, frozen_epochs=0, fine_tuning_epochs=1)
@@ -123,13 +153,15 @@ class Planner:
             if needed <= seconds:
                 break
         else:
-            raise InputError(
+            raise UserError(
                 f"The time budget leaves {describe_seconds(seconds)} after preparing the data, and one epoch of "
                 f"{names[0]} takes about {describe_seconds(needed)}; give more, or a smaller backbone (--backbone)."
             )
         if count < len(names):
             left = describe_seconds(seconds)
-            say(f"{left} are left, too little for one epoch of each backbone: WITHOUT {', '.join(names[count:])}.")
+            say(
+                f"{left} are left, too little for one epoch of each backbone: WITHOUT {', '.join(names[count:])}."
+            )
         return kept
 
 
@@ -147,7 +179,9 @@ def describe_plan(config: Config, planner: Planner, search: bool) -> str:
         lines.append(
             f"  {BACKBONES[name].title}, {planner.costs.weights[name].origin} weights: {describe_seconds(seconds)}"
         )
-    lines.append(f"in all about {describe_seconds(planner.total_seconds(config, search))} from here")
+    lines.append(
+        f"in all about {describe_seconds(planner.total_seconds(config, search))} from here"
+    )
     return "\n".join(lines)
 
 
@@ -155,13 +189,19 @@ def _describe_search(config: Config, planner: Planner) -> str:
     search = config.search
     texts = []
     for pretrained in (True, False):
-        if not any(weights.is_pretrained == pretrained for weights in planner.costs.weights.values()):
+        if not any(
+            weights.is_pretrained == pretrained for weights in planner.costs.weights.values()
+        ):
             continue
         effort = Effort(search, pretrained)
-        few, more = (min(effort.pictures(part), planner.costs.sizes.train) for part in (TRIALS, FINALS))
+        few, more = (
+            min(effort.pictures(part), planner.costs.sizes.train) for part in (TRIALS, FINALS)
+        )
         text = f"{search.trials} trials of the head on cached features, {effort.trials[TRIALS]} of both stages"
         if not pretrained:
-            text = f"from random weights up to {search.trials} trials of all layers at half the size"
+            text = (
+                f"from random weights up to {search.trials} trials of all layers at half the size"
+            )
         finalists = effort.trials.get(FINALS)
         finals = f", finals of {finalists} on {more}" if finalists else ""
         frozen, fine_tuning = effort.epochs(TRIALS)

@@ -15,21 +15,26 @@ from typing import Any
 import sqlalchemy
 from optuna.trial import Trial
 
-from competition import study
 from competition.config import Config, replace
-from competition.search_job import SearchJob
-from competition.storage import open_storage
-from competition.study import open_study, resume_study, work
-from competition.weights import RANDOM
+from competition.networks.weights import RANDOM
+from competition.search import study
+from competition.search.rounds import SearchJob
+from competition.search.study import open_storage, open_study, resume_study, work
 
 TRIALS = 8
 LATER = 10_000
 
 
 def make_job(folder: Path, storage: str | None = None, trials: int = TRIALS) -> SearchJob:
-    settings = {"model.backbone": "tiny_cnn", "search.trials": trials, "search.heartbeat_seconds": 1}
+    settings = {
+        "model.backbone": "tiny_cnn",
+        "search.trials": trials,
+        "search.heartbeat_seconds": 1,
+    }
     config = replace(Config(), settings)
-    return SearchJob(config, RANDOM, folder, {"splits": "data-1", "classes": 3}, "numpy", storage=storage)
+    return SearchJob(
+        config, RANDOM, folder, {"splits": "data-1", "classes": 3}, "numpy", storage=storage
+    )
 
 
 def score(trial: Trial) -> float:

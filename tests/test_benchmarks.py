@@ -6,7 +6,7 @@ import pytest
 from benchmarks.cleaning import Findings, score, score_copies, score_flags
 from benchmarks.enlarging import enlarge
 from benchmarks.planting import COPIES, FAULT_SHARES, SPOILED, Planted, plant
-from competition.data import Dataset
+from competition.data.arrays import Dataset
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,9 @@ def test_every_kind_is_planted_and_the_rest_is_as_it_was(planted: Planted) -> No
     assert set(planted.kinds) == {"cell", *FAULT_SHARES}
     untouched = (planted.kinds == "cell") | (planted.kinds == "wrong label")
     np.testing.assert_array_equal(planted.images[untouched], again[untouched])
-    assert ((planted.labels != np.arange(200) % 4) == (planted.kinds == "wrong label"))[planted.copy_of < 0].all()
+    assert ((planted.labels != np.arange(200) % 4) == (planted.kinds == "wrong label"))[
+        planted.copy_of < 0
+    ].all()
 
 
 def test_copies_have_a_sound_original_with_the_same_label(planted: Planted) -> None:
@@ -42,8 +44,12 @@ def test_a_spoiled_picture_keeps_size_and_type(kind: str) -> None:
     assert (spoiled == image).all() == (kind == "exact copy")
 
 
-def test_a_flag_on_a_cell_costs_precision_and_one_on_another_fault_does_not(planted: Planted) -> None:
-    blank, noise, cells = (np.flatnonzero(planted.kinds == kind).tolist() for kind in ("blank", "noise", "cell"))
+def test_a_flag_on_a_cell_costs_precision_and_one_on_another_fault_does_not(
+    planted: Planted,
+) -> None:
+    blank, noise, cells = (
+        np.flatnonzero(planted.kinds == kind).tolist() for kind in ("blank", "noise", "cell")
+    )
     result = score_flags(planted, {blank[0], noise[0], cells[0]}, "blank")
     assert result.precision == 0.5
     assert result.recall == 1 / len(blank)
@@ -67,7 +73,11 @@ def test_a_kind_that_a_tool_does_not_look_for_has_no_score(planted: Planted) -> 
 
 def test_enlarging_keeps_the_pictures_and_makes_others_in_turns_with_their_labels() -> None:
     generator = np.random.default_rng(2)
-    images = np.clip(np.arange(10)[:, None, None, None] * 20 + generator.integers(30, 40, (10, 24, 24, 3)), 0, 255)
+    images = np.clip(
+        np.arange(10)[:, None, None, None] * 20 + generator.integers(30, 40, (10, 24, 24, 3)),
+        0,
+        255,
+    )
     dataset = Dataset(images.astype(np.uint8), np.arange(10), tuple("abcdefghij"))
     keep = np.arange(10) != 4
     large = enlarge(dataset, keep, 25, generator)

@@ -5,8 +5,16 @@ from typing import Any
 
 import pytest
 
-from competition.config import PRESETS, SECTION_PRESETS, Config, flatten, known_keys, replace, unflatten
-from competition.files import InputError
+from competition.common.errors import UserError
+from competition.config import (
+    PRESETS,
+    SECTION_PRESETS,
+    Config,
+    flatten,
+    known_keys,
+    replace,
+    unflatten,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +41,8 @@ def test_a_dotted_key_changes_its_setting_alone(key: str, given: Any, expected: 
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "expected"), [("model.l2", "0", 0.0), ("seed", "3", 3), ("augmentation.flips", "true", True)]
+    ("key", "given", "expected"),
+    [("model.l2", "0", 0.0), ("seed", "3", 3), ("augmentation.flips", "true", True)],
 )
 def test_text_becomes_the_type_of_the_setting(key: str, given: str, expected: Any) -> None:
     assert type(flatten(replace(Config(), {key: given}))[key]) is type(expected)
@@ -42,7 +51,11 @@ def test_text_becomes_the_type_of_the_setting(key: str, given: str, expected: An
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("training.batch_size", "many", ["training.batch_size", "'many'", "a whole number from 1 to 4096"]),
+        (
+            "training.batch_size",
+            "many",
+            ["training.batch_size", "'many'", "a whole number from 1 to 4096"],
+        ),
         ("training.batch_size", "0", ["'0'", "from 1 to 4096"]),
         ("training.batch_size", "5000", ["'5000'", "from 1 to 4096"]),
         ("training.batch_size", "2.5", ["'2.5'", "a whole number"]),
@@ -56,8 +69,10 @@ def test_text_becomes_the_type_of_the_setting(key: str, given: str, expected: An
         ("seed", "-1", ["'-1'", "from 0 to"]),
     ],
 )
-def test_a_bad_value_names_what_came_and_what_is_expected(key: str, value: Any, words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
+def test_a_bad_value_names_what_came_and_what_is_expected(
+    key: str, value: Any, words: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
         replace(Config(), {key: value})
     for word in words:
         assert word in str(caught.value)
@@ -73,17 +88,19 @@ def test_a_bad_value_names_what_came_and_what_is_expected(key: str, value: Any, 
     ],
 )
 def test_an_unknown_key_names_a_near_one(key: str, near: str) -> None:
-    with pytest.raises(InputError, match=rf"Unknown setting '{key}'; did you mean '[a-z.]*{near}'"):
+    with pytest.raises(UserError, match=rf"Unknown setting '{key}'; did you mean '[a-z.]*{near}'"):
         replace(Config(), {key: 1})
 
 
 def test_a_section_cannot_be_set_to_a_value() -> None:
-    with pytest.raises(InputError, match="Unknown setting 'training'"):
+    with pytest.raises(UserError, match="Unknown setting 'training'"):
         replace(Config(), {"training": "fast"})
 
 
 def test_an_unknown_backbone_names_a_near_one() -> None:
-    with pytest.raises(InputError, match="Unknown backbone 'efficientnet_b0'; did you mean 'efficientnetb0'"):
+    with pytest.raises(
+        UserError, match="Unknown backbone 'efficientnet_b0'; did you mean 'efficientnetb0'"
+    ):
         replace(Config(), {"model.backbone": "efficientnet_b0"})
 
 
@@ -91,7 +108,7 @@ def test_a_section_takes_the_name_of_a_preset_which_later_keys_refine() -> None:
     config = replace(Config(), {"augmentation": "none", "augmentation.flips": "true"})
     assert config.augmentation.num_operations == 0
     assert config.augmentation.flips
-    with pytest.raises(InputError, match="Unknown preset of augmentation 'nothing'"):
+    with pytest.raises(UserError, match="Unknown preset of augmentation 'nothing'"):
         replace(Config(), {"augmentation": "nothing"})
 
 
@@ -112,7 +129,10 @@ def test_every_default_passes_its_own_bounds() -> None:
 
 
 def test_a_table_goes_through_json_and_back() -> None:
-    config = replace(Config(), {"seed": 5, "training.optimizer": "adamw", "augmentation": "origin", "model.l2": 1e-7})
+    config = replace(
+        Config(),
+        {"seed": 5, "training.optimizer": "adamw", "augmentation": "origin", "model.l2": 1e-7},
+    )
     assert unflatten(json.loads(json.dumps(flatten(config)))) == config
 
 

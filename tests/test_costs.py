@@ -6,8 +6,8 @@ import pytest
 
 from competition.config import Config, replace
 from competition.costs import EPOCH_SECONDS, Costs, Sizes, Speed, measure_speed
-from competition.search_job import FINALS, HEADS, TRIALS
-from competition.weights import RANDOM, Weights
+from competition.networks.weights import RANDOM, Weights
+from competition.search.rounds import FINALS, HEADS, TRIALS
 
 PRETRAINED = Weights(Path("weights.h5"), "imagenet")
 COSTS = Costs(
@@ -17,7 +17,9 @@ COSTS = Costs(
 )
 
 
-def fine_tune(costs: Costs, epochs: int, backbone: str = "mobilenetv3large", **others: float) -> float:
+def fine_tune(
+    costs: Costs, epochs: int, backbone: str = "mobilenetv3large", **others: float
+) -> float:
     changes = {"frozen_epochs": 0, "fine_tuning_epochs": epochs, **others}
     config = replace(Config(), {f"training.{key}": value for key, value in changes.items()})
     return costs.training_seconds(backbone, config.training)
@@ -43,12 +45,18 @@ def test_a_frozen_epoch_costs_less_than_one_of_fine_tuning() -> None:
 
 
 def test_fewer_pictures_or_shorter_epochs_cost_less() -> None:
-    assert fine_tune(COSTS, 5, epoch_share=0.5) == fine_tune(COSTS, 5, limit=4000) < 0.7 * fine_tune(COSTS, 5)
+    assert (
+        fine_tune(COSTS, 5, epoch_share=0.5)
+        == fine_tune(COSTS, 5, limit=4000)
+        < 0.7 * fine_tune(COSTS, 5)
+    )
 
 
 def test_a_trial_costs_less_than_a_training_of_as_many_epochs() -> None:
     config = Config()
-    heads, trials, finals = (COSTS.trial_seconds("mobilenetv3large", config, part) for part in (HEADS, TRIALS, FINALS))
+    heads, trials, finals = (
+        COSTS.trial_seconds("mobilenetv3large", config, part) for part in (HEADS, TRIALS, FINALS)
+    )
     plain = fine_tune(COSTS, 3, frozen_epochs=4)
     assert heads < plain / 50
     assert trials < plain / 5

@@ -16,15 +16,13 @@ import pytest
 
 import run
 from competition import campaign
+from competition.common.errors import NotCheckedError, UserError
 from competition.config import Config
 from competition.costs import Costs, Sizes, Speed
-from competition.files import InputError
 from competition.job import Job
 from competition.planning import Planner
-from competition.search_job import SearchJob
-from competition.server_versions import NotCheckedError
-from tests.conftest import draw_blobs
-from tests.test_training import make_data
+from competition.search.rounds import SearchJob
+from tests.factories import draw_blobs, make_data
 
 TINY = [
     "--backbone",
@@ -44,7 +42,14 @@ QUICK = [
     "--set",
     "training.head_learning_rate=0.01",
 ]
-TRIALS = ["--trials", "2", "--set", "search.trial_fine_tuning_epochs=1", "--set", "search.trial_frozen_epochs=1"]
+TRIALS = [
+    "--trials",
+    "2",
+    "--set",
+    "search.trial_fine_tuning_epochs=1",
+    "--set",
+    "search.trial_frozen_epochs=1",
+]
 
 WITHOUT_TENSORFLOW = """
 import sys
@@ -77,7 +82,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, blobs_path: Path) -> Path
 def test_the_main_job_leaves_a_verified_zip_and_a_leaderboard(finished: Path) -> None:
     with zipfile.ZipFile(finished / "submissions/blobs/tiny_cnn_001.zip") as archive:
         assert sorted(archive.namelist()) == ["config.json", "model.py", "tiny_cnn_001.weights.h5"]
-    figures = json.loads((finished / "experiments/blobs/runs/tiny_cnn_001/package.json").read_text())
+    figures = json.loads(
+        (finished / "experiments/blobs/runs/tiny_cnn_001/package.json").read_text()
+    )
     assert figures["pictures"] == 27
     assert figures["largest_difference"] < 1e-4
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv")
@@ -88,7 +95,9 @@ def test_the_main_job_leaves_a_verified_zip_and_a_leaderboard(finished: Path) ->
         assert (finished / "experiments/blobs/runs/tiny_cnn_001" / picture).stat().st_size > 1000
 
 
-def test_the_selection_score_is_the_accuracy_on_clean_and_distorted_validation_joined(finished: Path) -> None:
+def test_the_selection_score_is_the_accuracy_on_clean_and_distorted_validation_joined(
+    finished: Path,
+) -> None:
     folder = finished / "experiments/blobs/runs/tiny_cnn_001"
     with np.load(folder / "predictions_validation.npz") as stored:
         labels = stored["labels"]
@@ -107,14 +116,18 @@ def test_a_second_call_trains_and_scores_nothing_anew(finished: Path, blobs_path
     assert json.loads((runs / "tiny_cnn_001/metrics.json").read_text())["test_looks"] == 1
 
 
-def test_recording_a_public_score_shows_the_error_of_the_expectation(finished: Path, blobs_path: Path) -> None:
+def test_recording_a_public_score_shows_the_error_of_the_expectation(
+    finished: Path, blobs_path: Path
+) -> None:
     assert call(finished, "--record", "tiny_cnn_001", "0.5", "--data", str(blobs_path)) == 0
     row = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").iloc[0]
     assert row["public"] == 0.5
     assert row["error"] == pytest.approx(row["test revealed TTA"] - 0.5)
 
 
-def test_a_changed_setting_makes_a_second_row_on_the_same_splits(finished: Path, blobs_path: Path) -> None:
+def test_a_changed_setting_makes_a_second_row_on_the_same_splits(
+    finished: Path, blobs_path: Path
+) -> None:
     arguments = ["--train", "--data", str(blobs_path), "--set", "training.label_smoothing=0.2"]
     assert call(finished, *arguments) == 0
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv").dropna(subset=["splits"])
@@ -136,7 +149,9 @@ def test_a_dry_run_and_a_grading_score_the_packaged_zip(
     scores = json.loads((finished / "experiments/blobs/runs/tiny_cnn_001/metrics.json").read_text())
     accuracy = scores["test"]["revealed"]["augmented"]["accuracy"]
     assert re.search(rf"accuracy +{accuracy:.4f}", output)
-    assert pd.read_csv(finished / "experiments/blobs/grades/grades.csv")["accuracy"].tolist() == [accuracy]
+    assert pd.read_csv(finished / "experiments/blobs/grades/grades.csv")["accuracy"].tolist() == [
+        accuracy
+    ]
     assert "<td>" in (zips / "tiny_cnn_001.detailed_results.html").read_text()
 
 
@@ -147,13 +162,22 @@ def test_the_bundle_is_written_from_the_splits(finished: Path, blobs_path: Path)
 
 
 def test_a_check_that_was_not_possible_is_no_success(
-    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    blobs_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(requirements: tuple[str, ...], cache: Path) -> Path:
         raise NotCheckedError("no internet")
 
     monkeypatch.setattr("competition.packaging.server_python", fail)
-    arguments = ["--package", "--check-server", "tensorflow==2.17.0,keras==3.4.1", "--data", str(blobs_path)]
+    arguments = [
+        "--package",
+        "--check-server",
+        "tensorflow==2.17.0,keras==3.4.1",
+        "--data",
+        str(blobs_path),
+    ]
     assert call(finished, *arguments) == 3
     output = capsys.readouterr()
     assert "server versions: NOT CHECKED (no internet)" in output.out
@@ -167,7 +191,10 @@ def test_a_submission_over_the_budget_is_not_written(
 ) -> None:
     zip_path = finished / "submissions/blobs/tiny_cnn_001.zip"
     before = zip_path.stat().st_mtime_ns
-    assert call(finished, "--package", "--set", "limits.zip_megabytes=0.01", "--data", str(blobs_path)) == 2
+    assert (
+        call(finished, "--package", "--set", "limits.zip_megabytes=0.01", "--data", str(blobs_path))
+        == 2
+    )
     assert "does not fit on the server: a zip of" in capsys.readouterr().err
     assert zip_path.stat().st_mtime_ns == before
 
@@ -192,14 +219,20 @@ def test_folds_share_the_test_and_report_their_spread(
     assert call(tmp_path, "--train", "--folds", "2", "--data", str(blobs_path)) == 0
     assert "on 2 folds" in capsys.readouterr().out
     assert len(list((tmp_path / "experiments/blobs/folds").glob("tiny_cnn_*/history.csv"))) == 2
-    scores = json.loads((tmp_path / "experiments/blobs/folds/folds.json").read_text())["selection_scores"]
+    scores = json.loads((tmp_path / "experiments/blobs/folds/folds.json").read_text())[
+        "selection_scores"
+    ]
     assert all(0 <= score <= 1 for score in scores)
 
 
-def test_what_the_user_sets_wins_over_what_the_search_found(finished: Path, blobs_path: Path) -> None:
+def test_what_the_user_sets_wins_over_what_the_search_found(
+    finished: Path, blobs_path: Path
+) -> None:
     path = finished / "experiments/blobs/studies/tiny_cnn_best.json"
     before = path.read_text()
-    path.write_text(json.dumps(json.loads(before) | {"settings": {"model.dropout": 0.4, "model.l2": 0.003}}))
+    path.write_text(
+        json.dumps(json.loads(before) | {"settings": {"model.dropout": 0.4, "model.l2": 0.003}})
+    )
     assert call(finished, "--train", "--data", str(blobs_path), "--set", "model.dropout=0.05") == 0
     path.write_text(before)
     newest = sorted((finished / "experiments/blobs/runs").glob("tiny_cnn_*"))[-1]
@@ -222,24 +255,44 @@ def test_another_search_space_is_refused_before_the_training(
     finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = sorted((finished / "experiments/blobs/runs").iterdir())
-    assert call(finished, "--search", "--data", str(blobs_path), *TRIALS, "--set", "model.dropout=0.05") == 2
-    assert "has another space (model.dropout [0.0, 0.6, False], now 0.05); use --force" in capsys.readouterr().err
+    assert (
+        call(
+            finished, "--search", "--data", str(blobs_path), *TRIALS, "--set", "model.dropout=0.05"
+        )
+        == 2
+    )
+    assert (
+        "has another space (model.dropout [0.0, 0.6, False], now 0.05); use --force"
+        in capsys.readouterr().err
+    )
     assert sorted((finished / "experiments/blobs/runs").iterdir()) == runs
 
 
 def test_one_backbone_that_fails_does_not_take_the_others_along(
-    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    blobs_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     original = vars(campaign)["run_training"]
 
     def fail_for_the_custom_cnn(config: Config, *arguments: Any) -> Path:
         if config.model.backbone == "custom_cnn":
-            raise InputError("The loss became infinite.")
+            raise UserError("The loss became infinite.")
         finished: Path = original(config, *arguments)
         return finished
 
     monkeypatch.setattr(campaign, "run_training", fail_for_the_custom_cnn)
-    arguments = ["--train", "--package", "--data", str(blobs_path), "--backbone", "custom_cnn", "--final", "best"]
+    arguments = [
+        "--train",
+        "--package",
+        "--data",
+        str(blobs_path),
+        "--backbone",
+        "custom_cnn",
+        "--final",
+        "best",
+    ]
     assert call(tmp_path, *arguments, "--workers", "1") == 2
     assert "custom_cnn: The loss became infinite." in capsys.readouterr().err
     assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
@@ -272,7 +325,16 @@ def searching(
 
         monkeypatch.setattr(campaign, "search", search_nothing)
         monkeypatch.setattr(campaign, "conclude", lambda job: {"seconds": [0.1, 0.1]})
-        options = ["--search", "--data", str(blobs_path), "--workdir", str(tmp_path), "--weights", "none", *arguments]
+        options = [
+            "--search",
+            "--data",
+            str(blobs_path),
+            "--workdir",
+            str(tmp_path),
+            "--weights",
+            "none",
+            *arguments,
+        ]
         workers: Any = FewTasks()
         made = campaign.Campaign(Job(run.build_parser().parse_args(options)), workers)
         planner = Planner(Costs(Speed(0.1, 0.1, 0.1), Sizes(9, 9, 9), made.job.weights), 5)
@@ -284,7 +346,9 @@ def searching(
 
 
 def test_workers_beyond_the_number_of_backbones_share_their_studies(searching: Any) -> None:
-    names, jobs = searching("--backbone", "tiny_cnn", "--backbone", "custom_cnn", "--time-budget", "9m")
+    names, jobs = searching(
+        "--backbone", "tiny_cnn", "--backbone", "custom_cnn", "--time-budget", "9m"
+    )
     assert len(names[0]) == 4
     expected = {(name, worker) for name in ("tiny_cnn", "custom_cnn") for worker in (0, 1)}
     assert {(job.backbone, job.worker) for job in jobs} == expected
@@ -292,18 +356,37 @@ def test_workers_beyond_the_number_of_backbones_share_their_studies(searching: A
     assert all(job.deadline is not None for job in jobs)
 
 
-def test_where_everything_is_set_there_is_nothing_to_search(searching: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    keys = ("model.head_units=9", "model.dropout=0.1", "model.l2=0", "training.head_learning_rate=0.001")
-    names, _ = searching("--backbone", "tiny_cnn", *(item for key in keys for item in ("--set", key)))
+def test_where_everything_is_set_there_is_nothing_to_search(
+    searching: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = (
+        "model.head_units=9",
+        "model.dropout=0.1",
+        "model.l2=0",
+        "training.head_learning_rate=0.001",
+    )
+    names, _ = searching(
+        "--backbone", "tiny_cnn", *(item for key in keys for item in ("--set", key))
+    )
     assert names == [[], []]
     assert "tiny_cnn: nothing to search" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import jax"], capture_output=True).returncode != 0, reason="jax is missing"
+    subprocess.run([sys.executable, "-c", "import jax"], capture_output=True).returncode != 0,
+    reason="jax is missing",
 )
 def test_the_main_job_runs_on_jax_without_tensorflow(tmp_path: Path, blobs_path: Path) -> None:
-    arguments = ["--search", "--data", str(blobs_path), "--workdir", str(tmp_path), *TINY, *QUICK, *TRIALS]
+    arguments = [
+        "--search",
+        "--data",
+        str(blobs_path),
+        "--workdir",
+        str(tmp_path),
+        *TINY,
+        *QUICK,
+        *TRIALS,
+    ]
     environment = {"KERAS_BACKEND": "jax", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments],

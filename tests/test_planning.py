@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from competition.common.errors import UserError
 from competition.config import Config, replace
-from competition.files import InputError
 from competition.planning import MOST_EPOCHS, TRAINING_MARGIN, Planner, describe_plan
 from tests.test_costs import COSTS
 
@@ -38,11 +38,13 @@ def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> N
 
 
 def test_too_little_time_is_refused_with_what_is_needed() -> None:
-    with pytest.raises(InputError, match="one epoch of mobilenetv3large takes about"):
+    with pytest.raises(UserError, match="one epoch of mobilenetv3large takes about"):
         PLANNER.keep_affordable(Config(), 60, "mobilenetv3large", search=False)
 
 
-def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert PLANNER.keep_affordable(Config(), 3600, "mobilenetv3large", search=False) == PLANNER
     assert not capsys.readouterr().out
     alone = PLANNER.keep_affordable(Config(), 200, "mobilenetv3large", search=False)
@@ -51,15 +53,21 @@ def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(capsys: pyte
 
 
 def test_room_is_left_for_a_short_search_too() -> None:
-    seconds = PLANNER.span(PLANNER.final_seconds(replace(Config(), ONE_EPOCH))) + PLANNER.reserve(Config())
+    seconds = PLANNER.span(PLANNER.final_seconds(replace(Config(), ONE_EPOCH))) + PLANNER.reserve(
+        Config()
+    )
     assert PLANNER.keep_affordable(Config(), seconds, "custom_cnn", search=False) == PLANNER
     kept = PLANNER.keep_affordable(Config(), seconds + 1, "mobilenetv3large", search=True)
     assert list(kept.costs.weights) == ["mobilenetv3large"]
 
 
 def test_workers_beyond_the_number_of_backbones_share_their_searches() -> None:
-    alone, shared = (dataclasses.replace(PLANNER, workers=workers).search_seconds(Config()) for workers in (2, 5))
-    assert shared == {name: {part: cost / 2 for part, cost in parts.items()} for name, parts in alone.items()}
+    alone, shared = (
+        dataclasses.replace(PLANNER, workers=workers).search_seconds(Config()) for workers in (2, 5)
+    )
+    assert shared == {
+        name: {part: cost / 2 for part, cost in parts.items()} for name, parts in alone.items()
+    }
 
 
 def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
@@ -84,8 +92,14 @@ def test_where_few_epochs_fit_one_more_is_planned_and_all_are_shortened() -> Non
 
 def test_the_plan_names_trials_epochs_and_time() -> None:
     text = describe_plan(Config(), PLANNER, search=True)
-    assert "100 trials of the head on cached features, 12 of both stages, 4 + 6 epochs of 1000 pictures" in text
+    assert (
+        "100 trials of the head on cached features, 12 of both stages, 4 + 6 epochs of 1000 pictures"
+        in text
+    )
     assert "finals of 3 on 4000" in text
-    assert "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, finals of 3 on 1000" in text
+    assert (
+        "up to 100 trials of all layers at half the size, 4 + 3 epochs of 250 pictures, finals of 3 on 1000"
+        in text
+    )
     assert "MobileNetV3Large, imagenet weights" in text
     assert "in all about" in text

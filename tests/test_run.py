@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 import run
-from competition.files import exclusive
-from tests.conftest import draw_blobs
+from competition.common.files import exclusive
+from tests.factories import draw_blobs
 
 ROOT = Path(__file__).parents[1]
 
 
 def listing(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 @pytest.fixture
@@ -44,7 +48,9 @@ def write_data(path: Path, **changes: object) -> str:
 def test_help_loads_neither_keras_nor_pandas() -> None:
     slow = "{'keras', 'pandas', 'optuna', 'tensorflow', 'sklearn', 'matplotlib'}"
     program = f"import sys, run; run.build_parser().format_help(); print(sorted({slow} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -61,7 +67,9 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--trials", "--workers"])
-def test_none_at_all_is_refused_before_anything_loads(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_none_at_all_is_refused_before_anything_loads(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         run.main(["--search", flag, "0"])
     assert f"{flag} got 0, and expects 1 or more" in capsys.readouterr().err
@@ -74,7 +82,12 @@ def test_a_bad_duration_is_refused(text: str) -> None:
 
 
 def test_durations_have_units() -> None:
-    assert [run.parse_duration(text) for text in ("90m", "1.5h", "45s", "30")] == [5400, 5400, 45, 30]
+    assert [run.parse_duration(text) for text in ("90m", "1.5h", "45s", "30")] == [
+        5400,
+        5400,
+        45,
+        30,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +104,15 @@ def test_durations_have_units() -> None:
         (["--search", "--set", "search.trials=0"], "search.trials got '0'"),
         (["--clean", "--data", "missing.npz"], "missing.npz"),
         (["--clean", "--name", "mine"], "needs --data"),
-        (["--clean", "--data", "bloodmnist:99"], "known are bloodmnist, bloodmnist:64, bloodmnist:128, bloodmnist:224"),
+        (
+            ["--clean", "--data", "bloodmnist:99"],
+            "known are bloodmnist, bloodmnist:64, bloodmnist:128, bloodmnist:224",
+        ),
         (["--search", "--weights", "nowhere", "--backbone", "mobilenetv3small"], "nowhere"),
-        (["--search", "--storage", "sqlite:////no/such/folder/study.db"], "/no/such/folder/study.db cannot be used"),
+        (
+            ["--search", "--storage", "sqlite:////no/such/folder/study.db"],
+            "/no/such/folder/study.db cannot be used",
+        ),
         (["--dry-run", "nowhere.zip"], "nowhere.zip, which is no file"),
         (["--grade", "nowhere"], "nowhere, which holds no zip"),
         (["--ensemble", "tiny_cnn_001", "tiny_cnn_002"], "no such run"),
@@ -105,7 +124,9 @@ def test_durations_have_units() -> None:
         (["--record", "tiny_cnn_001", "good"], "expects a number"),
     ],
 )
-def test_mistakes_on_the_command_line_get_one_sentence(arguments: list[str], sentence: str, call: object) -> None:
+def test_mistakes_on_the_command_line_get_one_sentence(
+    arguments: list[str], sentence: str, call: object
+) -> None:
     assert sentence in call(*arguments)  # type: ignore[operator]
 
 
@@ -118,17 +139,29 @@ def test_mistakes_on_the_command_line_get_one_sentence(arguments: list[str], sen
         ({"labels": np.array([object()] * 60)}, "pickle"),
     ],
 )
-def test_bad_data_gets_one_sentence(changes: dict[str, object], sentence: str, tmp_path: Path, call: object) -> None:
+def test_bad_data_gets_one_sentence(
+    changes: dict[str, object], sentence: str, tmp_path: Path, call: object
+) -> None:
     path = write_data(tmp_path / "bad.npz", **changes)
     assert sentence in call("--clean", "--data", path)  # type: ignore[operator]
 
 
-def test_weights_of_another_network_are_refused_before_the_long_work(tmp_path: Path, call: object) -> None:
+def test_weights_of_another_network_are_refused_before_the_long_work(
+    tmp_path: Path, call: object
+) -> None:
     path = tmp_path / "mobilenetv3small_imagenet_notop.weights.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("layers/dense/vars/0", data=np.zeros(3))
     data = write_data(tmp_path / "good.npz")
-    arguments = ["--search", "--data", data, "--weights", str(path), "--backbone", "mobilenetv3small"]
+    arguments = [
+        "--search",
+        "--data",
+        data,
+        "--weights",
+        str(path),
+        "--backbone",
+        "mobilenetv3small",
+    ]
     assert "does not hold weights of this backbone" in call(*arguments)  # type: ignore[operator]
 
 
@@ -138,7 +171,7 @@ def test_without_internet_a_published_data_set_is_not_had(
     def refuse(*arguments: object, **names: object) -> None:
         raise URLError("Name or service not known")
 
-    monkeypatch.setattr("competition.download.urlopen", refuse)
+    monkeypatch.setattr("competition.data.download.urlopen", refuse)
     error = call("--clean", "--data", "bloodmnist:64")  # type: ignore[operator]
     assert "no internet (Name or service not known)" in error
     assert f"put the file at {tmp_path / 'data' / 'downloads' / 'bloodmnist_64.npz'}" in error
@@ -164,7 +197,9 @@ def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path, call: object) -> Non
         holder.join()
 
 
-def test_a_full_disk_is_told_before_the_work(tmp_path: Path, call: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_before_the_work(
+    tmp_path: Path, call: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_data(tmp_path / "good.npz")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20})())
     assert "1 MB free" in call("--clean", "--data", data)  # type: ignore[operator]
@@ -178,7 +213,9 @@ def test_a_disk_that_fills_up_on_the_way_gets_one_sentence(
 
     data = write_data(tmp_path / "good.npz")
     monkeypatch.setattr("competition.pipeline.clean", fill)
-    assert run.main(["--clean", "--data", data, "--workdir", str(tmp_path), "--weights", "none"]) == 1
+    assert (
+        run.main(["--clean", "--data", data, "--workdir", str(tmp_path), "--weights", "none"]) == 1
+    )
     error = capsys.readouterr().err
     assert "No space left on device" in error
     assert "Traceback" not in error

@@ -17,11 +17,11 @@ from PIL import Image
 
 from competition.codabench import sample_model
 from competition.codabench.dry_run import Reference, write_program, write_reference
+from competition.common.console import timed
+from competition.common.files import replacing
 from competition.config import CodabenchConfig, Config
-from competition.console import timed
-from competition.files import replacing
-from competition.prediction import ScoredSet
-from competition.prepared import PROFILE, Prepared
+from competition.data.arrays import PreparedData, ScoredSet
+from competition.distortion.profiles import PROFILE
 
 PAGES = Path(__file__).parent / "pages"
 # The leaderboard's columns: keys of scores.json, titles, and which way is better.
@@ -33,7 +33,7 @@ COLUMNS = (
 )
 
 
-def write_bundle(path: Path, prepared: Prepared, config: Config) -> Path:
+def write_bundle(path: Path, prepared: PreparedData, config: Config) -> Path:
     """Write the competition's bundle: a phase on the distorted validation pictures, and a last one on the test split.
 
     The training split is public data; pages, starting kit, both programs, input and reference data lie beside
@@ -47,7 +47,9 @@ def write_bundle(path: Path, prepared: Prepared, config: Config) -> Path:
         for scored in (prepared.validation, prepared.test):
             _write_data(root / scored.name, scored, prepared.class_names)
         _write_public_data(root / "public_data", prepared)
-        write_starting_kit(root / "starting_kit", prepared.training.images, prepared.training.labels)
+        write_starting_kit(
+            root / "starting_kit", prepared.training.images, prepared.training.labels
+        )
         _draw_logo(root / "logo.png", prepared)
         definition = json.dumps(define(config), indent=2)
         (root / "competition.yaml").write_text(definition + "\n", encoding="utf-8")
@@ -75,7 +77,10 @@ def plan_phases(config: Config) -> list[dict[str, Any]]:
             "tasks": [index],
         }
         for index, (name, description) in enumerate(
-            (("Development", "Try as often as the limit allows."), ("Final", "Other pictures; this phase decides."))
+            (
+                ("Development", "Try as often as the limit allows."),
+                ("Final", "Other pictures; this phase decides."),
+            )
         )
     ]
 
@@ -94,7 +99,10 @@ def define(config: Config) -> dict[str, Any]:
         "enable_detailed_results": True,
         "make_programs_available": True,
         "make_input_data_available": False,
-        "pages": [{"title": name.title(), "file": f"pages/{name}.md"} for name in ("overview", "data", "evaluation")],
+        "pages": [
+            {"title": name.title(), "file": f"pages/{name}.md"}
+            for name in ("overview", "data", "evaluation")
+        ],
         "phases": plan_phases(config),
         "tasks": [_define_task(index, part) for index, part in enumerate(("validation", "test"))],
         "solutions": [{"index": 0, "path": "starting_kit/sample_submission.zip", "tasks": [0, 1]}],
@@ -124,7 +132,7 @@ def _define_task(index: int, part: str) -> dict[str, Any]:
     }
 
 
-def _write_pages(folder: Path, prepared: Prepared, config: Config) -> None:
+def _write_pages(folder: Path, prepared: PreparedData, config: Config) -> None:
     folder.mkdir()
     count, height, width = prepared.training.images.shape[:3]
     facts = {
@@ -142,7 +150,9 @@ def _write_pages(folder: Path, prepared: Prepared, config: Config) -> None:
         "width": width,
     }
     for page in sorted(PAGES.glob("*.md")):
-        (folder / page.name).write_text(page.read_text(encoding="utf-8").format(**facts), encoding="utf-8")
+        (folder / page.name).write_text(
+            page.read_text(encoding="utf-8").format(**facts), encoding="utf-8"
+        )
 
 
 def _write_data(folder: Path, scored: ScoredSet, class_names: tuple[str, ...]) -> None:
@@ -152,9 +162,13 @@ def _write_data(folder: Path, scored: ScoredSet, class_names: tuple[str, ...]) -
     write_reference(folder / "reference_data", Reference(scored.labels, class_names))
 
 
-def _write_public_data(folder: Path, prepared: Prepared) -> None:
+def _write_public_data(folder: Path, prepared: PreparedData) -> None:
     folder.mkdir()
-    np.savez(folder / "training_set.npz", images=prepared.training.images, labels=prepared.training.labels)
+    np.savez(
+        folder / "training_set.npz",
+        images=prepared.training.images,
+        labels=prepared.training.labels,
+    )
 
 
 def write_starting_kit(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
@@ -163,13 +177,16 @@ def write_starting_kit(folder: Path, images: np.ndarray, labels: np.ndarray) -> 
     sample.mkdir(parents=True)
     (sample / "model.py").write_bytes(Path(sample_model.__file__).read_bytes())
     colours = images.mean(axis=(1, 2))
-    np.save(sample / "means.npy", np.stack([colours[labels == label].mean(axis=0) for label in np.unique(labels)]))
+    np.save(
+        sample / "means.npy",
+        np.stack([colours[labels == label].mean(axis=0) for label in np.unique(labels)]),
+    )
     zip_folder(sample, folder / "sample_submission.zip")
     for kind in ("ingestion", "scoring"):
         write_program(kind, folder / f"{kind}_program")
 
 
-def _draw_logo(path: Path, prepared: Prepared) -> None:
+def _draw_logo(path: Path, prepared: PreparedData) -> None:
     """Draw the first training pictures of four classes side by side."""
     images, labels = prepared.training.images, prepared.training.labels
     firsts = [images[np.flatnonzero(labels == label)[0]] for label in np.unique(labels)[:4]]

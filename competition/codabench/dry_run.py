@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.archives import extract
 from competition.codabench import ingestion, scoring
+from competition.codabench.sandbox import Finished, extract, run_limited
+from competition.common.errors import UserError
+from competition.common.files import read_arrays, read_json, write_json
 from competition.config import LimitsConfig
-from competition.files import InputError, read_arrays, read_json, write_json
-from competition.processes import Finished, run_limited
 
 # metadata.yaml of each program: what the server runs, in the folder /app/program.
 COMMANDS = {
@@ -65,8 +65,10 @@ class Result:
     peak_megabytes: float
 
 
-def dry_run(zip_path: Path, images: np.ndarray, reference: Reference, limits: LimitsConfig) -> Result:
-    """Run a zip on images (n, h, w, 3) uint8 as the server does, and score it; raises InputError as it would fail."""
+def dry_run(
+    zip_path: Path, images: np.ndarray, reference: Reference, limits: LimitsConfig
+) -> Result:
+    """Run a zip on images (n, h, w, 3) uint8 as the server does, and score it; raises UserError as it would fail."""
     answers = run_ingestion(zip_path, images, limits)
     with _container() as app:
         write_reference(app / "input" / "ref", reference)
@@ -75,34 +77,44 @@ def dry_run(zip_path: Path, images: np.ndarray, reference: Reference, limits: Li
         np.savez(app / "input" / "res" / "predictions.npz", labels=answers.labels, seconds=seconds)
         finished = _run_program("scoring", app, limits)
         if finished.return_code != 0:
-            raise InputError(f"{zip_path} cannot be scored: {last_line(finished.output)}")
+            raise UserError(f"{zip_path} cannot be scored: {last_line(finished.output)}")
         page = (app / "output" / "detailed_results.html").read_text(encoding="utf-8")
         scores = read_json(app / "output" / "scores.json")
     return Result(scores, page, answers.output + finished.output, answers.peak_megabytes)
 
 
 def run_ingestion(
-    zip_path: Path, images: np.ndarray, limits: LimitsConfig, python: Path | None = None, probabilities: int = 0
+    zip_path: Path,
+    images: np.ndarray,
+    limits: LimitsConfig,
+    python: Path | None = None,
+    probabilities: int = 0,
 ) -> Answers:
     """Run a zip on images (n, h, w, 3) uint8 in a process of its own, with the harness not on its path.
 
-    python: the interpreter (default: this one). Raises InputError where the zip is unsafe, fails, answers in another
+    python: the interpreter (default: this one). Raises UserError where the zip is unsafe, fails, answers in another
     shape, or exceeds the limits.
     """
     megabytes = zip_path.stat().st_size / 2**20
     if megabytes > limits.zip_megabytes:
-        raise InputError(f"{zip_path} has {megabytes:.0f} MB, over the limit of {limits.zip_megabytes:.0f} MB.")
+        raise UserError(
+            f"{zip_path} has {megabytes:.0f} MB, over the limit of {limits.zip_megabytes:.0f} MB."
+        )
     with _container() as app:
         extract(zip_path, app / "ingested_program", 4 * limits.zip_megabytes)
         (app / "input_data").mkdir()
         np.save(app / "input_data" / "images.npy", images)
-        finished = _run_program("ingestion", app, limits, python, f"--probabilities {probabilities}")
+        finished = _run_program(
+            "ingestion", app, limits, python, f"--probabilities {probabilities}"
+        )
         if finished.return_code != 0:
-            raise InputError(f"{zip_path} fails when it runs: {last_line(finished.output)}")
+            raise UserError(f"{zip_path} fails when it runs: {last_line(finished.output)}")
         stored = read_arrays(app / "output" / "predictions.npz")
     load, predict, again = stored["seconds"].tolist()
     peak = finished.peak_megabytes
-    return Answers(stored["labels"], stored.get("probabilities"), (load, predict, again), peak, finished.output)
+    return Answers(
+        stored["labels"], stored.get("probabilities"), (load, predict, again), peak, finished.output
+    )
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
@@ -110,7 +122,9 @@ def write_reference(folder: Path, reference: Reference) -> None:
     folder.mkdir(parents=True)
     np.save(folder / "labels.npy", reference.labels.astype(np.int64))
     over = reference.images is not None
-    write_json(folder / "settings.json", {"class_names": list(reference.class_names), "phase_over": over})
+    write_json(
+        folder / "settings.json", {"class_names": list(reference.class_names), "phase_over": over}
+    )
     if reference.images is not None:
         np.save(folder / "images.npy", reference.images)
 
@@ -136,17 +150,30 @@ def _container() -> Iterator[Path]:
         yield Path(place)
 
 
-def _run_program(kind: str, app: Path, limits: LimitsConfig, python: Path | None = None, more: str = "") -> Finished:
+def _run_program(
+    kind: str, app: Path, limits: LimitsConfig, python: Path | None = None, more: str = ""
+) -> Finished:
     """Run the command of a program's metadata.yaml in its folder, as the server does."""
     write_program(kind, app / "program")
-    command = (app / "program" / "metadata.yaml").read_text(encoding="utf-8").removeprefix("command:")
+    command = (
+        (app / "program" / "metadata.yaml").read_text(encoding="utf-8").removeprefix("command:")
+    )
     words = [word.replace("/app", str(app), 1) for word in shlex.split(command + more)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= _SHARED_DEVICE | {"PYTHONUNBUFFERED": "1"}
     if python is not None:
-        environment.pop("KERAS_BACKEND", None)  # another environment need not have this one's backend
+        environment.pop(
+            "KERAS_BACKEND", None
+        )  # another environment need not have this one's backend
     arguments = [str(python or sys.executable), "-P", *words[1:]]
-    return run_limited(arguments, app / "program", limits.seconds, limits.memory_megabytes, environment, limits.cores)
+    return run_limited(
+        arguments,
+        app / "program",
+        limits.seconds,
+        limits.memory_megabytes,
+        environment,
+        limits.cores,
+    )
 
 
 # So that the submission finds room on an accelerator whose memory this process would else hold.

@@ -35,7 +35,9 @@ def checked_labels(answer: Any, count: int) -> np.ndarray:
     """Return what `predict` gave as labels (count,) int64; exits with a sentence where it is anything else."""
     labels = np.asarray(answer)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        sys.exit(f"predict answered {labels.dtype} of shape {labels.shape}; expected {count} integer labels")
+        sys.exit(
+            f"predict answered {labels.dtype} of shape {labels.shape}; expected {count} integer labels"
+        )
     return labels.astype(np.int64)
 
 
@@ -55,11 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
     predicted = time.perf_counter()
     answers = {"labels": labels}
     if options.probabilities and hasattr(model, "predict_proba"):
-        answers["probabilities"] = np.asarray(model.predict_proba(images[: options.probabilities]), np.float32)
+        answers["probabilities"] = np.asarray(
+            model.predict_proba(images[: options.probabilities]), np.float32
+        )
     again = time.perf_counter() - predicted
     answers["seconds"] = np.array([loaded - started, predicted - loaded, again])
     np.savez(options.output / "predictions.npz", **answers)  # type: ignore[arg-type]  # numpy types **kwds as bool
-    print(f"{len(images)} pictures: model loaded in {loaded - started:.1f} s, predicted in {predicted - loaded:.1f} s")
+    print(
+        f"{len(images)} pictures: model loaded in {loaded - started:.1f} s, predicted in {predicted - loaded:.1f} s"
+    )
 
 
 if __name__ == "__main__":

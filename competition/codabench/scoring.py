@@ -31,8 +31,12 @@ def count_confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int)
     if predicted.shape != labels.shape:
         sys.exit(f"{len(labels)} labels expected, received an array of shape {predicted.shape}")
     if len(predicted) and not 0 <= predicted.min() <= predicted.max() < num_classes:
-        sys.exit(f"labels range from {predicted.min()} to {predicted.max()}; expected 0 to {num_classes - 1}")
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+        sys.exit(
+            f"labels range from {predicted.min()} to {predicted.max()}; expected 0 to {num_classes - 1}"
+        )
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
 
 
 def compute_scores(confusion: np.ndarray) -> dict[str, float]:
@@ -53,10 +57,20 @@ def encode_png(image: np.ndarray) -> bytes:
     rows = b"".join(b"\0" + row.tobytes() for row in image)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def write_table(confusion: np.ndarray, names: list[str]) -> str:
@@ -69,7 +83,9 @@ def write_table(confusion: np.ndarray, names: list[str]) -> str:
     return f"<table><tr><th>true \\ called</th>{head}</tr>{''.join(rows)}</table>"
 
 
-def show_mistakes(images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: list[str]) -> str:
+def show_mistakes(
+    images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: list[str]
+) -> str:
     """Return the first wrongly called pictures as HTML."""
     figures = []
     for index in np.flatnonzero(labels != predicted)[:MISTAKES_SHOWN]:

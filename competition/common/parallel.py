@@ -1,0 +1,179 @@
+"""Tasks side by side in processes of their own, each with its share of the processor."""
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import psutil
+from tqdm import tqdm
+
+from competition.common import console
+from competition.common.errors import UserError
+
+Result = TypeVar("Result")
+GIGABYTES_EACH = (
+    2.5  # what a worker takes while it trains, and what it leaves to the rest of the machine
+)
+
+
+def count_workers(tasks: int, accelerated: bool) -> int:
+    """Return how many processes serve `tasks` best: one with an accelerator, else one a core as far as memory goes.
+
+    Two networks trained on one core each take far less time than one after the other on both.
+    """
+    fitting = int(psutil.virtual_memory().available / 2**30 / GIGABYTES_EACH)
+    return 1 if accelerated else max(1, min(tasks, _count_cores(), fitting))
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A context of `number` processes that run tasks; with one, this process does it.
+
+    failures: what went wrong, a sentence each.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number, self.stopped = number, False
+        self.failures: list[str] = []
+        self.context = multiprocessing.get_context("spawn")
+        self.lock = self.context.RLock()  # of the progress bars
+        self.pools = [self._start(slot) for slot in range(number)] if number > 1 else []
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        self.stopped = True
+        if (
+            kind is not None
+        ):  # nobody waits for the tasks any more; each can go on from its last checkpoint
+            for child in multiprocessing.active_children():
+                child.kill()
+        for pool in self.pools:
+            pool.shutdown(cancel_futures=True)
+
+    def run(
+        self, tasks: Mapping[str, Callable[[], Result]]
+    ) -> Iterator[tuple[str, Result | UserError]]:
+        """Yield the name of each task and its result, or the UserError that it raised, in the order in which they end.
+
+        tasks: picklable, begun in their order. One whose process dies is run again when the others are over; one that
+        dies again gives an UserError. Any other error ends the iteration.
+        """
+        if not self.pools or len(tasks) == 1:  # one alone is faster with all cores, in this process
+            yield from ((name, _attempt(task)) for name, task in tasks.items())
+            return
+        waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        for name in tasks:
+            waiting.put(name)
+        for slot in range(self.number):
+            threading.Thread(
+                target=self._serve, args=(slot, tasks, waiting, ended), daemon=True
+            ).start()
+        lost = []
+        for _ in tasks:
+            name, result = ended.get()
+            if isinstance(result, BrokenProcessPool):
+                lost.append(name)
+            elif isinstance(result, Exception) and not isinstance(result, UserError):
+                raise result
+            else:
+                yield name, result
+        if lost:
+            console.say(
+                f"A worker process died, often for want of memory; again, one at a time: {', '.join(lost)}"
+            )
+        for name in lost:
+            result = self._run_in(0, tasks[name])
+            yield name, _describe_death(name) if isinstance(result, BrokenProcessPool) else result
+
+    def run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
+        """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
+        for name, result in self.run(tasks):
+            if isinstance(result, UserError):
+                self.tell_failure(name, result)
+            else:
+                yield name, result
+
+    def tell_failure(self, name: str, error: UserError) -> None:
+        """Say what went wrong, and remember it."""
+        console.say(f"{name} FAILED: {error}")
+        self.failures.append(f"{name}: {error}")
+
+    def _serve(
+        self, slot: int, tasks: Mapping[str, Callable[[], Any]], waiting: Any, ended: Any
+    ) -> None:
+        """Run what is waiting in one of the processes."""
+        with contextlib.suppress(queue.Empty):
+            while not self.stopped:
+                name = waiting.get_nowait()
+                try:
+                    ended.put((name, self._run_in(slot, tasks[name])))
+                except Exception as error:  # of starting a process; nobody else would hear of it
+                    ended.put((name, error))
+
+    def _run_in(self, slot: int, task: Callable[[], Any]) -> Any:
+        """Return a task's result, or the exception that it raised or its process left."""
+        try:
+            return self.pools[slot].submit(_attempt, task).result()
+        except BrokenProcessPool as error:
+            if not self.stopped:
+                self.pools[slot].shutdown()
+                self.pools[slot] = self._start(slot)
+            return error
+        except Exception as error:
+            return error
+
+    def _start(self, slot: int) -> ProcessPoolExecutor:
+        arguments = slot, max(1, _count_cores() // self.number), self.lock
+        return ProcessPoolExecutor(
+            1, self.context, initializer=_prepare_process, initargs=arguments
+        )
+
+
+def _describe_death(name: str) -> UserError:
+    return UserError(
+        f"The process of {name} died, killed from outside or for want of memory; close other programs, "
+        "or lower training.batch_size, and give the same command again."
+    )
+
+
+def _attempt(task: Callable[[], Result]) -> Result | UserError:
+    try:
+        return task()
+    except UserError as error:
+        return error
+
+
+def _prepare_process(slot: int, threads: int, lock: Any) -> None:
+    """Limit the threads before any library starts them, find a line for the progress bars, and end with the parent."""
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = (
+            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+        )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
+    tqdm.set_lock(lock)
+    console.set_bar_position(slot)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with console.quiet_import():
+        import keras  # noqa: F401  # loads the backend while standard error is quiet
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""Training file or folder -> splits.npz, prepared/: `load_dataset`, `split`, `prepare`."""

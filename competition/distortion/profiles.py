@@ -1,0 +1,271 @@
+"""How hidden tests may look: named distortion profiles, in numpy and PIL, the same pictures on every machine.
+
+In `microscope` and `unseen` a picture meets one corruption of `corruptions` in one of five severities, each equally
+likely. `revealed` follows what became known of the competition's hidden test. Its operations and what a magnitude
+means for each are those of KerasCV's RandAugment (keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the
+layers it names): a strength is drawn from a normal distribution around the magnitude for solarise, colour degeneration
+and shear, and evenly up to the magnitude, in both directions, for contrast, brightness and translation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from competition.common.console import progress
+from competition.common.errors import UserError, unknown
+from competition.distortion.corruptions import MICROSCOPE, UNSEEN, Corruption
+
+# Enters the hash of distorted sets that are kept: raise it with every change of what a profile does.
+DISTORTION_VERSION = 2
+
+Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Takes one picture (h, w, 3) float32 in 0..255 and returns another of the same kind."""
+
+
+def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
+    """Return distorted copies of `images` (n, h, w, 3) uint8, of the same shape and type.
+
+    A picture's draw depends only on the profile, `seed` and its index: the first n of many come out like n alone.
+    Raises UserError for an unknown profile and for anything but uint8 colour pictures.
+    """
+    if profile not in PROFILES:
+        raise UserError(unknown("distortion profile", profile, PROFILES))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise UserError(
+            f"Distortion got pictures of shape {images.shape} and type {images.dtype}, and expects (n, h, w, 3) uint8; "
+            "convert them first."
+        )
+    result = np.empty_like(images)
+    steps = PROFILES[profile]
+    for index, image in enumerate(progress(images, f"  {profile}", unit="picture")):
+        rng = _generator(profile, seed, index)
+        picture = image.astype(np.float32)
+        for step in steps:
+            picture = step(picture, rng)
+        result[index] = np.rint(picture)
+    return result
+
+
+def families(profile: str, count: int, seed: int) -> np.ndarray:
+    """Return what `distort` does to each of `count` pictures: the corruption's name, (n,) str, else the profile's."""
+    if profile not in TABLES:
+        return np.full(count, profile)
+    return np.array(
+        [_choose(_generator(profile, seed, index), TABLES[profile])[0] for index in range(count)],
+        str,
+    )
+
+
+def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
+    """Return (m, h, w, 3) uint8 to look at, six of each row: a picture of `images`, then five distorted ones of it.
+
+    A row is a corruption in its five severities, in the order of its table; of a profile without one, five draws.
+    """
+    table, rows = TABLES.get(profile, {}), []
+    for row, image in enumerate(images[: len(table) or 12]):
+        if table:
+            corruption, picture = list(table.values())[row], image.astype(np.float32)
+            five = [
+                np.rint(corruption(picture, np.random.default_rng(seed), level))
+                for level in range(1, 6)
+            ]
+        else:
+            five = list(distort(np.repeat(image[None], 5, axis=0), profile, seed + row))
+        rows += [image, *five]
+    return np.array(rows, np.uint8).reshape(-1, *images.shape[1:])
+
+
+def selected_versions(select_by: str) -> tuple[str, ...]:
+    """Return the names in `select_by`, as clean+revealed, in the order of VERSIONS; raises UserError for another."""
+    names = select_by.split("+")
+    for name in names:
+        if name not in VERSIONS:
+            raise UserError(unknown("version to select by", name, VERSIONS))
+    return tuple(version for version in VERSIONS if version in names)
+
+
+def _generator(profile: str, seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, index, list(PROFILES).index(profile)])
+
+
+def _choose(rng: np.random.Generator, table: dict[str, Corruption]) -> tuple[str, int]:
+    """Return a corruption's name and a severity from 1 to 5."""
+    return list(table)[rng.integers(len(table))], int(rng.integers(1, 6))
+
+
+def corrupt(
+    image: np.ndarray, rng: np.random.Generator, table: dict[str, Corruption]
+) -> np.ndarray:
+    """Apply one corruption of `table` in one severity."""
+    name, severity = _choose(rng, table)
+    return table[name](image, rng, severity)
+
+
+def shift_black(image: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
+    """Move the content right and up by `low`..`high` of the side, leaving black strips at the left and the bottom."""
+    height, width = image.shape[:2]
+    up, right = np.rint(rng.uniform(low, high, 2) * (height, width)).astype(int)
+    result = np.zeros_like(image)
+    result[: height - up, right:] = image[up:, : width - right]
+    return result
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strong operations are: magnitude and its standard deviation, both as shares of the strongest."""
+
+    magnitude: float
+    deviation: float
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """Return a share in 0..1 around the magnitude."""
+        return float(np.clip(rng.normal(self.magnitude, self.deviation), 0.0, 1.0))
+
+    def draw_signed(self, rng: np.random.Generator) -> float:
+        """Return a share around the magnitude, in either direction."""
+        return self.draw(rng) * float(rng.choice((-1.0, 1.0)))
+
+    def draw_even(self, rng: np.random.Generator) -> float:
+        """Return an evenly drawn share of at most the magnitude, in either direction."""
+        return float(rng.uniform(-self.magnitude, self.magnitude))
+
+
+def rand_augment(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    num_operations: int,
+    rate: float,
+    strength: Strength,
+) -> np.ndarray:
+    """Apply `num_operations` operations, each drawn with replacement and done with probability `rate`.
+
+    Cubuk et al., RandAugment, https://arxiv.org/abs/1909.13719, in KerasCV's form.
+    """
+    for operation in rng.integers(len(OPERATIONS), size=num_operations):
+        if rng.random() < rate:
+            image = OPERATIONS[operation](image, rng, strength)
+    return image
+
+
+def auto_contrast(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel to 0..255; a flat channel stays."""
+    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    flat = high == low
+    scale = np.where(flat, 1.0, 255.0 / np.where(flat, 1.0, high - low)).astype(np.float32)
+    return np.asarray((image - np.where(flat, np.float32(0), low)) * scale)
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Flatten each channel's histogram, by the table that PIL's `ImageOps.equalize` uses."""
+    values = np.rint(image).astype(np.int64)
+    return np.stack(
+        [_equalize_table(values[..., channel])[values[..., channel]] for channel in range(3)],
+        axis=-1,
+    )
+
+
+def _equalize_table(values: np.ndarray) -> np.ndarray:
+    histogram = np.bincount(values.ravel(), minlength=256)
+    step = (values.size - histogram[values.max()]) // 255
+    if step == 0:
+        return np.arange(256, dtype=np.float32)
+    before = np.cumsum(histogram) - histogram
+    return np.asarray(np.minimum((before + step // 2) // step, 255), np.float32)
+
+
+def solarize(image: np.ndarray, addition: float, threshold: float) -> np.ndarray:
+    """Add `addition`, then invert what is at least `threshold` (both in 0..255)."""
+    brighter = np.minimum(image + np.float32(addition), 255)
+    return np.where(brighter < threshold, brighter, 255 - brighter)
+
+
+def degenerate_color(image: np.ndarray, share: float) -> np.ndarray:
+    """Blend with the grey picture (ITU-R 601 weights); a share of 1 is all grey."""
+    grey = 0.2989 * image[..., :1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:]
+    return _clipped(image + np.float32(share) * (grey - image))
+
+
+def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply each channel's distances from its mean by `factor`."""
+    mean = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    return _clipped((image - mean) * np.float32(factor) + mean)
+
+
+def adjust_brightness(image: np.ndarray, share: float) -> np.ndarray:
+    """Add `share` of the full range 255."""
+    return _clipped(image + np.float32(share * 255))
+
+
+def _clipped(image: np.ndarray) -> np.ndarray:
+    return np.asarray(np.minimum(np.maximum(image, 0), 255))
+
+
+def slide_rows(image: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Sample row r at x + offsets[r], in pixels, linearly between neighbours, mirrored at the borders (abc|cba)."""
+    height, width = image.shape[:2]
+    floor = np.floor(offsets).astype(np.int64)
+    share = (offsets - floor).astype(np.float32)[:, None, None]
+    positions = (np.arange(width + 1) + floor[:, None]) % (2 * width)
+    mirrored = np.minimum(positions, 2 * width - 1 - positions)
+    neighbours: np.ndarray = image[np.arange(height)[:, None], mirrored]
+    result: np.ndarray = neighbours[:, :-1] + share * (neighbours[:, 1:] - neighbours[:, :-1])
+    return result
+
+
+def shear_x(image: np.ndarray, share: float) -> np.ndarray:
+    """Sample each row `share` pixels further right for every row further down: the top row stays."""
+    return slide_rows(image, share * np.arange(len(image)))
+
+
+def translate_x(image: np.ndarray, share: float) -> np.ndarray:
+    """Move the content right by `share` of the width."""
+    return slide_rows(image, np.full(len(image), -share * image.shape[1]))
+
+
+def _transposed(
+    function: Callable[[np.ndarray, float], np.ndarray], image: np.ndarray, share: float
+) -> np.ndarray:
+    return function(image.transpose(1, 0, 2), share).transpose(1, 0, 2)
+
+
+shear_y = partial(_transposed, shear_x)
+translate_y = partial(_transposed, translate_x)
+
+# What RandAugment draws from. Solarise adds at most 110, since more leaves nearly nothing of the picture.
+OPERATIONS: tuple[Callable[[np.ndarray, np.random.Generator, Strength], np.ndarray], ...] = (
+    lambda image, rng, strength: auto_contrast(image),
+    lambda image, rng, strength: equalize(image),
+    lambda image, rng, strength: solarize(
+        image, 110 * strength.draw(rng), 255 - 255 * strength.draw(rng)
+    ),
+    lambda image, rng, strength: degenerate_color(image, strength.draw(rng)),
+    lambda image, rng, strength: adjust_contrast(image, 1 + strength.draw_even(rng)),
+    lambda image, rng, strength: adjust_brightness(image, strength.draw_even(rng)),
+    lambda image, rng, strength: shear_x(image, strength.draw_signed(rng)),
+    lambda image, rng, strength: shear_y(image, strength.draw_signed(rng)),
+    lambda image, rng, strength: translate_x(image, strength.draw_even(rng)),
+    lambda image, rng, strength: translate_y(image, strength.draw_even(rng)),
+)
+
+TABLES = {"microscope": MICROSCOPE, "unseen": UNSEEN}
+
+# The steps of each profile, in order. 10/11 is KerasCV's rate, which stands for the paper's eleventh operation: none.
+PROFILES: dict[str, tuple[Step, ...]] = {
+    "revealed": (
+        partial(shift_black, low=0.04, high=0.06),
+        partial(
+            rand_augment,
+            num_operations=3,
+            rate=10 / 11,
+            strength=Strength(magnitude=0.5, deviation=0.15),
+        ),
+    ),
+    **{profile: (partial(corrupt, table=table),) for profile, table in TABLES.items()},
+}
+
+# Every set is scored in these versions.
+VERSIONS = ("clean", *PROFILES)
+
+PROFILE = "revealed"

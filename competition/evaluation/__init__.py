@@ -1,0 +1,1 @@
+"""Trained runs -> metrics.json, predictions, leaderboard: `evaluate`, `write_leaderboard`."""

@@ -1,0 +1,181 @@
+"""The network in training: built from the settings, frozen and unfrozen at block borders, penalised."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from competition.backbones import get_backbone
+from competition.config import ModelConfig
+from competition.networks.submission_model import build_network
+from competition.networks.weights import Weights, load_backbone
+
+SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller pictures are enlarged
+
+
+class TrainingModel(keras.Model):
+    """What trains: x is (pictures, labels), without y; gives (probabilities, labels as augmentation left them).
+
+    Loss and metrics compare its two outputs, so that a step may mix labels, on every backend. In the accuracy a mixed
+    picture is of the class that has the larger part of it.
+    Labels are (n, K). class_weights: (K,) float32, what each class counts in training; None: all the same.
+    """
+
+    class_weights: np.ndarray | None = None
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        probabilities, labels = y_pred
+        if training and self.class_weights is not None:
+            sample_weight = ops.matmul(labels, self.class_weights)
+        return super().compute_loss(x, labels, probabilities, sample_weight, training)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        probabilities, labels = y_pred
+        return super().compute_metrics(x, labels, probabilities, sample_weight)
+
+
+def network_spec(
+    config: ModelConfig, picture_shape: tuple[int, ...], num_classes: int
+) -> dict[str, Any]:
+    """Return what `submission_model.build_network` needs, as it stands in a submission's config.json."""
+    entry = get_backbone(config.backbone)
+    side = config.input_size or picture_shape[0]
+    return {
+        "builder": entry.builder,
+        "arguments": entry.arguments,
+        "picture_shape": list(picture_shape),
+        "input_size": config.input_size if side >= SMALLEST_INPUT else SMALLEST_INPUT,
+        "head_units": config.head_units,
+        "dropout": config.dropout,
+        "num_classes": num_classes,
+    }
+
+
+def create_network(spec: dict[str, Any], weights: Weights) -> keras.Model:
+    """Return the network of `spec` with `weights` in its backbone and a random head."""
+    network = build_network(spec)
+    load_backbone(find_backbone(network), weights)
+    return network
+
+
+def find_backbone(network: keras.Model) -> keras.Model:
+    """Return the backbone, the one nested model of a network that `build_network` made."""
+    return next(layer for layer in network.layers if isinstance(layer, keras.Model))
+
+
+def freeze_backbone(network: keras.Model) -> None:
+    """Let only the head train; BatchNorm of a frozen backbone runs in inference mode."""
+    find_backbone(network).trainable = False
+
+
+def unfreeze_backbone(network: keras.Model, share: float) -> int:
+    """Let the upper `share` of the backbone's layers train, from the nearest block border; return how many do.
+
+    BatchNorm stays in inference mode: its statistics and scales are kept.
+    """
+    backbone = find_backbone(network)
+    border = find_border(backbone, share)
+    backbone.trainable = True
+    for index, layer in enumerate(backbone.layers):
+        layer.trainable = index >= border and not isinstance(layer, keras.layers.BatchNormalization)
+    return len(backbone.layers) - border
+
+
+def find_border(backbone: keras.Model, share: float) -> int:
+    """Return the index of the layer from which on the upper `share` trains: the nearest block border, or 0."""
+    wanted = round((1 - share) * len(backbone.layers))
+    return min([0, *block_borders(backbone)], key=lambda index: abs(index - wanted))
+
+
+def lower_part(network: keras.Model, borders: Sequence[int]) -> keras.Model:
+    """Return pictures -> a list: what crosses each of the backbone's `borders`, and its pooled output (n, d)."""
+    backbone = find_backbone(network)
+    x = inputs = keras.Input(network.input_shape[1:])
+    for layer in network.layers[1 : network.layers.index(backbone)]:
+        x = layer(x)
+    crossing = [backbone.layers[border - 1].output for border in borders]
+    *crossed, last = keras.Model(backbone.input, [*crossing, backbone.output])(x)
+    return keras.Model(inputs, [*crossed, keras.layers.GlobalAveragePooling2D()(last)])
+
+
+def upper_part(network: keras.Model, border: int | None) -> keras.Model:
+    """Return what crosses a border (None: the pooled output) -> probabilities, of the same layers and weights."""
+    backbone = find_backbone(network)
+    rest = network.layers[network.layers.index(backbone) + 1 :]
+    if border is None:
+        x = inputs = keras.Input(backbone.output_shape[-1:])
+        rest = rest[1:]
+    else:
+        crossing = backbone.layers[border - 1].output
+        inputs = keras.Input(crossing.shape[1:])
+        x = keras.Model(crossing, backbone.output)(inputs)
+    for layer in rest:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def train_everything(network: keras.Model, batch_norm_momentum: float) -> None:
+    """Let all layers train, BatchNorm in training mode with a momentum that follows within a few dozen steps."""
+    backbone = find_backbone(network)
+    backbone.trainable = True
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = batch_norm_momentum
+
+
+def penalise_head(network: keras.Model, l2: float) -> None:
+    """Put an L2 penalty on the kernels of the dense layers; the exported weights know nothing of it."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dense):
+            layer.kernel.regularizer = keras.regularizers.L2(l2) if l2 else None
+
+
+def block_borders(backbone: keras.Model) -> list[int]:
+    """Return the indices into `backbone.layers` at which a block begins.
+
+    A border is where a single tensor crosses from the layers before to those after (so no residual or
+    squeeze-and-excitation branch is cut) and the layer before it ends a block: an addition, a pooling, or a
+    normalisation that no activation follows (the linear bottleneck of MobileNet and EfficientNet).
+    """
+    layers = backbone.layers
+    position = {id(layer): index for index, layer in enumerate(layers)}
+    consumers: list[list[int]] = [[] for _ in layers]
+    for index, layer in enumerate(layers):
+        for node in layer._inbound_nodes:
+            for tensor in node.input_tensors:
+                source = position.get(id(tensor._keras_history.operation))
+                if source is not None and source < index:
+                    consumers[source].append(index)
+    borders, reach = [], 0
+    for index, used in enumerate(consumers[:-1]):
+        if reach <= index and _ends_block(layers[index], [layers[item] for item in used]):
+            borders.append(index + 1)
+        reach = max([reach, *used])
+    return borders
+
+
+def _ends_block(layer: Any, consumers: list[Any]) -> bool:
+    activations = (keras.layers.Activation, keras.layers.ReLU)
+    if any(isinstance(item, activations) for item in consumers):
+        return False
+    ends = (
+        keras.layers.Add,
+        keras.layers.MaxPooling2D,
+        keras.layers.AveragePooling2D,
+        keras.layers.BatchNormalization,
+    )
+    if isinstance(layer, activations):  # a ResNet's addition keeps its activation
+        return any(
+            isinstance(t._keras_history.operation, keras.layers.Add)
+            for t in layer._inbound_nodes[0].input_tensors
+        )
+    return isinstance(layer, ends)

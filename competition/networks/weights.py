@@ -1,0 +1,153 @@
+"""Pretrained weights: where they come from, and how they get into a backbone."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from competition.backbones import Backbone, get_backbone
+from competition.common.console import say
+from competition.common.errors import UserError
+from competition.common.files import digest, replacing
+
+KEYWORDS = ("auto", "imagenet", "none")
+SUFFIX = "_imagenet_notop.weights.h5"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """path: a .weights.h5 file of the backbone without its top (None: random). origin: its name on the leaderboard."""
+
+    path: Path | None
+    origin: str
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether there is anything to keep, so that training has two stages."""
+        return self.path is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the file, or `random`."""
+        return "random" if self.path is None else digest(self.path)
+
+
+RANDOM = Weights(None, "random")
+_unreachable: set[str] = set()
+
+
+def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
+    """Return the weights that `--weights setting` means for `backbone`.
+
+    setting: auto (from `folder`, else Keras' own download, else random, said loudly), imagenet (the same, or an error),
+    none, a folder or a file. Raises UserError where a named file is missing or ImageNet weights cannot be had.
+    """
+    entry = get_backbone(backbone)
+    if setting == "none" or not entry.pretrained:
+        return RANDOM
+    if path := find_weights(setting, backbone, folder):
+        return Weights(path, "imagenet" if path.name == f"{backbone}{SUFFIX}" else path.name)
+    local = folder / f"{backbone}{SUFFIX}"
+    sentence = (
+        f"ImageNet weights of {entry.title} are neither in {folder} nor can they be downloaded"
+    )
+    if setting == "imagenet":
+        raise UserError(f"{sentence}; put {local.name} there, or use --weights auto or none.")
+    say(f"ATTENTION: {sentence}: RANDOM weights, and far lower scores.")
+    return RANDOM
+
+
+def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
+    """Return the file that `setting` means (see `resolve_weights`), or None where there is none to be had."""
+    if setting == "none":
+        return None
+    if setting not in KEYWORDS:
+        return _named_file(Path(setting), backbone)
+    local = folder / f"{backbone}{SUFFIX}"
+    return local if local.is_file() or _download(get_backbone(backbone), local) else None
+
+
+def _named_file(path: Path, backbone: str) -> Path:
+    file = path / f"{backbone}{SUFFIX}" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"--weights names {path}, where there is no file {file.name}; "
+            f"give auto, imagenet, none, a folder with {backbone}{SUFFIX}, or the file itself."
+        )
+    return file
+
+
+def _download(entry: Backbone, target: Path) -> bool:
+    """Fetch Keras' own ImageNet weights into `target`; False where that fails, which is tried once a process."""
+    if _unreachable:
+        return False
+    import keras
+
+    from competition.networks.submission_model import build_backbone
+
+    shape = (
+        224,
+        224,
+        3,
+    )  # no other shape changes the weights, and only this one goes without a warning
+    try:
+        source = getattr(keras.applications, entry.builder)(
+            input_shape=shape, include_top=False, weights="imagenet", **entry.arguments
+        )
+    except Exception as error:  # urllib, ssl and Keras raise many kinds for an unreachable network
+        say(f"Keras' download of {entry.title} failed ({type(error).__name__}).")
+        _unreachable.add(entry.builder)
+        return False
+    backbone = build_backbone(entry.builder, entry.arguments, shape)
+    copy_weights(source, backbone)
+    with replacing(target) as temporary:
+        backbone.save_weights(temporary)
+    return True
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Copy a `weights="imagenet"` network into the same one built with `weights=None`.
+
+    Keras adds a Rescaling layer after the Normalization of EfficientNet for ImageNet weights only; dividing by its
+    scale squared moves that factor into the variance, so that both networks compute the same.
+    """
+    rest = [layer for layer in source.layers if layer.weights]
+    for layer, other in zip(rest, [layer for layer in target.layers if layer.weights], strict=True):
+        other.set_weights(layer.get_weights())
+    names = [type(layer).__name__ for layer in source.layers]
+    for index, layer in enumerate(source.layers[:-1]):
+        if type(layer).__name__ == "Normalization" and names[index + 1] == "Rescaling":
+            scale = np.asarray(source.layers[index + 1].scale, np.float32)
+            mine = next(item for item in target.layers if type(item).__name__ == "Normalization")
+            mean, variance, *count = mine.get_weights()
+            mine.set_weights([mean, variance / scale**2, *count])
+            mine.finalize_state()
+
+
+def check_weights(weights: Weights, backbone: str) -> None:
+    """Raise UserError where `weights` are not those of `backbone`, before any work is done with it."""
+    if weights.path is None:
+        return
+    from competition.networks.submission_model import build_backbone
+
+    entry = get_backbone(backbone)
+    load_backbone(build_backbone(entry.builder, entry.arguments, (96, 96, 3)), weights)
+
+
+def load_backbone(backbone: Any, weights: Weights) -> None:
+    """Load `weights` into a freshly built backbone; raises UserError for the weights of another network."""
+    if weights.path is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns where layers stay as they were
+            backbone.load_weights(weights.path)
+    except (
+        Exception
+    ) as error:  # h5py and Keras raise many kinds: broken file, other layers, other shapes
+        raise UserError(
+            f"{weights.path} does not hold weights of this backbone, or is broken; "
+            "expected is a Keras .weights.h5 file of the same network without its top."
+        ) from error

@@ -1,0 +1,1 @@
+"""Prepared data -> studies/, and the best settings of a backbone."""

@@ -1,0 +1,1 @@
+"""A trained run -> a zip that is proven to run."""

@@ -1,0 +1,1 @@
+"""Prepared data -> runs/<name>/, resumable: `run_training(config, prepared, weights, runs)`."""

@@ -1,0 +1,172 @@
+"""Doubtful labels: planted ones are found, and nothing is sure where classes cannot be told apart."""
+
+import numpy as np
+import pytest
+
+from competition.cleaning.wrong_labels import (
+    cut_folds,
+    describe,
+    estimate_false_alarms,
+    find_doubtful,
+    pool_opinions,
+    predict_out_of_fold,
+)
+from competition.config import Config, replace
+from tests.factories import draw_blobs
+
+CONFIG = replace(Config(), {"cleaning.label_landmarks": 100}).cleaning
+
+
+def draw_classes(count: int, distance: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (n, 6) of three classes, `distance` standard deviations apart, and labels."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, count)
+    centres = distance / np.sqrt(2) * np.eye(3, 6)
+    return (centres[labels] + generator.normal(size=(count, 6))).astype(np.float32), labels
+
+
+def plant(labels: np.ndarray, number: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels of which `number` are wrong, and the sorted indices of these."""
+    generator = np.random.default_rng(seed)
+    planted = np.sort(generator.choice(len(labels), number, replace=False))
+    changed = labels.copy()
+    changed[planted] = (labels[planted] + generator.integers(1, 3, number)) % 3
+    return changed, planted
+
+
+def test_planted_wrong_labels_are_surely_found_with_the_right_suggestion() -> None:
+    features, labels = draw_classes(900, distance=7)
+    changed, planted = plant(labels, 12)
+    doubts = find_doubtful([features], changed, np.arange(900), CONFIG, seed=0)
+    sure = {doubt.index: doubt.suggestion for doubt in doubts if doubt.sure}
+    assert set(planted.tolist()) <= set(sure)
+    assert len(sure) <= len(planted) + 3
+    assert [sure[index] for index in planted.tolist()] == labels[planted].tolist()
+    assert all(0 <= doubt.confidence <= 1 for doubt in doubts)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 7.0])
+def test_of_right_labels_hardly_any_is_surely_wrong_however_alike_the_classes_look(
+    distance: float,
+) -> None:
+    features, labels = draw_classes(900, distance)
+    doubts = find_doubtful([features], labels, np.arange(900), CONFIG, seed=0)
+    assert sum(doubt.sure for doubt in doubts) <= 5
+
+
+def test_labels_may_have_gaps() -> None:
+    features, labels = draw_classes(600, distance=7)
+    changed, planted = plant(labels, 6)
+    doubts = find_doubtful([features], 2 * changed + 3, np.arange(600), CONFIG, seed=0)
+    sure = {doubt.index: doubt.suggestion for doubt in doubts if doubt.sure}
+    assert {index: 2 * labels[index] + 3 for index in planted.tolist()}.items() <= sure.items()
+
+
+@pytest.mark.parametrize(("count", "classes"), [(0, 1), (20, 3), (200, 1)])
+def test_of_few_pictures_or_one_class_nothing_is_said(count: int, classes: int) -> None:
+    features = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
+    assert (
+        find_doubtful([features], np.arange(count) % classes, np.arange(count), CONFIG, seed=0)
+        == []
+    )
+
+
+def test_folds_hold_whole_groups_and_about_as_many_pictures() -> None:
+    groups = np.repeat(np.arange(100), 3)
+    folds = cut_folds(groups, 5, seed=0)
+    assert (folds.reshape(100, 3) == folds[::3, None]).all()
+    assert np.bincount(folds).tolist() == [60] * 5
+
+
+def test_a_prediction_depends_neither_on_its_own_label_nor_on_distrusted_ones() -> None:
+    features, labels = draw_classes(300, distance=3)
+    folds, trusted = np.arange(300) % 5, np.arange(300) % 4 > 0
+    expected = predict_out_of_fold(features, labels, folds, trusted, 50, seed=0)
+    changed = np.where(trusted, labels, (labels + 1) % 3)
+    np.testing.assert_array_equal(
+        predict_out_of_fold(features, changed, folds, trusted, 50, seed=0), expected
+    )
+    np.testing.assert_allclose(expected.sum(1), 1, rtol=1e-5)
+    assert (expected.argmax(1) == labels).mean() > 0.8
+
+
+def test_predictions_come_from_the_other_folds_alone() -> None:
+    generator = np.random.default_rng(0)
+    features, labels = (
+        generator.normal(size=(400, 200)).astype(np.float32),
+        generator.integers(0, 2, 400),
+    )
+    copies, twice = np.repeat(features, 2, axis=0), np.repeat(labels, 2)
+    trusted = np.ones(800, bool)
+    apart = predict_out_of_fold(
+        copies, twice, cut_folds(np.arange(800) // 2, 5, seed=0), trusted, 400, seed=0
+    )
+    across = predict_out_of_fold(copies, twice, np.arange(800) % 5, trusted, 400, seed=0)
+    assert (apart.argmax(1) == twice).mean() < 0.6
+    assert (across.argmax(1) == twice).mean() > 0.7
+
+
+def test_the_share_of_false_alarms_is_what_the_probabilities_foretell() -> None:
+    generator = np.random.default_rng(0)
+    first = generator.random(20_000)
+    probabilities = np.stack([first, 1 - first], 1)
+    labels = (generator.random(20_000) > first).astype(np.int64)
+    assert estimate_false_alarms(probabilities, labels).mean() == pytest.approx(1, abs=0.03)
+    wrong = np.arange(500)
+    labels[wrong] = probabilities[wrong].argmin(1)
+    looks = np.sort(probabilities[np.arange(20_000), labels])
+    shares = np.sort(estimate_false_alarms(probabilities, labels))
+    assert (np.diff(shares) >= 0).all()
+    assert shares[np.searchsorted(looks, 0.05)] < 0.9
+
+
+def test_a_pooled_opinion_is_the_geometric_mean_and_no_view_decides_by_certainty() -> None:
+    first, second = np.array([[0.8, 0.1, 0.1], [1, 0, 0]]), np.array([[0.2, 0.4, 0.4], [0, 1, 0]])
+    pooled = pool_opinions([first, second])
+    np.testing.assert_allclose(pooled.sum(1), 1)
+    np.testing.assert_allclose(pooled[0], [0.5, 0.25, 0.25])
+    np.testing.assert_allclose(pooled[1], [0.5, 0.5, 0], atol=1e-4)
+    np.testing.assert_allclose(pool_opinions([first]), first, atol=1e-6)
+
+
+def test_two_views_together_are_mistaken_less_often_than_either_alone() -> None:
+    (first, labels), noise = (
+        draw_classes(900, distance=4),
+        np.random.default_rng(3).normal(size=(900, 6)),
+    )
+    second = (4 / np.sqrt(2) * np.eye(3, 6)[labels] + noise).astype(np.float32)
+    changed, planted = plant(labels, 20)
+    mistakes = []
+    for views in ([first], [second], [first, second]):
+        doubts = find_doubtful(views, changed, np.arange(900), CONFIG, seed=0)
+        mistakes.append(len({doubt.index for doubt in doubts} ^ set(planted.tolist())))
+    assert 2 * mistakes[2] < min(mistakes[:2])
+
+
+def test_no_class_is_doubted_as_a_whole() -> None:
+    features, labels = draw_classes(900, distance=7)
+    changed, planted = plant(labels, 40)
+    alone = np.setdiff1d(np.arange(900), planted)[:2]
+    changed[alone] = 3
+    doubts = {
+        doubt.index for doubt in find_doubtful([features], changed, np.arange(900), CONFIG, seed=0)
+    }
+    assert len(doubts & set(planted.tolist())) >= 30
+    assert not doubts & set(alone.tolist())
+
+
+def test_descriptions_hardly_change_when_a_picture_is_turned_or_mirrored() -> None:
+    images, _ = draw_blobs(20, 3, seed=0, size=64)
+    rows = describe(images)
+    assert rows.dtype == np.float32
+    spread = rows.std(0).mean()
+    for turned in (images[:, ::-1], images.swapaxes(1, 2), np.rot90(images, axes=(1, 2))):
+        assert np.abs(describe(np.ascontiguousarray(turned)) - rows).mean() < 0.01 * spread
+
+
+@pytest.mark.parametrize("side", [16, 28, 45, 224])
+def test_pictures_of_any_side_are_described_with_as_many_numbers(side: int) -> None:
+    images, _ = draw_blobs(2, 2, seed=0, size=side)
+    rows = describe(images)
+    assert rows.shape == (2, 105)
+    assert np.isfinite(rows).all()

@@ -1,0 +1,132 @@
+"""The server at home: both programs in their containers' folders, and what they make of good and bad submissions."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from competition.codabench.dry_run import COMMANDS, PROGRAMS, Reference, dry_run, run_ingestion
+from competition.codabench.scoring import compute_scores, count_confusion, encode_png
+from competition.common.errors import UserError
+from competition.config import LimitsConfig
+from competition.evaluation.metrics import score
+from tests.factories import IMAGES, PLAIN, write_zip
+
+LABELS = np.arange(70) % 3
+NAMES = ("a", "b <i>", "c")
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"model.py": PLAIN.replace("int)", "float)")}, "expected 70 integer labels"),
+        ({"model.py": PLAIN.replace("len(X)", "3")}, "expected 70 integer labels"),
+        ({"model.py": PLAIN.replace("len(X)", "(len(X), 3)")}, "expected 70 integer labels"),
+        ({"model.py": PLAIN.replace("Model", "Modell")}, "no class Model"),
+        ({"model.py": "import competition"}, "No module named 'competition'"),
+        ({"model.py": "raise RuntimeError('no such layer')"}, "no such layer"),
+        ({"model.py": "while True: pass"}, "stopped after 2 s"),
+        (
+            {"model.py": "x = bytearray(400 << 20)\nimport time\ntime.sleep(9)"},
+            "over the limit of 300 MB",
+        ),
+        ({"model.py": PLAIN + "        # " + "x" * 9 * 2**20}, "unpacks to over 4 MB"),
+    ],
+)
+def test_bad_submissions_fail_with_a_reason(
+    files: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    seconds = 2 if sentence == "stopped after 2 s" else 60
+    limits = LimitsConfig(seconds=seconds, memory_megabytes=300, zip_megabytes=1)
+    with pytest.raises(UserError, match=sentence):
+        run_ingestion(write_zip(tmp_path / "bad.zip", files), IMAGES, limits)
+
+
+def test_answers_are_never_unpickled(tmp_path: Path) -> None:
+    program = (
+        "import atexit, sys, numpy as np\n"
+        "out = sys.argv[sys.argv.index('--output') + 1] + '/predictions.npz'\n"
+        "atexit.register(lambda: np.savez(out, labels=np.array([print], object), seconds=np.zeros(3)))\n"
+    )
+    with pytest.raises(UserError, match="allow_pickle"):
+        run_ingestion(
+            write_zip(tmp_path / "bad.zip", {"model.py": program + PLAIN}), IMAGES, LimitsConfig()
+        )
+
+
+def test_a_submission_may_import_what_lies_beside_it_and_finds_itself_elsewhere(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "model.py": "import os, helper\nassert not os.path.exists('helper.py')\n" + PLAIN,
+        "helper.py": "",
+    }
+    answers = run_ingestion(write_zip(tmp_path / "good.zip", files), IMAGES, LimitsConfig())
+    assert answers.labels.tolist() == [0] * 70
+
+
+def test_a_dry_run_shows_what_the_server_would(tmp_path: Path) -> None:
+    zip_path = write_zip(tmp_path / "good.zip", {"model.py": PLAIN})
+    result = dry_run(zip_path, IMAGES, Reference(LABELS, NAMES), LimitsConfig())
+    assert set(result.scores) == {"accuracy", "f1_macro", "f1_weighted", "duration"}
+    assert result.scores["accuracy"] == pytest.approx(24 / 70)
+    assert "70 pictures: model loaded in" in result.output
+    assert "<td>24</td><td>0</td><td>0</td>" in result.page
+    assert "b &lt;i&gt;" in result.page
+    assert "<img" not in result.page
+
+
+def test_mistakes_are_shown_once_the_phase_is_over(tmp_path: Path) -> None:
+    zip_path = write_zip(tmp_path / "good.zip", {"model.py": PLAIN})
+    result = dry_run(zip_path, IMAGES, Reference(LABELS, NAMES, IMAGES), LimitsConfig())
+    assert len(re.findall("<img", result.page)) == 46
+    assert "1: b &lt;i&gt;, called a" in result.page
+
+
+def test_labels_out_of_range_cannot_be_scored(tmp_path: Path) -> None:
+    zip_path = write_zip(
+        tmp_path / "bad.zip", {"model.py": PLAIN.replace("zeros(len(X), int)", "full(len(X), 3)")}
+    )
+    with pytest.raises(UserError, match="expected 0 to 2"):
+        dry_run(zip_path, IMAGES, Reference(LABELS, NAMES), LimitsConfig())
+
+
+def test_the_scoring_programs_scores_are_scikit_learns() -> None:
+    generator = np.random.default_rng(0)
+    labels, predicted = generator.integers(0, 5, 200), generator.integers(0, 4, 200)
+    ours = compute_scores(count_confusion(labels, predicted, 6))
+    theirs = score(labels, np.eye(6)[predicted])
+    assert ours == pytest.approx({name: theirs[name] for name in ours})
+
+
+def test_pictures_become_png() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    encoded = encode_png(IMAGES[0])
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(encoded))), IMAGES[0])
+    length = struct.unpack(">I", encoded[8:12])[0]
+    assert (
+        zlib.crc32(encoded[12 : 16 + length])
+        == struct.unpack(">I", encoded[16 + length : 20 + length])[0]
+    )
+
+
+@pytest.mark.parametrize("kind", ["ingestion", "scoring"])
+def test_the_folders_default_to_the_servers(kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, PROGRAMS[kind], "--help"], capture_output=True, text=True, check=True
+    )
+    text = PROGRAMS[kind].read_text()
+    named = re.findall(r"(--\w+) (/app/\w+)", COMMANDS[kind])
+    assert len(named) == {"ingestion": 3, "scoring": 2}[kind]
+    for flag, folder in named:
+        assert flag in done.stdout
+        assert json.dumps(folder) in text

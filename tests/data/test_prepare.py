@@ -1,0 +1,98 @@
+"""PreparedData pictures: every version once, what is selected by as one block, and sheets to look at."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from competition.config import Config, replace
+from competition.data import prepare as prepared
+from competition.data.arrays import Dataset, PreparedData, Splits
+from competition.distortion.profiles import PROFILES, VERSIONS, distort, families
+from competition.networks.weights import RANDOM
+from competition.training.runs import run_fingerprint
+from tests.factories import draw_blobs
+
+
+def make(folder: Path, **changes: Any) -> PreparedData:
+    images, labels = draw_blobs(48, 3, seed=2, size=16)
+    train, validation, test = np.split(np.arange(48), [24, 36])
+    splits = Splits(train, validation, test, np.full(48, -1), fingerprint="f")
+    dataset = Dataset(images, labels.astype(np.int64), ("a", "b", "c"))
+    return prepared.prepare(dataset, splits, replace(Config(), changes), folder / "prepared")
+
+
+def test_every_version_is_kept_with_what_its_pictures_met(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    for scored, seed in ((made.validation, 1), (made.test, 2)):
+        assert tuple(scored.versions) == VERSIONS
+        clean = scored.versions["clean"]
+        for profile in PROFILES:
+            np.testing.assert_array_equal(scored.versions[profile], distort(clean, profile, seed))
+        for profile in ("microscope", "unseen"):
+            assert scored.families[profile].tolist() == families(profile, 12, seed).tolist()
+
+
+@pytest.mark.parametrize("select_by", ["clean+revealed", "clean+unseen", "microscope"])
+def test_what_is_selected_by_is_one_block_of_the_file(tmp_path: Path, select_by: str) -> None:
+    made = make(tmp_path, **{"training.select_by": select_by})
+    names = select_by.split("+")
+    expected = np.concatenate([made.validation.versions[name] for name in names])
+    np.testing.assert_array_equal(made.training.validation_images, expected)
+    np.testing.assert_array_equal(
+        made.training.validation_labels, np.tile(made.validation.labels, len(names))
+    )
+    assert np.shares_memory(made.training.validation_images[:1], made.training.validation_images)
+    assert not made.training.validation_images.flags.owndata
+
+
+def test_another_selection_is_another_experiment_on_the_same_pictures(tmp_path: Path) -> None:
+    one = make(tmp_path / "one")
+    other = make(tmp_path / "other", **{"training.select_by": "clean"})
+    assert one.distortion_hash == other.distortion_hash
+    assert one.selection_hash != other.selection_hash
+    config = replace(Config(), {"training.select_by": "clean"})
+    assert run_fingerprint(Config(), one, RANDOM) != run_fingerprint(config, one, RANDOM)
+
+
+def test_pictures_are_made_once_and_again_for_another_selection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path)
+    calls: list[str] = []
+
+    def note(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
+        calls.append(profile)
+        return images
+
+    monkeypatch.setattr(prepared, "distort", note)
+    assert make(tmp_path).distortion_hash == made.distortion_hash
+    assert not calls
+    make(tmp_path, **{"training.select_by": "clean"})
+    assert sorted(calls) == sorted([*PROFILES, *PROFILES])
+
+
+def test_another_process_maps_the_same_pictures(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    text = pickle.dumps(made)
+    assert len(text) < 1000
+    copy = pickle.loads(text)
+    assert dataclasses.asdict(copy).keys() == dataclasses.asdict(made).keys()
+    np.testing.assert_array_equal(copy.training.validation_images, made.training.validation_images)
+    assert copy.selection_hash == made.selection_hash
+
+
+def test_each_profile_has_a_sheet(tmp_path: Path) -> None:
+    make(tmp_path)
+    sizes = {
+        profile: Image.open(tmp_path / f"distortions_{profile}.png").size for profile in PROFILES
+    }
+    assert sizes == {
+        "revealed": (6 * 17, 12 * 17),
+        "microscope": (6 * 17, 12 * 17),
+        "unseen": (6 * 17, 6 * 17),
+    }

@@ -1,0 +1,122 @@
+"""Rows come from the runs' files; ranks compare only rows of the same splits."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from competition.common.errors import UserError
+from competition.common.files import write_json
+from competition.evaluation.leaderboard import read_rows, record_public_score, write_leaderboard
+
+
+def make_run(runs: Path, name: str, selection: float, splits: str = "a", **others: Any) -> None:
+    """Write what a run leaves. others: accuracies of versions beside clean and revealed, and select_by."""
+    f1 = {"f1_weighted": 0.89, "f1_macro": 0.8, "balanced_accuracy": 0.85}
+    select_by = {"select_by": others.pop("select_by")} if "select_by" in others else {}
+    versions = {}
+    for version, accuracy in {"clean": 0.95, "revealed": 0.9, **others}.items():
+        scores = {"accuracy": accuracy, "interval": [accuracy - 0.02, accuracy + 0.02], **f1}
+        versions[version] = {"plain": scores, "augmented": scores}
+    write_json(
+        runs / name / "metrics.json",
+        {
+            **select_by,
+            "validation": versions,
+            "test": versions | {"milliseconds": 2.0},
+            "selection_score": selection,
+            "parameters": 1234,
+            "test_looks": 1,
+            "distortion": "d",
+            "zip_megabytes": 2.5,
+        },
+    )
+    facts = {"network": {"builder": "tiny"}, "weights": "random", "splits": splits}
+    write_json(runs / name / "config.json", facts)
+    write_json(runs / name / "environment.json", {"device": "CPU"})
+
+
+def test_runs_are_ranked_by_the_selection_score(tmp_path: Path) -> None:
+    for name, selection in (("one_001", 0.7), ("two_001", 0.9), ("three_001", 0.8)):
+        make_run(tmp_path, name, selection)
+    table = read_rows(tmp_path)
+    assert table["run"].tolist() == ["two_001", "three_001", "one_001"]
+    assert table["rank"].tolist() == [1, 2, 3]
+
+
+def test_runs_of_other_splits_have_ranks_of_their_own(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7, splits="a")
+    make_run(tmp_path, "two_001", 0.9, splits="b")
+    make_run(tmp_path, "three_001", 0.8, splits="a")
+    table = read_rows(tmp_path)
+    assert table[["run", "rank"]].to_numpy().tolist() == [
+        ["three_001", 1],
+        ["one_001", 2],
+        ["two_001", 1],
+    ]
+
+
+def test_runs_that_were_selected_otherwise_have_ranks_of_their_own(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7)  # scored before there was a choice
+    make_run(tmp_path, "two_001", 0.9, select_by="clean")
+    make_run(tmp_path, "three_001", 0.8, select_by="clean+revealed")
+    table = read_rows(tmp_path)
+    assert table[["run", "rank"]].to_numpy().tolist() == [
+        ["two_001", 1],
+        ["three_001", 1],
+        ["one_001", 2],
+    ]
+    text = write_leaderboard(tmp_path, tmp_path, with_references=False)
+    assert "clean or clean+revealed" in text
+    assert text.splitlines()[0].split()[-2:] == ["select", "by"]
+
+
+def test_the_expectation_stands_beside_the_range_over_the_profiles(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7, microscope=0.6, unseen=0.97)
+    row = read_rows(tmp_path).iloc[0]
+    assert (row["test microscope"], row["val unseen"]) == (0.6, 0.97)
+    assert (row["lowest"], row["highest"]) == (0.6, 0.97)
+    head, first = write_leaderboard(tmp_path, tmp_path, with_references=False).splitlines()[:2]
+    assert "clean  revealed  microscope  unseen" in head
+    assert "90.0 (88.0-92.0)  60.0-97.0" in first
+
+
+def test_a_run_that_was_scored_in_fewer_versions_has_a_row(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7)
+    row = read_rows(tmp_path).iloc[0]
+    assert (row["lowest"], row["highest"]) == (0.9, 0.9)
+    assert pd.isna(row["test microscope"])
+    assert "90.0           -       -" in write_leaderboard(
+        tmp_path, tmp_path, with_references=False
+    )
+
+
+def test_the_terminals_table_fits_130_columns(tmp_path: Path) -> None:
+    make_run(tmp_path, "mobilenetv3large_001", 0.7, microscope=0.6, unseen=0.97)
+    lines = write_leaderboard(tmp_path, tmp_path, with_references=True).splitlines()
+    assert max(map(len, lines)) <= 130
+
+
+def test_the_table_has_reference_rows_without_a_rank(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "one_001", 0.7)
+    text = write_leaderboard(tmp_path / "runs", tmp_path, with_references=True)
+    table = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert table["rank"].isna().sum() == 3
+    assert "82.0" in text
+    assert (tmp_path / "leaderboard.md").read_text().startswith("| rank | run |")
+
+
+def test_a_public_score_shows_the_error_of_the_expectation(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7)
+    record_public_score(tmp_path, "one_001", 0.82)
+    row = read_rows(tmp_path).iloc[0]
+    assert row["error"] == pytest.approx(0.9 - 0.82)
+    with pytest.raises(UserError, match="known are one_001"):
+        record_public_score(tmp_path, "one_002", 0.82)
+    with pytest.raises(UserError, match="from 0 to 1"):
+        record_public_score(tmp_path, "one_001", 82)
+
+
+def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
+    assert "no run was scored" in write_leaderboard(tmp_path, tmp_path, with_references=True)

@@ -1,0 +1,103 @@
+"""Where weights come from, and that what is wrong with them is said."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from competition.backbones import get_backbone
+from competition.common.errors import UserError
+from competition.networks import weights as module
+from competition.networks.submission_model import build_backbone, build_tiny_cnn
+from competition.networks.weights import (
+    RANDOM,
+    Weights,
+    check_weights,
+    copy_weights,
+    find_weights,
+    resolve_weights,
+)
+
+SHARED = Path(__file__).parents[3] / "shared" / "weights"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_download", lambda entry, target: False)
+
+
+def test_a_file_in_the_weights_folder_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "mobilenetv3small_imagenet_notop.weights.h5"
+    path.touch()
+    assert resolve_weights("auto", "mobilenetv3small", tmp_path) == Weights(path, "imagenet")
+    assert resolve_weights(str(tmp_path), "mobilenetv3small", Path("elsewhere")) == Weights(
+        path, "imagenet"
+    )
+    assert resolve_weights("none", "mobilenetv3small", tmp_path) == RANDOM
+
+
+def test_without_weights_auto_says_loudly_that_it_starts_at_random(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resolve_weights("auto", "mobilenetv3small", tmp_path) == RANDOM
+    assert "RANDOM weights" in capsys.readouterr().out
+    assert find_weights("auto", "mobilenetv3small", tmp_path) is None
+
+
+def test_imagenet_without_weights_is_refused_with_the_name_of_the_missing_file(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UserError, match=r"put mobilenetv3small_imagenet_notop\.weights\.h5 there"):
+        resolve_weights("imagenet", "mobilenetv3small", tmp_path)
+
+
+def test_a_backbone_that_has_no_imagenet_weights_takes_none(tmp_path: Path) -> None:
+    assert resolve_weights("imagenet", "custom_cnn", tmp_path) == RANDOM
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.weights.h5"
+    build_tiny_cnn((32, 32, 3)).save_weights(path)
+    check_weights(Weights(path, "imagenet"), "tiny_cnn")
+    with pytest.raises(UserError, match="does not hold weights of this backbone"):
+        check_weights(Weights(path, "imagenet"), "custom_cnn")
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(UserError, match="is broken"):
+        check_weights(Weights(path, "imagenet"), "tiny_cnn")
+
+
+def test_the_scale_that_keras_adds_for_imagenet_moves_into_the_normalisation() -> None:
+    scale = [1 / 0.229**0.5, 1 / 0.224**0.5, 1 / 0.225**0.5]
+
+    def build(with_scale: bool) -> keras.Model:
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Normalization()(keras.layers.Rescaling(1 / 255)(inputs))
+        x = keras.layers.Rescaling(scale)(x) if with_scale else x
+        return keras.Model(inputs, keras.layers.Conv2D(2, 3)(x))
+
+    source, target = build(True), build(False)
+    source.layers[2].set_weights(
+        [np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4]), np.array(0)]
+    )
+    source.layers[2].finalize_state()
+    copy_weights(source, target)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        source.predict(images, verbose=0), target.predict(images, verbose=0), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv3small", "mobilenetv3large", "efficientnetb0"])
+def test_real_imagenet_weights_load(backbone: str) -> None:
+    if not SHARED.is_dir():
+        pytest.skip("no folder shared/weights with real ImageNet weights beside the project")
+    resolved = resolve_weights(str(SHARED), backbone, Path("elsewhere"))
+    check_weights(resolved, backbone)
+    network = build_backbone(get_backbone(backbone).builder, {}, (96, 96, 3))
+    before = network.get_weights()
+    module.load_backbone(network, resolved)
+    changed = [
+        not np.array_equal(old, new) for old, new in zip(before, network.get_weights(), strict=True)
+    ]
+    assert np.mean(changed) > 0.95
