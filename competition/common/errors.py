@@ -1,21 +1,29 @@
-"""What goes wrong, by kind: every message is one sentence for the user."""
+"""What goes wrong, by kind: every message is one sentence for the user, without a traceback."""
 
 import difflib
-from typing import Any
-
-
-class NotCheckedError(Exception):
-    """The server's versions could not be tried here; the message says why."""
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user's: its message is one sentence that says what came, what was expected and how to fix it."""
+    """A mistake of the user's: the message says what was received, what was expected and how to fix it."""
 
 
-def unknown(what: str, name: str, known: Any) -> str:
-    """Return the sentence for an unknown name: the nearest known one, or all where none is near and they are few."""
-    near = difflib.get_close_matches(name, list(known), n=1) or [
-        item for item in known if item.endswith(f".{name}")
-    ]
-    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(list(known)[:12])}."
-    return f"Unknown {what} '{name}'; {hint}"
+class TrialFailedError(UserError):
+    """A training that fails by its own settings: its loss diverged, or it needs more memory than there is."""
+
+
+class CheckFailedError(UserError):
+    """A submission that fails a check: it does not run, answers otherwise, or exceeds a limit."""
+
+
+class NotCheckedError(Exception):
+    """A check that could not be made on this machine; the message says why."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the sentence for an unknown name: the nearest known one, or the first dozen where none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    near = near or [item for item in names if item.endswith(f".{name}")]
+    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(names[:12])}."
+    return f"Unknown {kind} '{name}'; {hint}"
