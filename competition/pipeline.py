@@ -21,10 +21,10 @@ from competition.common.errors import NotCheckedError, UserError
 from competition.common.figures import draw_class_balance, draw_confusion, draw_history
 from competition.common.files import (
     exclusive,
-    is_done,
     read_arrays,
     read_json,
     require_disk,
+    up_to_date,
     write_json,
 )
 from competition.common.parallel import Workers, count_workers
@@ -184,7 +184,7 @@ class Pipeline:
             self.job.embedding_weights,
             self.job.forces("clean"),
         )
-        if not force and is_done(
+        if not force and up_to_date(
             folder / "cleaning.json", cleaning_inputs(dataset, folder, self.config, weights)
         ):
             say(f"done already ({folder / 'report.html'} shows it); --clean --force redoes it.")
@@ -202,7 +202,7 @@ class Pipeline:
         headline("Split")
         folder = self.paths.data
         inputs = splits_inputs(dataset, folder, self.config)
-        if not self.job.forces("split") and is_done(folder / "splits.json", inputs):
+        if not self.job.forces("split") and up_to_date(folder / "splits.json", inputs):
             say(f"done already ({folder / 'splits.npz'}); --split --force redoes it.")
             return read_splits(folder)
         splits = split(dataset, folder, self.config)

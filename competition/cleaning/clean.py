@@ -95,7 +95,7 @@ def _find(
     """Return issues, coordinates and groups, from found.json and tsne.npz where they were found before."""
     marker, arrays, settings = folder / "found.json", folder / "tsne.npz", config.cleaning
     inputs = _finding_inputs(dataset, config, weights)
-    if not force and arrays.is_file() and files.is_done(marker, inputs):
+    if not force and arrays.is_file() and files.up_to_date(marker, inputs):
         known = files.read_arrays(arrays)
         return (
             [Issue(**row) for row in files.read_json(marker)["issues"]],

@@ -95,9 +95,9 @@ def digest(*parts: Any) -> str:
     return total.hexdigest()[:16]
 
 
-def is_done(marker: Path, inputs: str) -> bool:
-    """Tell whether the stage that wrote `marker` finished with the same inputs (see `mark_done`)."""
-    return marker.is_file() and read_json(marker).get("inputs") == inputs
+def up_to_date(marker: Path, inputs: str, force: bool = False) -> bool:
+    """Tell whether the stage of `marker` has ended with these inputs and is not forced to run again."""
+    return not force and marker.is_file() and read_json(marker).get("inputs") == inputs
 
 
 def mark_done(marker: Path, inputs: str, **facts: Any) -> None:

@@ -8,11 +8,11 @@ from competition.common.console import timed
 from competition.common.figures import contact_sheet
 from competition.common.files import (
     digest,
-    is_done,
     map_array,
     mark_done,
     replacing,
     require_disk,
+    up_to_date,
     write_array,
 )
 from competition.config import Config
@@ -51,7 +51,7 @@ def prepare(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> P
         len(selected),
     ]
     inputs = digest(splits.fingerprint, splits.doubtful, settings)
-    if not is_done(marker, inputs):
+    if not up_to_date(marker, inputs):
         marker.unlink(missing_ok=True)
         require_disk(folder, 50 + 3 * dataset.images.nbytes // 2**20)
         with timed("preparing pictures for training and scoring"):

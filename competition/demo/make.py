@@ -55,7 +55,7 @@ def make_demo(folder: Path, seed: int = 0, num_pictures: int = 2400, num_hidden:
     """
     marker = folder / "demo.json"
     inputs = files.digest(DRAWING_VERSION, seed, num_pictures, num_hidden)
-    if files.is_done(marker, inputs):
+    if files.up_to_date(marker, inputs):
         return
     marker.unlink(missing_ok=True)  # files of two demos must never lie under one marker
     generator = np.random.default_rng(seed)

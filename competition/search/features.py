@@ -22,11 +22,11 @@ from competition.common.console import progress, say
 from competition.common.errors import UserError
 from competition.common.files import (
     digest,
-    is_done,
     map_array,
     mark_done,
     read_json,
     require_disk,
+    up_to_date,
     write_json,
 )
 from competition.config import Config, flatten
@@ -104,7 +104,7 @@ def cache_features(
 def _is_whole(place: Path, inputs: str) -> bool:
     """Tell whether all files are as they were written, by size and time; of a damaged cache nothing stays."""
     marker = place / "features.json"
-    if not is_done(marker, inputs):
+    if not up_to_date(marker, inputs):
         return False
     files = read_json(marker)["files"].items()
     if all((place / name).is_file() and _stamp(place / name) == known for name, known in files):

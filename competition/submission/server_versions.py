@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from competition.common.console import say, timed
 from competition.common.errors import NotCheckedError, UserError
-from competition.common.files import is_done, mark_done
+from competition.common.files import mark_done, up_to_date
 
 # What pip says when it could not ask the index, after which 'no matching distribution' means nothing.
 UNREACHABLE = re.compile(
@@ -52,7 +52,7 @@ def server_python(requirements: tuple[str, ...], cache: Path) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f"{key}.lock"):
-            if not (is_done(marker, key) and python.is_file()):
+            if not (up_to_date(marker, key) and python.is_file()):
                 shutil.rmtree(folder, ignore_errors=True)  # half built, or of a Python that is gone
                 _build(folder, python, requirements)
                 mark_done(marker, key)

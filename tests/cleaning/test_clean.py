@@ -208,7 +208,7 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     dataset = draw_cells(40)
     clean(dataset, tmp_path, CONFIG, None)
     inputs = cleaning_inputs(dataset, tmp_path, CONFIG, None)
-    assert files.is_done(tmp_path / "cleaning.json", inputs)
+    assert files.up_to_date(tmp_path / "cleaning.json", inputs)
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
@@ -216,7 +216,7 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cleaning, "draw_map", fail)
     with pytest.raises(OSError, match="disk full"):
         clean(dataset, tmp_path, CONFIG, None)
-    assert not files.is_done(tmp_path / "cleaning.json", inputs)
+    assert not files.up_to_date(tmp_path / "cleaning.json", inputs)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from competition.common.errors import UserError
 from competition.common.files import (
     digest,
     exclusive,
-    is_done,
     mark_done,
     read_arrays,
     read_json,
     replacing,
     require_disk,
+    up_to_date,
     write_arrays,
     write_json,
     write_text,
@@ -122,12 +122,13 @@ def test_a_digest_of_a_path_is_that_of_the_file_s_bytes(tmp_path: Path) -> None:
     assert digest(tmp_path / "b") != first
 
 
-def test_a_stage_is_done_only_with_its_marker_and_the_same_inputs(tmp_path: Path) -> None:
+def test_a_stage_is_up_to_date_only_with_its_marker_and_the_same_inputs(tmp_path: Path) -> None:
     marker = tmp_path / "stage.json"
-    assert not is_done(marker, "abc")
+    assert not up_to_date(marker, "abc")
     mark_done(marker, "abc", pictures=7)
-    assert is_done(marker, "abc")
-    assert not is_done(marker, "abd")
+    assert up_to_date(marker, "abc")
+    assert not up_to_date(marker, "abd")
+    assert not up_to_date(marker, "abc", force=True)
     assert read_json(marker)["pictures"] == 7
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from competition.common.errors import UserError
-from competition.common.files import digest, is_done
+from competition.common.files import digest, up_to_date
 from competition.config import Config, replace
 from competition.data.arrays import Dataset, Splits
 from competition.data.balancing import balanced
@@ -237,7 +237,7 @@ def test_the_stage_writes_splits_table_and_last_its_marker(tmp_path: Path) -> No
     table = pd.read_csv(tmp_path / "balance.csv")
     assert list(table.columns) == ["class", "all", "kept", "train", "validation", "test"]
     assert table["all"].tolist() == list(COUNTS)
-    assert is_done(tmp_path / "splits.json", splits_inputs(dataset, tmp_path, config))
+    assert up_to_date(tmp_path / "splits.json", splits_inputs(dataset, tmp_path, config))
     assert json.loads((tmp_path / "splits.json").read_text())["counts"]["test"] == len(splits.test)
 
 
@@ -288,7 +288,7 @@ def test_a_stage_cut_off_half_way_is_not_taken_for_a_finished_one(
     monkeypatch.setattr("competition.data.splits.class_balance_table", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         split(dataset, tmp_path, replace(first, {"seed": 1}))
-    assert not is_done(tmp_path / "splits.json", splits_inputs(dataset, tmp_path, first))
+    assert not up_to_date(tmp_path / "splits.json", splits_inputs(dataset, tmp_path, first))
 
 
 def test_without_cleaning_the_stage_says_to_run_it(tmp_path: Path) -> None:
