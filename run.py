@@ -8,7 +8,7 @@ from pathlib import Path
 from competition.backbones import COMPARED
 from competition.common.console import quiet_import
 from competition.common.errors import NotCheckedError, UserError, unknown
-from competition.config import PRESETS
+from competition.config import PRESETS, describe_settings
 from competition.job import SERVER_ACTIONS, STAGES
 
 EPILOG = """
@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="one setting, as training.batch_size=16",
     )
+    work.add_argument("--settings", action="store_true", help="print every setting and exit")
     work.add_argument(
         "--select-by",
         metavar="NAMES",
@@ -165,6 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
             if flag.startswith("--")
         ]
         parser.error(unknown("argument", rest[0], flags))
+    if options.settings:
+        print(describe_settings())
+        return 0
     if options.folds < 0 or options.folds == 1:
         parser.error(f"--folds got {options.folds}, and expects 2 or more")
     for flag in ("workers", "trials"):

@@ -124,7 +124,7 @@ def compare_training() -> None:
     unfreeze_backbone(network, TrainingConfig().unfreeze)
     runs = {
         name: training_steps(network, SECTION_PRESETS["augmentation"][name])
-        for name in ("none", "origin", "strong")
+        for name in ("none", "baseline", "strong")
     }
     for run in runs.values():
         run()  # compiles

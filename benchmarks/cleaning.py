@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.enlarging import print_growth
 from benchmarks.planting import COPIES, NON_CELLS, SPOILED, UNRELATED, WRONG_LABELS, Planted, plant
 from competition.cleaning.clean import clean
-from competition.config import Config, DataConfig, replace
+from competition.config import Config, DataConfig, with_settings
 from competition.data.arrays import Dataset
 from competition.data.dataset import load_dataset
 from competition.demo.make import draw_cells
@@ -179,7 +179,7 @@ def measure(
     spoiled = Dataset(planted.images, planted.labels, dataset.class_names)
     findings: dict[str, Findings | None] = dict.fromkeys(TOOLS)
     findings["ours"], keep = clean_by_ours(
-        spoiled, replace(Config(), {"seed": arguments.seed}), weights
+        spoiled, with_settings(Config(), {"seed": arguments.seed}), weights
     )
     if arguments.peers:
         findings |= run_peers(planted.images)
@@ -231,7 +231,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.enlarge and arguments.data is None:
         parser.error("--enlarge needs --data")
-    config = replace(Config(), {"seed": arguments.seed})
+    config = with_settings(Config(), {"seed": arguments.seed})
     setting = str(arguments.weights or "none")
     weights = find_weights(setting, config.cleaning.backbone, Path())
     if arguments.enlarge:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from dataclasses import replace as with_changes
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 from competition.common.console import say
 from competition.common.files import digest, read_json, write_json
 from competition.common.parallel import Workers
-from competition.config import Config, SearchConfig, replace
+from competition.config import Config, SearchConfig, with_settings
 from competition.data.arrays import TrainingData, load_prepared
 from competition.networks.weights import RANDOM, Weights, resolve_weights
 from competition.search.features import cache_features
@@ -72,7 +72,7 @@ def configure(backbone: str, weights: Weights, side: int, part: str) -> Config:
     schedule = Effort(Config().search, weights.is_pretrained).schedule(
         FINALS if part == PLAIN else part, side
     )
-    return replace(Config(), {"model.backbone": backbone} | schedule)
+    return with_settings(Config(), {"model.backbone": backbone} | schedule)
 
 
 def make_trainer(
@@ -116,7 +116,7 @@ def measure_trials(
         beside += time.perf_counter() - started
         train = trainer.train_head if part == HEADS else trainer.train
         times = [
-            timed(partial(train, with_changes(config, seed=seed), ignore_epoch))
+            timed(partial(train, replace(config, seed=seed), ignore_epoch))
             for seed in range(repeats)
         ]
         seconds[part] = min(times)
@@ -174,11 +174,11 @@ def try_many(prepared: Path, folder: Path, place: Path, backbone: str, part: str
     weights, sizes = find_weights(folder, backbone), []
     data = load_prepared(prepared).training.for_trial(MEMORY_PICTURES, 0)
     few = {"training.frozen_epochs": 1, "training.fine_tuning_epochs": int(part != HEADS)}
-    config = replace(configure(backbone, weights, data.images.shape[1], part), few)
+    config = with_settings(configure(backbone, weights, data.images.shape[1], part), few)
     trainer = make_trainer(data, weights, config, part, place / f"memory_{backbone}")
     for changes in draw_configurations(HEAD_SPACE | FINE_TUNING_SPACE, MEMORY_TRIALS):
         (trainer.train_head if part == HEADS else trainer.train)(
-            replace(config, changes), ignore_epoch
+            with_settings(config, changes), ignore_epoch
         )
         keras.utils.clear_session(free_memory=True)
         sizes.append(psutil.Process().memory_info().rss / 2**20)
@@ -203,11 +203,11 @@ def score(
         return dict(read_json(kept))
     data, weights = _take_some(load_prepared(prepared).training), find_weights(folder, backbone)
     few = data.for_trial(PICTURES // REDUCTION, 0) if part == TRIALS else data
-    config = replace(
+    config = with_settings(
         configure(backbone, weights, data.images.shape[1], part), {**changes, "seed": seed}
     )
     trainer = make_trainer(
-        few, weights, replace(config, {"seed": 0}), part, place / f"truth_{backbone}_{part}"
+        few, weights, with_settings(config, {"seed": 0}), part, place / f"truth_{backbone}_{part}"
     )
     curve: list[float] = []
     outcome: Outcome = trainer.train(config, lambda value, _: curve.append(value))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.common.parallel import Workers, count_workers
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import TrainingData
 from competition.networks.weights import RANDOM
 from competition.training.train import train
@@ -28,7 +28,7 @@ def train_once(seed: int) -> None:
     labels = np.arange(PICTURES) % 8
     data = TrainingData(images, labels, images[:64], labels[:64], 8)
     with tempfile.TemporaryDirectory() as folder:
-        train(replace(Config(), CHANGES | {"seed": seed}), data, RANDOM, Path(folder))
+        train(with_settings(Config(), CHANGES | {"seed": seed}), data, RANDOM, Path(folder))
 
 
 def seconds_of(workers: Workers, tasks: int) -> float:

@@ -14,7 +14,8 @@ import numpy as np
 from competition.common.console import describe_seconds, headline, say
 from competition.common.files import digest, read_json, write_json
 from competition.common.parallel import Workers
-from competition.config import Config, flatten, replace, unflatten
+from competition.common.settings import flatten
+from competition.config import Config, unflatten, with_settings
 from competition.costs import Costs, Sizes, measure_speed, slowest
 from competition.data.arrays import PreparedData
 from competition.job import Job
@@ -193,7 +194,7 @@ class Campaign:
             "picture": "x".join(map(str, training.images.shape[1:])),
             "classes": training.num_classes,
         }
-        own, storage = replace(config, {"model.backbone": name}), self.job.options.storage
+        own, storage = with_settings(config, {"model.backbone": name}), self.job.options.storage
         backend = keras.config.backend()
         chance = float(
             np.bincount(training.validation_labels).max() / len(training.validation_labels)
@@ -231,7 +232,7 @@ class Campaign:
             found = self._best_settings(name, prepared)
             say(f"{name}: {'the best settings of its search' if found else 'settings as given'}")
             own, weights = (
-                replace(config, {"model.backbone": name, **found}),
+                with_settings(config, {"model.backbone": name, **found}),
                 self.job.weights[name],
             )
             force = self.job.forces("train")

@@ -83,7 +83,7 @@ class Costs:
     def learn(self, backbone: str, batch_size: int, trial: tuple[float, float]) -> "Costs":
         """Return the same with what a trial of `backbone` took: seconds of compiling a step, and of a step."""
         (compiling, step), entry, share = trial, get_backbone(backbone), self._trained(backbone)
-        estimated_step = batch_size * self.speed.train * entry.train_cost * share.step
+        estimated_step = batch_size * self.speed.train * entry.cost * share.step
         estimated_compiling = self.speed.compile * entry.compile_cost * share.compiling
         factors = step / estimated_step, compiling / estimated_compiling
         return replace(self, factors=self.factors | {backbone: factors})
@@ -143,7 +143,7 @@ class Costs:
     def _cache_seconds(self, backbone: str, effort: Effort, part: str) -> float:
         """Return the seconds of computing the features that a part of the search needs."""
         pictures = min(effort.pictures(part), self.sizes.train)
-        passed = effort.search.views * pictures + self._validated(pictures)
+        passed = effort.search.cached_copies * pictures + self._validated(pictures)
         return self._passing_seconds(backbone, 1.3 * passed)  # augmenting and writing beside
 
     def _passing_seconds(self, backbone: str, pictures: float) -> float:
@@ -163,7 +163,7 @@ class Costs:
     ) -> float:
         """Return the seconds of so many epochs of both stages on pictures of a share of their area."""
         entry, pretrained = get_backbone(backbone), self.weights[backbone].is_pretrained
-        train = pictures * self.speed.train * entry.train_cost * share.step * area
+        train = pictures * self.speed.train * entry.cost * share.step * area
         forward = self.speed.forward * entry.forward_cost * area
         frozen = 1.2 * pictures * forward if pretrained else train
         scoring = validation * forward * share.validation

@@ -8,7 +8,7 @@ from typing import Any
 
 from competition.backbones import COMPARED, get_backbone
 from competition.common.errors import UserError
-from competition.config import PRESETS, Config, replace
+from competition.config import PRESETS, Config, with_settings
 from competition.data.download import find_published
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import KEYWORDS, SUFFIX, Weights, find_weights, resolve_weights
@@ -80,11 +80,11 @@ class Job:
                 )
             changes.pop(key, None)  # what is given last is applied last
             changes[key] = value
-        config = replace(Config(), changes)
+        config = with_settings(Config(), changes)
         select_by = "+".join(
             selected_versions(config.training.select_by)
         )  # one order, for one fingerprint
-        return replace(config, {"training.select_by": select_by})
+        return with_settings(config, {"training.select_by": select_by})
 
     def _final_backbone(self) -> str:
         """What is packaged: as asked for, else MobileNetV3Large where it is among the backbones, else the first."""

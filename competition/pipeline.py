@@ -28,7 +28,7 @@ from competition.common.files import (
     write_json,
 )
 from competition.common.parallel import Workers, count_workers
-from competition.config import replace, unflatten
+from competition.config import unflatten, with_settings
 from competition.data.arrays import Dataset, PreparedData, Splits
 from competition.data.dataset import load_dataset, load_test
 from competition.data.download import fetch
@@ -231,7 +231,7 @@ class Pipeline:
         keep, groups, doubtful = (np.load(folder / f"{name}.npy") for name in CLEANED)
         scores = []
         for fold in range(self.job.options.folds):
-            config = replace(
+            config = with_settings(
                 unflatten(settings), {"split.folds": self.job.options.folds, "split.fold": fold}
             )
             made = make_splits(dataset, keep, groups, doubtful, config)

@@ -90,8 +90,8 @@ class Planner:
         trials: the number that the user asked for, which is an upper limit.
         """
         share = config.search.share * (seconds - self.reserve(config))
-        most, whole = trials or config.search.trials, config.search.two_stage_trials
-        pictures = [min(config.search.trial_pictures, self.costs.sizes.train)]
+        most, whole = trials or config.search.trials, config.search.fine_tuning_trials
+        pictures = [min(config.search.trial_images, self.costs.sizes.train)]
         while pictures[-1] > FEWEST_PICTURES:
             pictures.append(max(FEWEST_PICTURES, pictures[-1] // 2))
         for fewest in (most // 4, most // 10, 2):  # rather fewer pictures than very few trials
@@ -101,7 +101,7 @@ class Planner:
                         min(2, whole), round(whole * count / most)
                     )  # one as given, one with the best head
                     search = replace(
-                        config.search, trials=count, two_stage_trials=both, trial_pictures=limit
+                        config.search, trials=count, fine_tuning_trials=both, trial_images=limit
                     )
                     planned = replace(config, search=search)
                     if self.search_span(planned) <= share:

@@ -8,14 +8,14 @@ import numpy as np
 import scipy.ndimage
 
 from competition.common.files import write_json
-from competition.config import Config, ModelConfig, replace
+from competition.config import Config, ModelConfig, with_settings
 from competition.data.arrays import TrainingData
 from competition.networks.layers import create_network, network_spec
 from competition.networks.weights import RANDOM
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
 PLAIN = "import numpy as np\nclass Model:\n    def predict(self, X):\n        return np.zeros(len(X), int)\n"
-CONFIG = replace(
+CONFIG = with_settings(
     Config(),
     {
         "model.backbone": "tiny_cnn",

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy
 from optuna.trial import Trial
 
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.networks.weights import RANDOM
 from competition.search import study
 from competition.search.rounds import SearchJob
@@ -31,7 +31,7 @@ def make_job(folder: Path, storage: str | None = None, trials: int = TRIALS) -> 
         "search.trials": trials,
         "search.heartbeat_seconds": 1,
     }
-    config = replace(Config(), settings)
+    config = with_settings(Config(), settings)
     return SearchJob(
         config, RANDOM, folder, {"splits": "data-1", "classes": 3}, "numpy", storage=storage
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.costs import EPOCH_SECONDS, Costs, Sizes, Speed, measure_speed
 from competition.networks.weights import RANDOM, Weights
 from competition.search.rounds import FINALS, HEADS, TRIALS
@@ -21,7 +21,7 @@ def fine_tune(
     costs: Costs, epochs: int, backbone: str = "mobilenetv3large", **others: float
 ) -> float:
     changes = {"frozen_epochs": 0, "fine_tuning_epochs": epochs, **others}
-    config = replace(Config(), {f"training.{key}": value for key, value in changes.items()})
+    config = with_settings(Config(), {f"training.{key}": value for key, value in changes.items()})
     return costs.training_seconds(backbone, config.training)
 
 
@@ -64,6 +64,6 @@ def test_a_trial_costs_less_than_a_training_of_as_many_epochs() -> None:
 
 
 def test_speed_is_measured() -> None:
-    config = replace(Config(), {"model.input_size": 32})
+    config = with_settings(Config(), {"model.input_size": 32})
     speed = measure_speed(config, (32, 32, 3), 4)
     assert 0 < speed.forward < speed.train < 1

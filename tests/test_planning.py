@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from competition.common.errors import UserError
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.planning import MOST_EPOCHS, TRAINING_MARGIN, Planner, describe_plan
 from tests.test_costs import COSTS
 
@@ -28,12 +28,12 @@ def test_the_users_number_of_trials_is_an_upper_limit() -> None:
 
 
 def test_even_a_short_search_tries_the_best_head_in_both_stages() -> None:
-    assert PLANNER.plan_search(Config(), 400, trials=None).search.two_stage_trials == 2
+    assert PLANNER.plan_search(Config(), 400, trials=None).search.fine_tuning_trials == 2
 
 
 def test_little_time_means_fewer_pictures_before_it_means_very_few_trials() -> None:
     planned = PLANNER.plan_search(Config(), 900, trials=None).search
-    assert planned.trial_pictures < Config().search.trial_pictures
+    assert planned.trial_images < Config().search.trial_images
     assert planned.trials >= 25
 
 
@@ -53,7 +53,7 @@ def test_what_does_not_fit_beside_the_packaged_backbone_is_left_out(
 
 
 def test_room_is_left_for_a_short_search_too() -> None:
-    seconds = PLANNER.span(PLANNER.final_seconds(replace(Config(), ONE_EPOCH))) + PLANNER.reserve(
+    seconds = PLANNER.span(PLANNER.final_seconds(with_settings(Config(), ONE_EPOCH))) + PLANNER.reserve(
         Config()
     )
     assert PLANNER.keep_affordable(Config(), seconds, "custom_cnn", search=False) == PLANNER
@@ -80,7 +80,7 @@ def test_workers_take_tasks_in_turn_as_they_become_free() -> None:
 
 def test_where_few_epochs_fit_one_more_is_planned_and_all_are_shortened() -> None:
     config = Config()
-    one = PLANNER.span(PLANNER.final_seconds(replace(config, ONE_EPOCH)))
+    one = PLANNER.span(PLANNER.final_seconds(with_settings(config, ONE_EPOCH)))
     planned = PLANNER.plan_training(config, 1.8 * one / TRAINING_MARGIN + PLANNER.reserve(config))
     epochs = planned.training.frozen_epochs + planned.training.fine_tuning_epochs
     assert epochs == 2

@@ -252,7 +252,7 @@ def _is_apart(
     """Tell whether few pictures are nearly members, or hardly, and the members carry the labels of the rest."""
     members = (scores > config.correlation) & ~taken
     doubtful = (np.abs(scores - config.correlation) < config.margin) & ~taken
-    few = doubtful.sum() <= slack * config.doubtful * members.sum()
+    few = doubtful.sum() <= slack * config.maximum_in_margin * members.sum()
     return bool(few and measure_label_distance(labels, members) < slack * config.label_distance)
 
 

@@ -129,7 +129,7 @@ def _choose(
     flagged = [issue.index for groups in galleries.values() for group in groups for issue in group]
     large = list(dict.fromkeys(flagged + [index for members in examples for index in members]))
     others = generator.permutation(np.setdiff1d(np.arange(len(keep)), large))
-    small = np.sort(others[: max(0, settings.pictures - len(large))]).tolist()
+    small = np.sort(others[: max(0, settings.images - len(large))]).tolist()
     return _Shown(galleries, examples, large, small)
 
 

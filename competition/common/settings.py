@@ -1,59 +1,124 @@
-"""Settings as dataclass fields: bounds, choices, and how text becomes a value."""
+"""Settings as dataclass fields: each has a line that says what it is, and checks its value."""
 
 import dataclasses
 import math
-from dataclasses import field
-from typing import Any
+import textwrap
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, TypeVar
 
-from competition.common.errors import UserError
+from competition.common.errors import UserError, unknown
+
+Settings = TypeVar("Settings")
+"""A frozen dataclass of fields that the functions below make, and of sections of such fields."""
 
 
-def number(default: float | None, low: float, high: float = math.inf) -> Any:
-    """Return a field for a number between `low` and `high`, both included."""
-    return field(default=default, metadata={"low": low, "high": high})
+def number(default: float, line: str, *, low: float = 0, high: float = math.inf) -> Any:
+    """Return a field for a number from `low` to `high`, both included."""
+    return dataclasses.field(default=default, metadata={"line": line, "low": low, "high": high})
 
 
-def choice(default: str, *options: str) -> Any:
+def choice(default: str, line: str, options: tuple[str, ...]) -> Any:
     """Return a field for one of `options`."""
-    return field(default=default, metadata={"options": options})
+    return dataclasses.field(default=default, metadata={"line": line, "options": options})
 
 
-def find_field(part: Any, name: str) -> dataclasses.Field[Any]:
-    """Return the field of that name of a dataclass."""
-    return next(item for item in dataclasses.fields(part) if item.name == name)
+def switch(default: bool, line: str) -> Any:
+    """Return a field that is on or off."""
+    return dataclasses.field(default=default, metadata={"line": line})
 
 
-def convert(key: str, target: dataclasses.Field[Any], value: Any) -> Any:
-    """Return `value`, which may be text, as the field `target` wants it; raises UserError where it does not fit."""
-    kind: Any = target.type
+def text(default: str, line: str) -> Any:
+    """Return a field for any text."""
+    return dataclasses.field(default=default, metadata={"line": line})
+
+
+def list_fields(settings: Any) -> dict[str, dataclasses.Field[Any]]:
+    """Return every field by dotted key, as `seed`, or `training.batch_size` in a section."""
+    fields: dict[str, dataclasses.Field[Any]] = {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            fields |= {f"{item.name}.{key}": inner for key, inner in list_fields(value).items()}
+        else:
+            fields[item.name] = item
+    return fields
+
+
+def flatten(settings: Any) -> dict[str, Any]:
+    """Return every value by dotted key."""
+    return {key: attrgetter(key)(settings) for key in list_fields(settings)}
+
+
+def set_value(settings: Settings, key: str, value: Any) -> Settings:
+    """Return `settings` with the field of a dotted key set to `value`, which may be text.
+
+    Raises UserError for an unknown key, naming a near one, and for a value that the field forbids.
+    """
+    fields = list_fields(settings)
+    if key not in fields:
+        raise UserError(unknown("setting", key, fields))
     try:
-        result = _CONVERTERS[kind](value)
+        converted = _CONVERTERS[fields[key].type](value)
+        fits = _is_allowed(converted, fields[key])
     except (ValueError, KeyError, TypeError, OverflowError):
-        raise UserError(
-            f"Setting {key} got '{value}', and expects {_expectation(target, kind)}."
-        ) from None
-    low, high = target.metadata.get("low", -math.inf), target.metadata.get("high", math.inf)
-    options = target.metadata.get("options")
-    if (options and result not in options) or (kind in (int, float) and not low <= result <= high):
-        raise UserError(f"Setting {key} got '{value}', and expects {_expectation(target, kind)}.")
-    return result
+        fits = False
+    if not fits:
+        kinds: dict[Any, str] = {int: "a whole number ", float: "a number "}
+        expected = kinds.get(fields[key].type, "") + _describe_values(fields[key])
+        raise UserError(f"Setting {key} got '{value}', and expects {expected}.")
+    return _replace(settings, key.split("."), converted)
 
 
-def _expectation(target: dataclasses.Field[Any], kind: Any) -> str:
-    if options := target.metadata.get("options"):
-        return f"one of {', '.join(options)}"
-    if kind is bool:
-        return "true or false"
-    names = {int: "a whole number", float: "a number"}
-    low, high = target.metadata.get("low"), target.metadata.get("high", math.inf)
-    bounds = (
-        ""
-        if low is None
-        else f" of at least {low:g}"
-        if high == math.inf
-        else f" from {low:g} to {high:g}"
-    )
-    return names.get(kind, "text") + bounds
+def tabulate(settings: Any, columns: int = 100) -> str:
+    """Return a table of all settings by section: key, value, line, and the values it takes."""
+    fields = list_fields(settings)
+    lines = []
+    for section, keys in groupby(fields, lambda key: key.rpartition(".")[0]):
+        values = {key: _as_text(attrgetter(key)(settings)) for key in keys}
+        key_width = max(map(len, values))
+        value_width = max(map(len, values.values()))
+        title = (attrgetter(section)(settings) if section else settings).__doc__
+        lines.append(f"\n{section or 'general'}: {title}")
+        for key, value in values.items():
+            start = f"  {key:{key_width}}  {value:{value_width}}  "
+            line = fields[key].metadata["line"]
+            if taken := _describe_values(fields[key]):
+                line += f" [{taken}]".replace(" ", "\xa0").replace("\xa0", " ", 1)
+            wrapped = textwrap.wrap(line, columns - len(start), break_on_hyphens=False)
+            lines.append(start + f"\n{' ' * len(start)}".join(wrapped).replace("\xa0", " "))
+    return "\n".join(lines).lstrip("\n")
+
+
+def _replace(settings: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    changed = _replace(getattr(settings, name), rest, value) if rest else value
+    return dataclasses.replace(settings, **{name: changed})
+
+
+def _is_allowed(value: Any, setting: dataclasses.Field[Any]) -> bool:
+    facts = setting.metadata
+    if "low" in facts:
+        return bool(facts["low"] <= value <= facts["high"])
+    return value in facts.get("options", (value,))
+
+
+def _describe_values(setting: dataclasses.Field[Any]) -> str:
+    """Return the values that a field takes, as `from 0 to 1`; nothing where it takes any text."""
+    facts = setting.metadata
+    if "options" in facts:
+        return f"one of {', '.join(facts['options'])}"
+    if "low" not in facts:
+        return "true or false" if setting.type is bool else ""
+    if facts["high"] == math.inf:
+        return f"from {facts['low']:.10g} up"
+    return f"from {facts['low']:.10g} to {facts['high']:.10g}"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.10g}" if isinstance(value, float) else str(value) or '""'
 
 
 def _whole(value: Any) -> int:

@@ -48,7 +48,7 @@ def is_scored(config: Config, prepared: PreparedData, run: Path) -> bool:
 def _scoring_facts(config: Config, prepared: PreparedData, run: Path) -> dict[str, Any]:
     trained = digest(run / "network.weights.h5")
     return {
-        "views": config.evaluation.views,
+        "views": config.evaluation.tta_views,
         "distortion": prepared.distortion_hash,
         "trained": trained,
     }

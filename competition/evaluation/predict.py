@@ -56,7 +56,7 @@ def evaluate(
 
 def num_views(version: str, config: EvaluationConfig) -> int:
     """Return how many views of each picture of a version are predicted."""
-    return config.views if version in WITH_VIEWS else 1
+    return config.tta_views if version in WITH_VIEWS else 1
 
 
 def score_predictions(

@@ -29,7 +29,8 @@ from competition.common.files import (
     up_to_date,
     write_json,
 )
-from competition.config import Config, flatten
+from competition.common.settings import flatten
+from competition.config import Config
 from competition.data.arrays import TrainingData, one_hot
 from competition.networks.layers import (
     create_network,
@@ -82,7 +83,7 @@ def cache_features(
         settings,
         config.seed,
         config.model.input_size,
-        config.search.views,
+        config.search.cached_copies,
         config.search.cache_megabytes,
     ]
     inputs = digest(*arrays, *made_of, sorted(shares), weights.fingerprint, keras.backend.backend())
@@ -150,12 +151,12 @@ class _Build:
         """Return how many views fit; raises UserError where not one does."""
         picture = sum(2 * int(np.prod(shape[1:])) for shape in self.lower.output_shape) / 2**20
         fixed, each = picture * len(self.data.validation_labels), picture * len(self.data.labels)
-        allowed, wanted = self.config.search.cache_megabytes, self.config.search.views
+        allowed, wanted = self.config.search.cache_megabytes, self.config.search.cached_copies
         views = min(wanted, int((allowed - fixed) / each))
         if views < 1:
             raise UserError(
                 f"The features of {self.config.model.backbone} for one view take {fixed + each:.0f} MB, and "
-                f"search.cache_megabytes is {allowed:.0f}; raise it, or lower search.trial_pictures."
+                f"search.cache_megabytes is {allowed:.0f}; raise it, or lower search.trial_images."
             )
         if views < wanted:
             say(

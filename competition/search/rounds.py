@@ -39,7 +39,7 @@ class Effort:
         """How many trials each part has, in their order: no heads from random weights, no finals of less than two."""
         heads = {HEADS: self.search.trials} if self.pretrained else {}
         trials = (
-            min(self.search.trials, self.search.two_stage_trials)
+            min(self.search.trials, self.search.fine_tuning_trials)
             if self.pretrained
             else self.search.trials
         )
@@ -48,7 +48,7 @@ class Effort:
 
     def pictures(self, part: str) -> int:
         """Return how many pictures a trial trains on; from random weights, where nothing is cached, fewer."""
-        pictures = self.search.trial_pictures
+        pictures = self.search.trial_images
         if self.pretrained:
             return pictures * (REDUCTION if part == FINALS else 1)
         return (
@@ -73,7 +73,7 @@ class Effort:
     def schedule(self, part: str, side: int) -> dict[str, Any]:
         """Return what a trial trains, by dotted key."""
         frozen, fine_tuning = self.epochs(part)
-        schedule = {"training.limit": self.pictures(part), "training.epoch_share": 1.0}
+        schedule = {"training.limit": self.pictures(part)}
         schedule |= {"training.frozen_epochs": frozen, "training.fine_tuning_epochs": fine_tuning}
         return schedule | (
             {"model.input_size": self.side(part, side)} if self.is_reduced(part) else {}

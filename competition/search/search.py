@@ -3,7 +3,7 @@
 import errno
 import math
 from collections.abc import Callable
-from dataclasses import replace as with_changes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import replacing, write_json
-from competition.config import replace
+from competition.config import with_settings
 from competition.data.arrays import TrainingData
 from competition.search.features import cache_features
 from competition.search.rounds import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
@@ -49,7 +49,7 @@ def search(job: SearchJob, data: TrainingData, features: Path) -> None:
     """
     before: tuple[dict[str, Any], ...] = ()
     for part in job.parts:
-        part = with_changes(part, before=before)
+        part = replace(part, before=before)
         if part.part == FINALS and (len(before) < 2 or part.is_late):
             break
         study = open_study(part)
@@ -95,7 +95,7 @@ def _objective(job: SearchJob, trainer: Trainer) -> Callable[[Trial], float]:
     train = trainer.train_head if job.part == HEADS else trainer.train
 
     def objective(trial: Trial) -> float:
-        config = replace(job.config, suggest(trial, job.space) | job.schedule)
+        config = with_settings(job.config, suggest(trial, job.space) | job.schedule)
         try:
             outcome = train(config, _pruning(trial))
             if not math.isfinite(outcome.score):

@@ -20,7 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from competition.common.console import describe_seconds, say
 from competition.common.errors import UserError
 from competition.common.files import digest
-from competition.config import PRESETS, flatten, training_settings
+from competition.common.settings import flatten
+from competition.config import PRESETS, training_settings
 from competition.search.rounds import FINALS, SearchJob
 
 # By name: what makes one for trials of that many epochs. None looks at early epochs, which tell little of the last.
@@ -103,7 +104,7 @@ def _claim(study: optuna.Study, job: SearchJob, settings: dict[str, Any]) -> Non
 
 def _enqueue(study: optuna.Study, job: SearchJob) -> None:
     """Queue what is tried first, where it was not yet: the finalists, or else the settings as given and the seeds'."""
-    seeds = _inside_space(flatten(job.config) | PRESETS["origin"], job.space)
+    seeds = _inside_space(flatten(job.config) | PRESETS["baseline"], job.space)
     first = [settings_as_given(job), seeds][: 1 if job.trials < FEW_TRIALS else 2]
     for settings in job.before if job.part == FINALS else first:
         study.enqueue_trial(settings, user_attrs={QUEUED: True}, skip_if_exists=True)

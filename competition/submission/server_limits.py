@@ -30,23 +30,23 @@ class Budget:
 def estimate(
     answers: Answers, images: np.ndarray, zip_megabytes: float, limits: LimitsConfig
 ) -> Budget:
-    """Extrapolate from what a run on `images` (n, h, w, 3) took to `limits.pictures` pictures.
+    """Extrapolate from what a run on `images` (n, h, w, 3) took to `limits.images` pictures.
 
     The second prediction, of some pictures for their probabilities, compiles nothing; its rate holds for the rest.
     """
     load, first, second = answers.seconds
     repeated = 0 if answers.probabilities is None else len(answers.probabilities)
     rate = min(first / len(images), second / repeated if repeated else np.inf)
-    further = max(0, limits.pictures - len(images)) * images[0].nbytes / 2**20
+    further = max(0, limits.images - len(images)) * images[0].nbytes / 2**20
     fixed = load + first - rate * len(images)
     return Budget(fixed, float(rate), answers.peak_megabytes + further, zip_megabytes)
 
 
 def describe(budget: Budget, limits: LimitsConfig) -> str:
     """Return the budget beside what is granted."""
-    seconds = budget.seconds(limits.pictures)
+    seconds = budget.seconds(limits.images)
     return (
-        f"{limits.pictures} pictures on {limits.cores or 'all'} cores: about {seconds:.0f} of {limits.seconds:.0f} s, "
+        f"{limits.images} pictures on {limits.cores or 'all'} cores: about {seconds:.0f} of {limits.seconds:.0f} s, "
         f"{budget.memory_megabytes:.0f} of {limits.memory_megabytes:.0f} MB of memory; "
         f"zip {budget.zip_megabytes:.1f} of {limits.zip_megabytes:.0f} MB"
     )
@@ -54,7 +54,7 @@ def describe(budget: Budget, limits: LimitsConfig) -> str:
 
 def require(budget: Budget, limits: LimitsConfig, views: int) -> None:
     """Raise UserError, naming what would fit, where the submission takes more time or memory than is granted."""
-    seconds = budget.seconds(limits.pictures)
+    seconds = budget.seconds(limits.images)
     if seconds > limits.seconds:
         raise _refusal(
             f"about {seconds:.0f} s", f"{limits.seconds:.0f} s", _fewer_views(budget, limits, views)
@@ -79,10 +79,10 @@ def require_size(megabytes: float, limits: LimitsConfig, float16: bool) -> None:
 
 def _fewer_views(budget: Budget, limits: LimitsConfig, views: int) -> str:
     for fewer in range(views - 1, 0, -1):
-        seconds = budget.seconds(limits.pictures, fewer / views)
+        seconds = budget.seconds(limits.images, fewer / views)
         if seconds <= limits.seconds:
             return (
-                f"{fewer} views (--set evaluation.views={fewer}) would take about {seconds:.0f} s"
+                f"{fewer} views (--set evaluation.tta_views={fewer}) would take about {seconds:.0f} s"
             )
     return "not even one view would fit; a smaller network (--final NAME) or smaller pictures would take less"
 

@@ -400,7 +400,7 @@ def test_mixing_draws_partners_shares_and_boxes_for_every_picture_at_its_rate() 
 
 def test_labels_pass_untouched_where_nothing_mixes() -> None:
     labels = np.eye(4, dtype=np.float32)
-    for preset, training in (("origin", True), ("strong", False)):
+    for preset, training in (("baseline", True), ("strong", False)):
         layer = Augmentation(PRESETS[preset], 0)
         np.testing.assert_array_equal(
             to_numpy(layer(make_pictures(), labels, training=training)[1]), labels
@@ -444,7 +444,7 @@ def test_the_preset_none_changes_nothing_in_training() -> None:
     np.testing.assert_array_equal(pass_through(Augmentation(PRESETS["none"], 0), images), images)
 
 
-@pytest.mark.parametrize("preset", ["default", "origin", "strong"])
+@pytest.mark.parametrize("preset", ["default", "baseline", "strong"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_augmented_pictures_stay_in_range_and_differ_within_a_batch(
     preset: str, dtype: str

@@ -15,12 +15,12 @@ from competition.cleaning.faults import find_faults, measure_pictures
 from competition.cleaning.non_cells import find_clusters, measure_sharing
 from competition.common import files
 from competition.common.figures import contact_sheet, draw_class_balance
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import Dataset
 
 SIDE = 32
 COLOURS = np.array([[90, 40, 120], [200, 90, 90], [60, 60, 160]])
-CONFIG = replace(Config(), {"cleaning.iterations": 250, "cleaning.cluster_size": 10, "seed": 3})
+CONFIG = with_settings(Config(), {"cleaning.iterations": 250, "cleaning.cluster_size": 10, "seed": 3})
 
 
 def draw_cells(count: int, seed: int = 0) -> Dataset:
@@ -118,7 +118,7 @@ def test_a_wrong_label_is_kept_flagged_and_acted_on_as_the_setting_says(
         "cleaning.false_alarms": 0.9,
         "cleaning.sure_false_alarms": 0.9,
     }
-    config = replace(CONFIG, settings)
+    config = with_settings(CONFIG, settings)
     keep = clean(dataset, tmp_path, config, None)
     assert keep.all()
     assert found(tmp_path, "wrong_label", action) == {7}
@@ -223,8 +223,8 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     "change",
     [
         lambda data, config, path: (draw_cells(9, seed=1), config, None),
-        lambda data, config, path: (data, replace(config, {"cleaning.sharing": 0.7}), None),
-        lambda data, config, path: (data, replace(config, {"seed": 8}), None),
+        lambda data, config, path: (data, with_settings(config, {"cleaning.sharing": 0.7}), None),
+        lambda data, config, path: (data, with_settings(config, {"seed": 8}), None),
         lambda data, config, path: (data, config, path),
     ],
     ids=["pictures", "setting", "seed", "weights"],
@@ -243,7 +243,7 @@ def test_every_input_changes_the_hash(
 
 def test_a_setting_of_training_does_not_change_the_hash(tmp_path: Path) -> None:
     dataset = draw_cells(9)
-    other = replace(CONFIG, {"training.batch_size": 7})
+    other = with_settings(CONFIG, {"training.batch_size": 7})
     assert cleaning_inputs(dataset, tmp_path, CONFIG, None) == cleaning_inputs(
         dataset, tmp_path, other, None
     )

@@ -12,11 +12,11 @@ from competition.cleaning.clean import clean, cleaning_inputs
 from competition.cleaning.issues import Issue, Override, apply_overrides, read_overrides
 from competition.common.errors import UserError
 from competition.common.files import read_arrays
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import Dataset
 from tests.factories import draw_blobs
 
-CONFIG = replace(Config(), {"cleaning.iterations": 250})
+CONFIG = with_settings(Config(), {"cleaning.iterations": 250})
 HEADER = "index,action,label\n"
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from competition.cleaning.issues import Issue
 from competition.cleaning.report import write_report
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import Dataset
 from tests.factories import draw_blobs
 
@@ -57,7 +57,7 @@ def make_dataset() -> Dataset:
 def report(folder: Path, issues: list[Issue] = ISSUES, **settings: Any) -> Path:
     dataset, keep = make_dataset(), np.ones(60, bool)
     keep[[issue.index for issue in issues if issue.action == "drop"]] = False
-    config = replace(Config(), {f"report.{key}": value for key, value in settings.items()})
+    config = with_settings(Config(), {f"report.{key}": value for key, value in settings.items()})
     write_report(folder / "cells" / "report.html", dataset, PLACES, issues, keep, config)
     return folder / "cells" / "report.html"
 
@@ -108,7 +108,7 @@ def test_the_class_balance_counts_what_was_dropped_and_relabelled(tmp_path: Path
 
 
 def test_more_pictures_than_the_report_shows_leave_those_of_the_galleries(tmp_path: Path) -> None:
-    content = read(report(tmp_path, pictures=25, examples=2))
+    content = read(report(tmp_path, images=25, examples=2))
     assert len(content["index"]) == len(set(content["index"])) == 25
     assert {issue.index for issue in ISSUES} <= set(content["index"])
     assert sum(content["before"]) == 60

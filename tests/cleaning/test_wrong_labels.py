@@ -11,10 +11,10 @@ from competition.cleaning.wrong_labels import (
     pool_opinions,
     predict_out_of_fold,
 )
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from tests.factories import draw_blobs
 
-CONFIG = replace(Config(), {"cleaning.label_landmarks": 100}).cleaning
+CONFIG = with_settings(Config(), {"cleaning.label_landmarks": 100}).cleaning
 
 
 def draw_classes(count: int, distance: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from competition.codabench.bundle import write_bundle
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import PreparedData, ScoredSet, TrainingData
 from competition.distortion.profiles import PROFILE
 from tests.factories import draw_blobs
@@ -70,7 +70,7 @@ def prepared() -> PreparedData:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unzipped bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    config = replace(
+    config = with_settings(
         Config(), {"codabench.start": "2026-01-31", "codabench.days": 10, "limits.seconds": 77}
     )
     path = write_bundle(folder / "bundle.zip", prepared(), config)

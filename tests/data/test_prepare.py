@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data import prepare as prepared
 from competition.data.arrays import Dataset, PreparedData, Splits
 from competition.distortion.profiles import PROFILES, VERSIONS, distort, families
@@ -23,7 +23,7 @@ def make(folder: Path, **changes: Any) -> PreparedData:
     train, validation, test = np.split(np.arange(48), [24, 36])
     splits = Splits(train, validation, test, np.full(48, -1), fingerprint="f")
     dataset = Dataset(images, labels.astype(np.int64), ("a", "b", "c"))
-    return prepared.prepare(dataset, splits, replace(Config(), changes), folder / "prepared")
+    return prepared.prepare(dataset, splits, with_settings(Config(), changes), folder / "prepared")
 
 
 def test_every_version_is_kept_with_what_its_pictures_met(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_another_selection_is_another_experiment_on_the_same_pictures(tmp_path: 
     other = make(tmp_path / "other", **{"training.select_by": "clean"})
     assert one.distortion_hash == other.distortion_hash
     assert one.selection_hash != other.selection_hash
-    config = replace(Config(), {"training.select_by": "clean"})
+    config = with_settings(Config(), {"training.select_by": "clean"})
     assert run_fingerprint(Config(), one, RANDOM) != run_fingerprint(config, one, RANDOM)
 
 

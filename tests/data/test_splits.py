@@ -10,7 +10,7 @@ import pytest
 
 from competition.common.errors import UserError
 from competition.common.files import digest, up_to_date
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import Dataset, Splits
 from competition.data.balancing import balanced
 from competition.data.splits import (
@@ -57,7 +57,7 @@ def split_singly(
 ) -> Splits:
     keep = np.ones(len(dataset.labels), bool) if keep is None else keep
     doubtful = none_doubtful(dataset) if doubtful is None else doubtful
-    config = replace(Config(), {key.replace("__", "."): value for key, value in changes.items()})
+    config = with_settings(Config(), {key.replace("__", "."): value for key, value in changes.items()})
     return make_splits(dataset, keep, np.arange(len(dataset.labels)), doubtful, config)
 
 
@@ -105,7 +105,7 @@ def test_no_group_crosses_a_border_and_the_shares_still_hold() -> None:
 def test_large_groups_do_not_spoil_the_shares(seed: int) -> None:
     dataset = make_dataset((100, 60))
     groups = make_groups(dataset, sizes=(9, 1, 1, 1, 1, 1, 1))
-    config = replace(Config(), {"seed": seed})
+    config = with_settings(Config(), {"seed": seed})
     splits = make_splits(
         dataset, np.ones(len(groups), bool), groups, none_doubtful(dataset), config
     )
@@ -251,9 +251,9 @@ def test_the_stage_is_stale_when_data_cleaning_settings_or_seed_change(tmp_path:
         {"split.folds": 3},
         {"split.balance_validation_to": 9},
     ):
-        seen.add(splits_inputs(dataset, tmp_path, replace(Config(), changes)))
+        seen.add(splits_inputs(dataset, tmp_path, with_settings(Config(), changes)))
     seen.add(splits_inputs(make_dataset(seed=1), tmp_path, Config()))
-    seen.add(splits_inputs(dataset, tmp_path, replace(Config(), {"cleaning.wrong_labels": "keep"})))
+    seen.add(splits_inputs(dataset, tmp_path, with_settings(Config(), {"cleaning.wrong_labels": "keep"})))
     np.save(tmp_path / "keep.npy", np.ones(len(dataset.labels), bool))
     seen.add(splits_inputs(dataset, tmp_path, Config()))
     np.save(tmp_path / "doubtful.npy", np.zeros(len(dataset.labels), np.int64))
@@ -261,7 +261,7 @@ def test_the_stage_is_stale_when_data_cleaning_settings_or_seed_change(tmp_path:
     assert len(seen) == 9
     assert (
         splits_inputs(
-            dataset, tmp_path, replace(Config(), {"training.batch_size": 8, "split.balance_to": 9})
+            dataset, tmp_path, with_settings(Config(), {"training.batch_size": 8, "split.balance_to": 9})
         )
         in seen
     )
@@ -271,7 +271,7 @@ def test_a_failed_stage_leaves_no_marker(tmp_path: Path) -> None:
     dataset = make_dataset()
     write_cleaning(tmp_path, dataset)
     with pytest.raises(UserError):
-        split(dataset, tmp_path, replace(Config(), {"split.folds": 50}))
+        split(dataset, tmp_path, with_settings(Config(), {"split.folds": 50}))
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "doubtful.npy",
         "groups.npy",
@@ -287,7 +287,7 @@ def test_a_stage_cut_off_half_way_is_not_taken_for_a_finished_one(
     split(dataset, tmp_path, first)
     monkeypatch.setattr("competition.data.splits.class_balance_table", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        split(dataset, tmp_path, replace(first, {"seed": 1}))
+        split(dataset, tmp_path, with_settings(first, {"seed": 1}))
     assert not up_to_date(tmp_path / "splits.json", splits_inputs(dataset, tmp_path, first))
 
 

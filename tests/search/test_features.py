@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from competition.common.errors import UserError
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import one_hot
 from competition.networks.layers import create_network, network_spec, upper_part
 from competition.networks.weights import RANDOM, Weights
@@ -37,7 +37,7 @@ def test_the_upper_part_makes_of_features_what_the_network_makes_of_pictures(
 ) -> None:
     data, config = (
         make_data(),
-        replace(CONFIG, {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0}),
+        with_settings(CONFIG, {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0}),
     )
     features = cache_features(config, data, pretrained, SHARES, tmp_path)
     network = create_network(network_spec(config.model, (32, 32, 3), 3), pretrained)
@@ -62,7 +62,7 @@ def test_every_view_of_a_picture_is_another_and_its_labels_are_mixed_with_it(
     tmp_path: Path,
 ) -> None:
     views, labels = cache(CONFIG, tmp_path).training(None)
-    assert len(views) == CONFIG.search.views
+    assert len(views) == CONFIG.search.cached_copies
     assert not np.allclose(views[0], views[1])
     assert ((labels > 0).sum(axis=-1) == 2).any()
     np.testing.assert_allclose(labels.sum(axis=-1), 1, atol=1e-6)
@@ -118,12 +118,12 @@ def test_features_at_hand_are_not_computed_again_and_others_of_the_backbone_go(
     monkeypatch.setattr(module, "_Build", None)
     assert cache(CONFIG, tmp_path).folder == first.folder
     monkeypatch.undo()
-    other = cache(replace(CONFIG, {"augmentation.cutmix": 0.2}), tmp_path)
+    other = cache(with_settings(CONFIG, {"augmentation.cutmix": 0.2}), tmp_path)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [other.folder]
 
 
 def test_as_many_views_are_kept_as_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = replace(CONFIG, {"search.cache_megabytes": 1.0})
+    config = with_settings(CONFIG, {"search.cache_megabytes": 1.0})
     features = cache_features(config, make_data(240), RANDOM, SHARES, tmp_path)
     views = len(features.training(None)[0])
     assert 1 <= views < 4
@@ -137,7 +137,7 @@ def test_too_little_room_is_told_before_the_work(
     data = make_data(1200)
     with pytest.raises(UserError, match=r"search\.cache_megabytes is 1; raise it"):
         cache_features(
-            replace(CONFIG, {"search.cache_megabytes": 1.0}), data, RANDOM, SHARES, tmp_path
+            with_settings(CONFIG, {"search.cache_megabytes": 1.0}), data, RANDOM, SHARES, tmp_path
         )
     full = dataclasses.make_dataclass("Usage", ["free"])(2**17)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)

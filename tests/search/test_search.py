@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from competition.common.errors import UserError
 from competition.common.files import read_json
-from competition.config import PRESETS, Config, SearchConfig, replace
+from competition.config import PRESETS, Config, SearchConfig, with_settings
 from competition.networks.weights import RANDOM, Weights
 from competition.search.rounds import FINALS, TRIALS, Effort, SearchJob
 from competition.search.search import _settle, conclude, search, suggest
@@ -23,7 +23,7 @@ from tests.factories import make_data
 
 @pytest.fixture
 def job(tmp_path: Path) -> SearchJob:
-    config = replace(Config(), {"model.backbone": "tiny_cnn", "search.trials": 3})
+    config = with_settings(Config(), {"model.backbone": "tiny_cnn", "search.trials": 3})
     return SearchJob(config, RANDOM, tmp_path, {"splits": "data-1"}, "tensorflow")
 
 
@@ -58,7 +58,7 @@ def test_the_first_trial_is_the_settings_as_they_stand(
 ) -> None:
     run(job)
     assert trained[0].model.dropout == job.config.model.dropout
-    assert trained[0].training.limit == job.config.search.trial_pictures // 4
+    assert trained[0].training.limit == job.config.search.trial_images // 4
     assert trained[0].model.input_size == job.side // 2
     assert len(trained) == 3
 
@@ -69,15 +69,15 @@ def test_the_first_trial_is_the_settings_as_they_stand(
 def test_from_random_weights_a_trial_sees_enough_pictures_to_learn_from(
     pictures: int, trial: int, final: int
 ) -> None:
-    effort = Effort(SearchConfig(trial_pictures=pictures), pretrained=False)
+    effort = Effort(SearchConfig(trial_images=pictures), pretrained=False)
     assert (effort.pictures(TRIALS), effort.pictures(FINALS)) == (trial, final)
 
 
 def test_the_second_trial_is_the_seeds_settings(job: SearchJob, trained: list[Config]) -> None:
-    run(dataclasses.replace(job, config=replace(job.config, {"search.trials": 4})))
+    run(dataclasses.replace(job, config=with_settings(job.config, {"search.trials": 4})))
     assert [config.model.l2 for config in trained[:2]] == [
         job.config.model.l2,
-        PRESETS["origin"]["model.l2"],
+        PRESETS["baseline"]["model.l2"],
     ]
     assert trained[1].model.dropout == job.config.model.dropout
 
@@ -88,7 +88,7 @@ def test_a_finished_study_goes_on_only_for_more_trials(
     run(job)
     run(job)
     assert len(trained) == 3
-    run(dataclasses.replace(job, config=replace(job.config, {"search.trials": 4})))
+    run(dataclasses.replace(job, config=with_settings(job.config, {"search.trials": 4})))
     assert len(trained) == 4
     assert len({(config.model.dropout, config.model.l2) for config in trained}) == 4
 
@@ -244,15 +244,15 @@ def test_the_second_stage_is_searched_only_from_pretrained_weights(job: SearchJo
     keys = {"training.fine_tuning_learning_rate", "training.fine_tuning_l2", "training.unfreeze"}
     assert set(space) - set(job.space) == keys
     settings = suggest(optuna.create_study().ask(), space)
-    assert replace(Config(), settings).training.unfreeze == settings["training.unfreeze"]
+    assert with_settings(Config(), settings).training.unfreeze == settings["training.unfreeze"]
 
 
 def test_two_stage_trials_keep_the_best_head_but_for_the_first(
     job: SearchJob,
     pretrained: Weights,
 ) -> None:
-    changes = {"search.two_stage_trials": 3, "search.trial_pictures": 60, "training.batch_size": 16}
-    job = dataclasses.replace(job, config=replace(job.config, changes), weights=pretrained)
+    changes = {"search.fine_tuning_trials": 3, "search.trial_images": 60, "training.batch_size": 16}
+    job = dataclasses.replace(job, config=with_settings(job.config, changes), weights=pretrained)
     run(job)
     best = conclude(job)
     heads, both = (open_study(part).trials for part in job.parts)
@@ -271,7 +271,7 @@ def test_two_stage_trials_keep_the_best_head_but_for_the_first(
 @pytest.fixture
 def with_finals(job: SearchJob) -> SearchJob:
     """Five trials, of which two go on."""
-    return dataclasses.replace(job, config=replace(job.config, {"search.trials": 5}))
+    return dataclasses.replace(job, config=with_settings(job.config, {"search.trials": 5}))
 
 
 def test_the_best_trials_are_tried_again_on_more_pictures_of_full_size(
@@ -307,7 +307,7 @@ def test_a_finalist_is_tried_once_whatever_trials_come_after(
     run(with_finals)
     run(with_finals)
     assert len(trained) == 7
-    run(dataclasses.replace(with_finals, config=replace(with_finals.config, {"search.trials": 8})))
+    run(dataclasses.replace(with_finals, config=with_settings(with_finals.config, {"search.trials": 8})))
     finals = [config.model.dropout for config in trained if config.model.input_size == 0]
     assert len(finals) == len(set(finals))
     best = sorted(
@@ -325,6 +325,6 @@ def test_without_time_for_finals_the_best_trial_is_what_remains(
 
 
 def test_what_the_user_set_is_not_searched(job: SearchJob, trained: list[Config]) -> None:
-    config = replace(job.config, {"model.l2": 0.005})
+    config = with_settings(job.config, {"model.l2": 0.005})
     run(dataclasses.replace(job, config=config, fixed=frozenset({"model.l2"})))
     assert {settings.model.l2 for settings in trained} == {0.005}

@@ -21,7 +21,7 @@ import pytest
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from competition.common.errors import UserError
-from competition.config import replace
+from competition.config import with_settings
 from competition.search import rounds as search_job
 from competition.search import study as module
 from competition.search.rounds import TRIALS as WHOLE
@@ -215,7 +215,7 @@ def test_of_two_that_begin_the_last_trial_at_once_one_stands_back(tmp_path: Path
 @pytest.mark.parametrize("pruner", list(module.PRUNERS))
 def test_every_pruner_searches(pruner: str, tmp_path: Path) -> None:
     job = make_job(tmp_path, trials=2)
-    job = dataclasses.replace(job, config=replace(job.config, {"search.pruner": pruner}))
+    job = dataclasses.replace(job, config=with_settings(job.config, {"search.pruner": pruner}))
     study = open_study(job)
     work(study, job, lambda trial: score(trial) + trial.should_prune())
     assert pruner in type(study.pruner).__name__.lower() or pruner == "none"
@@ -283,7 +283,7 @@ def test_a_study_of_other_settings_is_another_one_and_says_so(
 ) -> None:
     job = make_job(tmp_path)
     first = open_study(job)
-    lion = dataclasses.replace(job, config=replace(job.config, {"training.optimizer": "lion"}))
+    lion = dataclasses.replace(job, config=with_settings(job.config, {"training.optimizer": "lion"}))
     assert open_study(lion).study_name != first.study_name
     assert "training.optimizer adam, now lion" in capsys.readouterr().out
 

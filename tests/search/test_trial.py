@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from competition.common.errors import UserError
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.networks.weights import RANDOM, Weights
 from competition.search import trial as module
 from competition.search.features import cache_features
 from competition.search.trial import Trainer
 from tests.factories import CONFIG, make_data
 
-PLAIN = replace(
+PLAIN = with_settings(
     CONFIG, {"augmentation": "none", "model.dropout": 0.0, "training.head_learning_rate": 0.01}
 )
 
@@ -30,7 +30,7 @@ def test_without_augmentation_both_stages_score_alike_on_features_and_on_picture
     pretrained: Weights,
     share: float,
 ) -> None:
-    config = replace(
+    config = with_settings(
         PLAIN, {"training.unfreeze": share, "training.fine_tuning_learning_rate": 0.003}
     )
     cached, plain = [], []
@@ -50,7 +50,7 @@ def test_a_head_alone_scores_as_the_first_stage_does(tmp_path: Path, pretrained:
         "training.fine_tuning_epochs": 0,
         "model.head_units": 256,
     }
-    config = replace(PLAIN, changes | {"training.head_learning_rate": 1e-3})
+    config = with_settings(PLAIN, changes | {"training.head_learning_rate": 1e-3})
     heads: list[float] = []
     outcome = make_trainer(config, pretrained, tmp_path).train_head(
         config, lambda score, epoch: heads.append(score)

@@ -8,7 +8,7 @@ from competition.common.errors import UserError
 from competition.config import LimitsConfig
 from competition.submission.server_limits import Budget, describe, estimate, require, require_size
 
-LIMITS = LimitsConfig(seconds=600, memory_megabytes=1000, zip_megabytes=10, pictures=5000)
+LIMITS = LimitsConfig(seconds=600, memory_megabytes=1000, zip_megabytes=10, images=5000)
 
 
 def answers(count: int, seconds: tuple[float, float, float]) -> Answers:
@@ -38,7 +38,7 @@ def test_memory_grows_by_the_pictures_that_are_still_to_come() -> None:
     budget = estimate(answers(1000, (0, 1, 1)), images, 1.0, LIMITS)
     assert budget.memory_megabytes == pytest.approx(900 + 4000 * 96 * 96 * 3 / 2**20)
     assert (
-        estimate(answers(1000, (0, 1, 1)), images, 1.0, LimitsConfig(pictures=10)).memory_megabytes
+        estimate(answers(1000, (0, 1, 1)), images, 1.0, LimitsConfig(images=10)).memory_megabytes
         == 900
     )
 
@@ -59,7 +59,7 @@ def test_what_just_fits_passes_and_shows_its_margin() -> None:
     [
         (
             Budget(100, 0.16, 10, 1),
-            r"about 900 s, over the limit of 600 s; 3 views \(--set evaluation.views=3\)",
+            r"about 900 s, over the limit of 600 s; 3 views \(--set evaluation.tta_views=3\)",
         ),
         (Budget(100, 0.6, 10, 1), "not even one view would fit; a smaller network"),
         (Budget(1, 0.1, 1001, 1), "1001 MB of memory, over the limit of 1000 MB; smaller batches"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from competition.config import Config, replace
+from competition.config import Config, with_settings
 from competition.data.arrays import Dataset
 from competition.data.prepare import prepare
 from competition.data.splits import make_splits
@@ -20,7 +20,7 @@ def test_labels_are_replaced_only_where_asked_and_never_in_the_test_part(
     images, labels = draw_blobs(120, 3, seed=0)
     dataset, numbers = Dataset(images, labels, ("a", "b", "c")), np.arange(120)
     doubtful = np.where(numbers % 10 < 3, (labels + 1) % 3, -1)
-    config = replace(Config(), {"cleaning.wrong_labels": setting})
+    config = with_settings(Config(), {"cleaning.wrong_labels": setting})
     splits = make_splits(dataset, np.ones(120, bool), numbers, doubtful, config)
     prepared = prepare(dataset, splits, config, tmp_path / "prepared")
     expected = labels if setting == "keep" else np.where(doubtful < 0, labels, doubtful)

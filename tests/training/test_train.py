@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from competition.augmentation.augment import Augmentation
 from competition.common.errors import UserError
-from competition.config import replace
+from competition.config import with_settings
 from competition.data.arrays import one_hot
 from competition.networks.layers import TrainingModel, create_network, network_spec
 from competition.networks.weights import RANDOM, Weights
@@ -62,7 +62,7 @@ def test_early_stopping_remembers_its_patience_across_a_crash(
         "training.stopping_patience": 3,
         "training.head_learning_rate": 1e-8,
     }
-    config = replace(CONFIG, changes)
+    config = with_settings(CONFIG, changes)
     kill_after(monkeypatch, 3)
     with pytest.raises(KilledError):
         train(config, make_data(), RANDOM, tmp_path)
@@ -141,7 +141,7 @@ def test_an_epoch_that_goes_on_too_long_is_cut_short_and_scored(
 
 
 def test_a_share_of_the_pictures_makes_a_shorter_epoch(tmp_path: Path) -> None:
-    assert train(replace(CONFIG, {"training.epoch_share": 0.6}), make_data(), RANDOM, tmp_path)
+    assert train(with_settings(CONFIG, {"training.epoch_share": 0.6}), make_data(), RANDOM, tmp_path)
     assert len(pd.read_csv(tmp_path / "history.csv")) == 5
 
 
@@ -153,7 +153,7 @@ def test_class_weights_are_scikit_learn_s_balanced_ones() -> None:
 
 
 def test_no_epoch_at_all_is_refused(tmp_path: Path) -> None:
-    config = replace(CONFIG, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 0})
+    config = with_settings(CONFIG, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 0})
     with pytest.raises(UserError, match="at least one must be more"):
         train(config, make_data(), RANDOM, tmp_path)
 
@@ -181,11 +181,11 @@ def mixing_model(smoothing: float) -> TrainingModel:
     network = keras.Sequential(
         [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
     )
-    augmentation = Augmentation(replace(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
+    augmentation = Augmentation(with_settings(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
     return training.compile_model(
         network,
         augmentation,
-        replace(CONFIG, {"training.label_smoothing": smoothing}).training,
+        with_settings(CONFIG, {"training.label_smoothing": smoothing}).training,
         1e-3,
         10,
     )
@@ -206,7 +206,7 @@ def test_of_a_training_that_is_over_nothing_stays_in_memory(optimizer: str, tmp_
         "training.frozen_epochs": 0,
         "training.fine_tuning_epochs": 1,
     }
-    train(replace(CONFIG, changes), make_data(), RANDOM, tmp_path)
+    train(with_settings(CONFIG, changes), make_data(), RANDOM, tmp_path)
     assert count_graphs() == before
 
 
