@@ -1,7 +1,49 @@
-"""Where everything lies, for one data set by name."""
+"""Where everything lies: the folders of one data set, and the names of the files in them."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+# data/<name>, in the order in which they are written
+TRAINING_SET = "training_set.npz"  # images and labels, as the organisers give them
+HIDDEN_TEST = "hidden_test.npz"  # of the demo
+TRUTH = "truth.csv"  # of the demo: the faults that were drawn
+OVERRIDES = "overrides.csv"  # the user's, which overrule cleaning
+FINDINGS = "found.json"  # the issues that cleaning found, before overrides
+TSNE = "tsne.npz"  # the map, (n, 2)
+KEEP = "keep.npy"  # (n,) bool
+GROUPS = "groups.npy"  # (n,) int64, equal for copies of one image
+LABELS = "labels.npy"  # (n,) int64, after overrides
+ISSUES = "issues.csv"  # one row per image and issue
+REPORT = "report.html"
+CLEANING_MARKER = "cleaning.json"
+SPLITS = "splits.npz"
+BALANCE = "balance.csv"  # images per class and split
+SPLITS_MARKER = "splits.json"
+PREPARED = "prepared"  # a folder: images in all versions, mapped from disk
+
+# experiments/<name>
+DATA_MARKER = "data.json"  # the data set that these results are of
+LOG = "log.txt"  # all that the terminal said
+FOLDS = "folds"  # a folder: runs on each fold
+GRADES = "grades"  # a folder: results of graded zips
+TEST_LOOKS = "test_looks.json"  # how often --on-test looked at the test split
+LEADERBOARD = "leaderboard.csv"
+LEADERBOARD_MARKDOWN = "leaderboard.md"
+
+# experiments/<name>/runs/<backbone>_<nnn>, in the order in which they are written
+CONFIG = "config.json"  # settings, network, and the data that it was trained on
+ENVIRONMENT = "environment.json"  # versions, machine and device
+CHECKPOINT = "checkpoint"  # a folder, until the training is over
+HISTORY = "history.csv"  # one row per epoch
+WEIGHTS = "network.weights.h5"  # a run that has them is trained
+METRICS = "metrics.json"  # a run that has them is scored
+PACKAGE = "package.json"  # time and memory of its verified zip
+PUBLIC_SCORE = "public.json"  # the score that a server gave
+
+
+def name_predictions(split: str) -> str:
+    """Return the name of a run's file of probabilities (views, n, K) by version, of a split."""
+    return f"predictions_{split}.npz"
 
 
 @dataclass(frozen=True)
@@ -12,9 +54,14 @@ class Paths:
     name: str
 
     @property
-    def data(self) -> Path:
-        """Cleaned and split data: issues.csv, keep.npy, splits.npz and their markers."""
-        return self.root / "data" / self.name
+    def default_training_set(self) -> Path:
+        """The file that needs no --data."""
+        return self.root / "data" / TRAINING_SET
+
+    @property
+    def downloads(self) -> Path:
+        """Published data sets, as downloaded."""
+        return self.root / "data" / "downloads"
 
     @property
     def weights(self) -> Path:
@@ -22,21 +69,36 @@ class Paths:
         return self.root / "data" / "weights"
 
     @property
+    def data(self) -> Path:
+        """Cleaned, split and prepared data."""
+        return self.root / "data" / self.name
+
+    @property
     def experiments(self) -> Path:
+        """Studies, features, runs and the leaderboard."""
         return self.root / "experiments" / self.name
 
     @property
     def studies(self) -> Path:
+        """Searches: a database per backbone, unless --storage names one, and their results."""
         return self.experiments / "studies"
 
     @property
     def features(self) -> Path:
+        """Cached features of frozen backbones."""
         return self.experiments / "features"
 
     @property
     def runs(self) -> Path:
+        """A folder per full training."""
         return self.experiments / "runs"
 
     @property
     def submissions(self) -> Path:
+        """Packaged zips."""
         return self.root / "submissions" / self.name
+
+    @property
+    def bundle(self) -> Path:
+        """The competition that --bundle writes."""
+        return self.submissions / "bundle" / "competition.zip"
