@@ -50,7 +50,7 @@ def draw_blobs(
     return images, labels
 
 
-def make_pictures(count: int = 6, side: int = 24) -> np.ndarray:
+def make_images(count: int = 6, side: int = 24) -> np.ndarray:
     """Return blobs on a light ground, (count, side, side, 3) uint8."""
     rng = np.random.default_rng(5)
     smooth = scipy.ndimage.gaussian_filter(rng.normal(size=(count, side, side, 3)), (0, 2, 2, 0))

@@ -1,1 +1,1 @@
-"""What an image meets in training: `compile_augmentation(settings, image_shape, num_classes)`."""
+"""How images vary in training: `compile_augmentation(config, image_shape, num_classes)`."""

@@ -1,7 +1,7 @@
-"""What augmentation does to a batch of pictures: warps, colour, blur, noise, cutouts and mixtures, as pure functions.
+"""The operations of the augmentation on a batch of images: warps, colour, blur, noise, mixtures.
 
-They run on every backend of Keras, eager and compiled. Pictures are (n, h, w, 3) in 0..255, and arguments said to be
-(n,) are float32 with one value a picture.
+They are pure functions that run on every backend of Keras, eager and compiled. Images are
+(n, h, w, 3) in 0..255; arguments said to be (n,) are float32 with one value per image.
 """
 
 import functools
@@ -23,9 +23,9 @@ def compile_once(
 ) -> Callable[..., Any]:
     """Compile a pure `function` of arrays for as long as this process lives.
 
-    kinds: their shapes (None: any size) and dtypes, which TensorFlow needs. It would compile a tf.function again after
-    each `keras.utils.clear_session`, and never free what it compiled before; a session of its own keeps its program,
-    which runs on the processor.
+    kinds: their shapes (None: any size) and dtypes, which TensorFlow needs. TensorFlow would
+    compile a tf.function again after each `keras.utils.clear_session`, and never free the one
+    before. A session of its own keeps its program, which runs on the processor.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -49,7 +49,8 @@ def compile_once(
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile `function` on its own by XLA on TensorFlow, which runs a fit on a CPU without it.
 
-    Fusing all into one program would be slower: XLA then computes each pixel of a step anew for all that read it.
+    Fusing all into one program would be slower: XLA then computes each pixel of a step anew for all
+    pixels that read it.
     """
 
     @functools.cache
@@ -70,7 +71,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
-# Geometry: 3x3 matrices that lead from a pixel (x, y, 1) of the result to the place in the source to look at.
+# Geometry: 3x3 matrices that lead from a pixel (x, y, 1) of the result to its place in the source.
 
 
 def affine(*entries: Tensor) -> Tensor:
@@ -82,15 +83,18 @@ def affine(*entries: Tensor) -> Tensor:
 def turn_about_center(
     flip_x: Tensor, flip_y: Tensor, transpose: Tensor, angle: Tensor, zoom: Tensor, side: Any
 ) -> Tensor:
-    """Return matrices (n, 3, 3) that zoom (2: twice as large) and rotate (radians), then transpose, then mirror.
+    """Return matrices (n, 3, 3) that zoom and rotate, then transpose, then mirror.
 
-    flip_x, flip_y, transpose: (n,) bool. side: (height, width) of the pictures.
+    flip_x, flip_y, transpose: (n,) bool. angle: (n,) radians. zoom: (n,), 2 for twice as large.
+    side: (height, width) of the images.
     """
-    cosine, sine = ops.cos(angle) / zoom, ops.sin(angle) / zoom
+    cosine = ops.cos(angle) / zoom
+    sine = ops.sin(angle) / zoom
     sign_x, sign_y = (1.0 - 2.0 * ops.cast(flip, "float32") for flip in (flip_x, flip_y))
-    left, right = ops.where(transpose, -sine, cosine), ops.where(transpose, cosine, -sine)
-    below_left, below_right = ops.where(transpose, cosine, sine), ops.where(transpose, sine, cosine)
-    a, b, c, d = left * sign_x, right * sign_y, below_left * sign_x, below_right * sign_y
+    a = ops.where(transpose, -sine, cosine) * sign_x
+    b = ops.where(transpose, cosine, -sine) * sign_y
+    c = ops.where(transpose, cosine, sine) * sign_x
+    d = ops.where(transpose, sine, cosine) * sign_y
     y, x = (0.5 * (size - 1) for size in side)
     return affine(a, b, x - a * x - b * y, c, d, y - c * x - d * y)
 
@@ -98,9 +102,9 @@ def turn_about_center(
 def place(matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return where `matrix` (n, 3, 3) leads from the places x, y, broadcastable to (n, h, w)."""
     across, down, move = (matrix[:, :2, column][:, :, None, None] for column in range(3))
-    return across[:, 0] * x + down[:, 0] * y + move[:, 0], across[:, 1] * x + down[:, 1] * y + move[
-        :, 1
-    ]
+    new_x = across[:, 0] * x + down[:, 0] * y + move[:, 0]
+    new_y = across[:, 1] * x + down[:, 1] * y + move[:, 1]
+    return new_x, new_y
 
 
 def mirror(places: Tensor, size: int) -> Tensor:
@@ -111,21 +115,22 @@ def mirror(places: Tensor, size: int) -> Tensor:
 
 
 def coarsen(places: Tensor, size: int, loss: Tensor) -> Tensor:
-    """Return places 0..size-1 moved to the middles of fewer cells, a share `loss` (n, 1, 1) of them being lost.
+    """Return places 0..size-1 moved to the middles of fewer cells: a share `loss` of them is lost.
 
-    A picture that is read there is sampled down, without smoothing, and up again to the nearest.
+    loss: (n, 1, 1). An image that is read there is sampled down, without smoothing, and up again to
+    the nearest.
     """
     cells = ops.round(size * (1.0 - loss))
     return (ops.floor((places + 0.5) * cells / size) + 0.5) * size / cells - 0.5
 
 
 def is_inside(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
-    """Tell which places lie on the picture, its border pixels' outer halves included."""
+    """Return whether places lie on the image, its border pixels' outer halves included."""
     return (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
 
 
 def sample(images: Tensor, x: Tensor, y: Tensor, interpolation: str) -> Tensor:
-    """Return the colours of `images` at places x in 0..w-1 and y in 0..h-1, (n, h, w) -> (n, h, w, 3)."""
+    """Return the colours (n, h, w, 3) at places x in 0..w-1 and y in 0..h-1, (n, h, w) each."""
     height, width = images.shape[1:3]
     pixels = ops.reshape(images, (-1, 3))
     start = ops.arange(ops.shape(images)[0], dtype="int32")[:, None, None] * (height * width)
@@ -135,9 +140,12 @@ def sample(images: Tensor, x: Tensor, y: Tensor, interpolation: str) -> Tensor:
 
     if interpolation == "nearest":
         return read(ops.cast(ops.floor(x + 0.5), "int32"), ops.cast(ops.floor(y + 0.5), "int32"))
-    left, top = ops.cast(x, "int32"), ops.cast(y, "int32")
-    right, bottom = ops.minimum(left + 1, width - 1), ops.minimum(top + 1, height - 1)
-    share_x, share_y = (x - ops.floor(x))[..., None], (y - ops.floor(y))[..., None]
+    left = ops.cast(x, "int32")
+    top = ops.cast(y, "int32")
+    right = ops.minimum(left + 1, width - 1)
+    bottom = ops.minimum(top + 1, height - 1)
+    share_x = (x - ops.floor(x))[..., None]
+    share_y = (y - ops.floor(y))[..., None]
     above = read(left, top) * (1 - share_x) + read(right, top) * share_x
     below = read(left, bottom) * (1 - share_x) + read(right, bottom) * share_x
     return above * (1 - share_y) + below * share_y
@@ -147,14 +155,15 @@ def sample(images: Tensor, x: Tensor, y: Tensor, interpolation: str) -> Tensor:
 
 
 def degeneration(share: Tensor) -> Tensor:
-    """Return the matrices that blend with the grey picture; a share (n,) of 1 is all grey."""
+    """Return the matrices that blend with the grey image; a share (n,) of 1 is all grey."""
     share = share[:, None, None]
     return (1.0 - share) * np.eye(3, dtype="float32") + share * GREY
 
 
 def hue_turn(angle: Tensor) -> Tensor:
-    """Return the matrices that turn the plane of YIQ's two colour axes by `angle` (n,) radians; luma stays."""
-    cosine, sine = (function(angle)[:, None, None] for function in (ops.cos, ops.sin))
+    """Return the matrices that turn YIQ's two colour axes by `angle` (n,) radians; luma stays."""
+    cosine = ops.cos(angle)[:, None, None]
+    sine = ops.sin(angle)[:, None, None]
     return GREY + cosine * (np.eye(3, dtype="float32") - GREY) + sine * QUARTER_TURN
 
 
@@ -177,7 +186,7 @@ def _mix(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     return ops.clip(sum(channels) + shift[:, None, None, :], 0.0, 255.0)
 
 
-# Pixels: what looks at neighbours or places.
+# Pixels: operations that look at neighbours or places.
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
@@ -200,7 +209,10 @@ def _blur_along(images: Tensor, sigma: Tensor, axis: int) -> Tensor:
 
 @fused
 def add_noise(images: Tensor, field: Tensor, offset: Tensor, deviation: Tensor) -> Tensor:
-    """Add Gaussian noise of `deviation` (n,), read from `field` (h * w, 3) from the pixel `offset` (n,) int32 on."""
+    """Add Gaussian noise of `deviation` (n,).
+
+    It is read from `field` (h * w, 3), from the pixel `offset` (n,) int32 on.
+    """
     height, width = images.shape[1:3]
     pixels = ops.reshape(ops.arange(height * width, dtype="int32"), (1, height, width))
     noise = ops.take(field, (pixels + offset[:, None, None]) % (height * width), axis=0)
@@ -209,21 +221,22 @@ def add_noise(images: Tensor, field: Tensor, offset: Tensor, deviation: Tensor) 
 
 @fused
 def cut_out(images: Tensor, center_x: Tensor, center_y: Tensor, side: Tensor) -> Tensor:
-    """Blacken a square of `side` about a centre, all (n,) as shares of the picture's sides; 0 changes nothing.
+    """Blacken a square of `side` about a centre; a side of 0 changes nothing.
 
-    DeVries and Taylor, Cutout, https://arxiv.org/abs/1708.04552.
+    All are (n,), as shares of the image's sides. DeVries and Taylor, Cutout,
+    https://arxiv.org/abs/1708.04552.
     """
     return ops.where(_cross(*_find_box(images, center_x, center_y, side))[..., None], 0.0, images)
 
 
 def _find_box(images: Tensor, center_x: Tensor, center_y: Tensor, side: Tensor) -> list[Tensor]:
-    """Return which rows (n, h) and which columns (n, w) a square covers."""
+    """Return the rows (n, h) and the columns (n, w) that a square covers, as masks."""
     centers = zip(_middles(images), (center_y, center_x), strict=True)
     return [ops.abs(places - center[:, None]) < side[:, None] / 2 for places, center in centers]
 
 
 def _middles(images: Tensor) -> list[Tensor]:
-    """Return where the middles of rows (1, h) and columns (1, w) lie, as shares of the sides."""
+    """Return the middles of rows (1, h) and of columns (1, w), as shares of the sides."""
     return [(ops.arange(size, dtype="float32")[None] + 0.5) / size for size in images.shape[1:3]]
 
 
@@ -235,10 +248,10 @@ def _cross(rows: Tensor, columns: Tensor) -> Tensor:
 def mask_grid(
     images: Tensor, period: Tensor, offset_x: Tensor, offset_y: Tensor, side: Tensor
 ) -> Tensor:
-    """Blacken a grid of squares, one each `period` (n,), a share of the picture's sides.
+    """Blacken a grid of squares, one per `period` (n,), a share of the image's sides.
 
-    offset_x, offset_y, side: (n,) shares of the period; a side of 0 changes nothing. Chen et al., GridMask,
-    https://arxiv.org/abs/2001.04086.
+    offset_x, offset_y, side: (n,) shares of the period; a side of 0 changes nothing. Chen et al.,
+    GridMask, https://arxiv.org/abs/2001.04086.
     """
     offsets = zip(_middles(images), (offset_y, offset_x), strict=True)
     rows, columns = (
@@ -258,20 +271,20 @@ def mix(
     center_y: Tensor,
     side: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return pictures and labels (n, K) mixed with those of each one's `partner` (n,) int32 in the batch.
+    """Return images and labels (n, K) mixed with those of each image's partner in the batch.
 
-    A `share` (n,) of the partner is blended into the whole picture (Zhang et al., MixUp, https://arxiv.org/abs/
-    1710.09412), and a square of it, as in `cut_out`, is pasted (Yun et al., CutMix, https://arxiv.org/abs/1905.04899);
-    both are off at 0. The labels are mixed by what the pixels then hold, the part of a square within the picture.
+    partner: (n,) int32. A `share` (n,) of the partner is blended into the whole image (Zhang et
+    al., MixUp, https://arxiv.org/abs/1710.09412), and a square of it, as in `cut_out`, is pasted
+    (Yun et al., CutMix, https://arxiv.org/abs/1905.04899). Both are off at 0. The labels are mixed
+    by the shares of the pixels; of a square, the part within the image counts.
     """
     rows, columns = _find_box(images, center_x, center_y, side)
     weight = ops.where(_cross(rows, columns), 1.0, share[:, None, None])
-    area = ops.mean(ops.cast(rows, "float32"), axis=1) * ops.mean(
-        ops.cast(columns, "float32"), axis=1
-    )
-    weights = weight[..., None], (area + (1.0 - area) * share)[:, None]
-    pictures, classes = (
-        (1.0 - part) * values + part * ops.take(values, partner, axis=0)
-        for values, part in zip((images, labels), weights, strict=True)
-    )
-    return pictures, classes
+    height, width = (ops.mean(ops.cast(covered, "float32"), axis=1) for covered in (rows, columns))
+    area = height * width
+    weight_of_label = (area + (1.0 - area) * share)[:, None]
+    return _blend(images, partner, weight[..., None]), _blend(labels, partner, weight_of_label)
+
+
+def _blend(values: Tensor, partner: Tensor, weight: Tensor) -> Tensor:
+    return (1.0 - weight) * values + weight * ops.take(values, partner, axis=0)

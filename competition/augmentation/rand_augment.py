@@ -1,7 +1,8 @@
-"""RandAugment's ten operations, for a whole batch with another operation for every picture.
+"""RandAugment's ten operations, for a whole batch with another operation per image.
 
-What a magnitude means for each is KerasCV's, as in `distortion`. Tone operations change tables (n, 3, 256) of what
-becomes of each value of a channel, beside counts of how often the value occurs, which is all that they need to know.
+A magnitude means the same as in KerasCV, and in `distortion`. Tone operations change tables
+(n, 3, 256), which map each value of a channel to its new one. Beside the tables they need only the
+counts of the values.
 """
 
 from collections.abc import Callable
@@ -15,10 +16,10 @@ LEVELS = 256
 
 
 class Operation(NamedTuple):
-    """One RandAugment operation of every picture; all fields are (n,).
+    """One RandAugment operation per image; all fields are (n,).
 
-    chosen: index into OPERATIONS, -1 for none. strength, second: 0..1 around the magnitude. signed: strength in either
-    direction. even: evenly drawn from minus to plus the magnitude. What each operation makes of them is KerasCV's.
+    chosen: index into OPERATIONS, -1 for none. strength, second: 0..1 around the magnitude. signed:
+    strength in either direction. even: evenly drawn from minus to plus the magnitude.
     """
 
     chosen: Tensor
@@ -28,15 +29,15 @@ class Operation(NamedTuple):
     even: Tensor
 
     def is_chosen(self, name: str) -> Tensor:
-        """Return (n,) bool: which pictures get the operation `name`."""
+        """Return (n,) bool: whether an image gets the operation `name`."""
         return self.chosen == OPERATIONS.index(name)
 
 
 def shear_and_translate(operation: Operation, height: int, width: int) -> Tensor:
-    """Return the matrices (n, 3, 3) of the pictures whose operation is geometric, else the identity.
+    """Return matrices (n, 3, 3): of geometric operations, and the identity for others.
 
-    A shear looks `signed` pixels further for every row or column from the top left; a translation moves the content
-    by `even` of the side.
+    A shear looks `signed` pixels further per row or column from the top left; a translation moves
+    the content by `even` of the side.
     """
     shear_x, shear_y, move_x, move_y = (
         ops.where(operation.is_chosen(name), value, 0.0)
@@ -52,7 +53,7 @@ def shear_and_translate(operation: Operation, height: int, width: int) -> Tensor
 
 
 def apply_tables(images: Tensor, operations: list[Operation]) -> Tensor:
-    """Apply each picture's tone operations, in their order, through one table; images hold whole values (uint8)."""
+    """Apply each image's tone operations, in their order, through one table; images: uint8."""
     return look_up(build_tables(count(images), operations), images)
 
 
@@ -64,7 +65,7 @@ def count(images: Tensor) -> Tensor:
 
 
 def _find_slots(images: Tensor) -> Tensor:
-    """Return int32 like `images`: where each value stands in a flattened array of tables (n, 3, 256)."""
+    """Return int32 like `images`: each value's place in flattened tables (n, 3, 256)."""
     first = ops.arange(ops.shape(images)[0] * 3, dtype="int32") * LEVELS
     return ops.cast(images, "int32") + ops.reshape(first, (-1, 1, 1, 3))
 
@@ -87,12 +88,12 @@ def build_tables(counts: Tensor, operations: list[Operation]) -> Tensor:
 
 @fused
 def look_up(tables: Tensor, images: Tensor) -> Tensor:
-    """Return what the tables hold for each value of `images` uint8."""
+    """Return the tables' entry for each value of `images` uint8."""
     return ops.take(ops.reshape(tables, (-1,)), _find_slots(images), axis=0)
 
 
 def change_tables(table: Tensor, counts: Tensor, operation: Operation) -> Tensor:
-    """Return the tables after one more operation; those whose operation is of another kind stay."""
+    """Return the tables after one more operation; only tone operations change them."""
     result = table
     for name, change in TONES.items():
         result = ops.where(
@@ -126,7 +127,7 @@ def equalize(table: Tensor, counts: Tensor, operation: Operation) -> Tensor:
 
 
 def solarize(table: Tensor, counts: Tensor, operation: Operation) -> Tensor:
-    """Add 110 times the strength, then invert what is at least 255 less 255 times the second strength."""
+    """Add 110 times the strength, then invert values of at least 255 - 255 times `second`."""
     brighter = ops.minimum(table + 110.0 * operation.strength[:, None, None], 255.0)
     return ops.where(
         brighter < 255.0 - 255.0 * operation.second[:, None, None], brighter, 255.0 - brighter
@@ -158,14 +159,15 @@ OPERATIONS = (*TONES, "degenerate_color", "shear_x", "shear_y", "translate_x", "
 
 
 def color_shares(operations: list[Operation]) -> tuple[Tensor, Tensor]:
-    """Return how much colour each picture loses before its tone operations and after, (n,) each.
+    """Return the shares of colour lost before the tone operations and after them, (n,) each.
 
     A degeneration counts as before when no tone operation stands in front of it.
     """
-    first, last = (ops.ones_like(operations[0].strength) for _ in range(2))
+    first = last = ops.ones_like(operations[0].strength)
     toned = ops.zeros_like(first, dtype="bool")
     for operation in operations:
         kept = ops.where(operation.is_chosen("degenerate_color"), 1.0 - operation.strength, 1.0)
-        first, last = ops.where(toned, first, first * kept), ops.where(toned, last * kept, last)
+        first = ops.where(toned, first, first * kept)
+        last = ops.where(toned, last * kept, last)
         toned = toned | ((operation.chosen >= 0) & (operation.chosen < len(TONES)))
     return 1.0 - first, 1.0 - last

@@ -1,4 +1,4 @@
-"""The augmentation layer: every operation's numbers against numpy, scipy or `distortion`, and how it draws."""
+"""Augmentation: the numbers of each operation against numpy, scipy or `distortion`, and its draws."""
 
 import dataclasses
 import importlib.util
@@ -29,6 +29,7 @@ from competition.augmentation.augment import (
 )
 from competition.config import SECTION_PRESETS, AugmentationConfig
 from competition.distortion import profiles as distortion
+from tests import factories
 
 PRESETS: dict[str, AugmentationConfig] = SECTION_PRESETS["augmentation"]
 SIDE = 16
@@ -36,11 +37,9 @@ NEAREST = Image.Resampling.NEAREST
 STILL = AugmentationConfig(num_operations=0, flips=False)
 
 
-def make_pictures(count: int = 4) -> np.ndarray:
+def make_images(count: int = 4) -> np.ndarray:
     """Return blobs on a light ground, (count, SIDE, SIDE, 3) uint8."""
-    rng = np.random.default_rng(5)
-    smooth = scipy.ndimage.gaussian_filter(rng.normal(size=(count, SIDE, SIDE, 3)), (0, 2, 2, 0))
-    return np.clip(160 + 400 * smooth, 5, 250).astype(np.uint8)
+    return factories.make_images(count, SIDE)
 
 
 def make_draws(count: int, **changes: float | list[float]) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def make_draws(count: int, **changes: float | list[float]) -> dict[str, Any]:
 
 
 def make_operation(name: str, count: int, **amounts: float) -> rand_augment.Operation:
-    """Return the operation `name` for all pictures, with 0 for every amount that is not given."""
+    """Return the operation `name` for all images, with 0 for every amount that is not given."""
     values = {
         field: ops.full((count,), amounts.get(field, 0.0))
         for field in ("strength", "second", "signed", "even")
@@ -68,12 +67,12 @@ def to_numpy(tensor: Any) -> np.ndarray:
 
 
 def pass_through(layer: Augmentation, images: np.ndarray, training: bool = True) -> np.ndarray:
-    """Return what the layer makes of pictures, each of a class of its own."""
+    """Return images, each of a class of its own, after the layer."""
     return to_numpy(layer(images, np.eye(len(images), dtype=np.float32), training=training)[0])
 
 
 def each(images: np.ndarray, *functions: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return every picture, as float32, after `functions`."""
+    """Return every image, as float32, after `functions`."""
     results = []
     for image in images.astype(np.float32):
         for function in functions:
@@ -82,8 +81,8 @@ def each(images: np.ndarray, *functions: Callable[[np.ndarray], np.ndarray]) -> 
     return np.stack(results)
 
 
-def equal_pictures(count: int) -> np.ndarray:
-    return np.repeat(make_pictures(1), count, axis=0)
+def equal_images(count: int) -> np.ndarray:
+    return np.repeat(make_images(1), count, axis=0)
 
 
 TONES: list[tuple[str, dict[str, float], Callable[[np.ndarray], np.ndarray]]] = [
@@ -105,7 +104,7 @@ TONES: list[tuple[str, dict[str, float], Callable[[np.ndarray], np.ndarray]]] = 
 def test_a_tone_operation_agrees_with_its_reference(
     name: str, amounts: dict[str, float], reference: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    images = make_pictures()
+    images = make_images()
     result = rand_augment.apply_tables(
         ops.convert_to_tensor(images), [make_operation(name, len(images), **amounts)]
     )
@@ -114,7 +113,7 @@ def test_a_tone_operation_agrees_with_its_reference(
 
 @pytest.mark.parametrize("order", [(0, 3), (3, 1), (1, 2, 0), (4, 2, 1)])
 def test_tone_operations_are_applied_in_their_order(order: tuple[int, ...]) -> None:
-    images = make_pictures()
+    images = make_images()
     operations = [
         make_operation(TONES[index][0], len(images), **TONES[index][1]) for index in order
     ]
@@ -125,7 +124,7 @@ def test_tone_operations_are_applied_in_their_order(order: tuple[int, ...]) -> N
     )  # a value on the edge of rounding may fall to the other side
 
 
-def test_a_flat_picture_survives_every_tone_operation() -> None:
+def test_a_flat_image_survives_every_tone_operation() -> None:
     flat = np.full((1, SIDE, SIDE, 3), 90, np.uint8)
     for name in ("auto_contrast", "equalize", "contrast"):
         result = rand_augment.apply_tables(
@@ -143,7 +142,7 @@ def test_color_degeneration_comes_before_the_tables_only_where_it_was_drawn_firs
 
 
 def test_color_degeneration_agrees_with_its_reference() -> None:
-    images = make_pictures()
+    images = make_images()
     matrix = image_operations.degeneration(ops.full((4,), 0.4))
     result = image_operations.mix_colors(
         ops.convert_to_tensor(images, "float32"), matrix, ops.zeros((4, 3))
@@ -176,14 +175,14 @@ def warp_by(matrix: Any, images: np.ndarray, interpolation: str = "bilinear") ->
 def test_shears_and_translations_agree_with_their_reference(
     name: str, amounts: dict[str, float], reference: Callable[[np.ndarray], np.ndarray]
 ) -> None:
-    images = make_pictures()
+    images = make_images()
     matrix = rand_augment.shear_and_translate(make_operation(name, 4, **amounts), SIDE, SIDE)
     np.testing.assert_allclose(warp_by(matrix, images), each(images, reference), atol=0.05)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 def test_flips_and_transposition_are_exact(interpolation: str) -> None:
-    images = make_pictures()
+    images = make_images()
     config = AugmentationConfig(num_operations=0, transposition=True, interpolation=interpolation)
     for name, expected in {
         "flip_x": images[:, :, ::-1],
@@ -197,7 +196,7 @@ def test_flips_and_transposition_are_exact(interpolation: str) -> None:
 
 
 def test_all_three_mirrors_together_are_the_other_transposition() -> None:
-    images = make_pictures()
+    images = make_images()
     config = AugmentationConfig(num_operations=0, transposition=True)
     draws = make_draws(4, flip_x=0.1, flip_y=0.1, transpose=0.1)
     result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
@@ -205,7 +204,7 @@ def test_all_three_mirrors_together_are_the_other_transposition() -> None:
 
 
 def test_rotation_agrees_with_scipy() -> None:
-    images = make_pictures()
+    images = make_images()
     config = AugmentationConfig(num_operations=0, flips=False, rotation=0.1)
     result = to_numpy(augment(ops.convert_to_tensor(images), make_draws(4, rotation=1.0), config))
     angle = 36.0
@@ -220,7 +219,7 @@ def test_a_zoom_of_two_shows_the_middle() -> None:
     matrix = image_operations.turn_about_center(
         zeros, zeros, zeros, ops.zeros((4,)), ops.full((4,), 2.0), (SIDE, SIDE)
     )
-    images = make_pictures()
+    images = make_images()
     expected = scipy.ndimage.affine_transform(
         images.astype(np.float32), [1, 0.5, 0.5, 1], [0, 3.75, 3.75, 0], order=1, mode="reflect"
     )
@@ -228,7 +227,7 @@ def test_a_zoom_of_two_shows_the_middle() -> None:
 
 
 def test_a_black_shift_leaves_black_behind() -> None:
-    images = make_pictures()
+    images = make_images()
     config = AugmentationConfig(num_operations=0, flips=False, black_shift=0.25)
     draws = make_draws(4, shift_on=[0.1, 0.1, 0.1, 0.9], shift_x=1.0, shift_y=0.0)
     result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
@@ -250,7 +249,7 @@ def test_constant_fill_is_black_and_reflection_is_not() -> None:
 
 
 def test_a_half_turn_of_hue_takes_each_color_to_the_other_side_of_grey() -> None:
-    images = ops.convert_to_tensor(make_pictures(), "float32") * 0.3 + 90.0  # far from clipping
+    images = ops.convert_to_tensor(make_images(), "float32") * 0.3 + 90.0  # far from clipping
     matrix = image_operations.hue_turn(ops.full((4,), np.pi))
     result = to_numpy(image_operations.mix_colors(images, matrix, ops.zeros((4, 3))))
     luma = to_numpy(images) @ np.array([0.299, 0.587, 0.114])
@@ -269,7 +268,7 @@ def test_a_channel_shift_moves_each_channel_by_its_own_amount() -> None:
 
 
 def test_blur_agrees_with_scipy() -> None:
-    images = make_pictures().astype(np.float32)
+    images = make_images().astype(np.float32)
     result = to_numpy(
         image_operations.blur(
             ops.convert_to_tensor(images), ops.convert_to_tensor([0.0, 0.7, 1.0, 1.2])
@@ -283,7 +282,7 @@ def test_blur_agrees_with_scipy() -> None:
         np.testing.assert_allclose(result[index], expected, atol=0.05)
 
 
-def test_noise_has_the_deviation_asked_for_and_is_another_for_each_picture() -> None:
+def test_noise_has_the_deviation_asked_for_and_is_another_for_each_image() -> None:
     images = ops.full((3, SIDE, SIDE, 3), 128.0)
     field = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(SIDE * SIDE, 3)), "float32")
     offset, deviation = (
@@ -332,23 +331,23 @@ def test_grid_mask_draws_periods_of_the_paper_and_covers_the_share_of_its_square
 
 @pytest.mark.parametrize(("loss", "cells"), [(0.5, 8), (0.6, 6), (0.3, 11)])
 def test_a_loss_of_resolution_is_a_resize_down_and_up_again(loss: float, cells: int) -> None:
-    images = make_pictures()
+    images = make_images()
     config = dataclasses.replace(STILL, resize=loss, occasional_rate=0.5)
     draws = make_draws(4, resize=1.0, resize_on=[0.1, 0.1, 0.1, 0.9])
     result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
     small = keras.layers.Resizing(cells, cells, interpolation="bilinear")(images.astype(np.float32))
-    for picture, coarse in zip(result[:3], to_numpy(small), strict=False):
+    for image, coarse in zip(result[:3], to_numpy(small), strict=False):
         channels = [
             Image.fromarray(coarse[..., index]).resize((SIDE, SIDE), NEAREST) for index in range(3)
         ]
         np.testing.assert_allclose(
-            picture, np.stack([np.asarray(channel) for channel in channels], axis=-1), atol=0.05
+            image, np.stack([np.asarray(channel) for channel in channels], axis=-1), atol=0.05
         )
     np.testing.assert_array_equal(result[3], images[3])
 
 
-def test_mixup_blends_pictures_and_labels_by_the_same_share() -> None:
-    images, labels = make_pictures().astype(np.float32), np.eye(4, dtype=np.float32)
+def test_mixup_blends_images_and_labels_by_the_same_share() -> None:
+    images, labels = make_images().astype(np.float32), np.eye(4, dtype=np.float32)
     config = dataclasses.replace(STILL, mixup=0.5)
     draws = make_draws(
         4, partner=[0.9, 0.1, 0.3, 0.1], mixup=[0.25, 0.5, 0.75, 1.0], mixup_on=[0.1, 0.1, 0.1, 0.9]
@@ -366,26 +365,26 @@ def test_mixup_blends_pictures_and_labels_by_the_same_share() -> None:
 
 
 def test_cutmix_pastes_a_box_and_labels_count_its_pixels() -> None:
-    images, labels = make_pictures().astype(np.float32), np.eye(4, dtype=np.float32)
+    images, labels = make_images().astype(np.float32), np.eye(4, dtype=np.float32)
     config = dataclasses.replace(STILL, cutmix=0.5)
     center = {"cutmix_x": [0.5, 1.0, 0.5, 0.5], "cutmix_y": [0.5, 0.0, 0.5, 0.5]}
     draws = make_draws(
         4, partner=[0.9, 0.1, 0.6, 0.1], cutmix=[0.25] * 4, cutmix_on=[0.1, 0.1, 0.1, 0.9], **center
     )
     tensors = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
-    pictures, classes = (to_numpy(value) for value in mix(*tensors, draws, config))
+    mixed, classes = (to_numpy(value) for value in mix(*tensors, draws, config))
     expected = images.copy()
     expected[0, 4:12, 4:12] = images[3, 4:12, 4:12]
     expected[1, :4, 12:] = images[
         0, :4, 12:
-    ]  # a corner of the box is all that lies within the picture
-    np.testing.assert_array_equal(pictures, expected)
+    ]  # a corner of the box is all that lies within the image
+    np.testing.assert_array_equal(mixed, expected)
     np.testing.assert_allclose(classes[0], [0.75, 0, 0, 0.25])
     np.testing.assert_allclose(classes[1], [1 / 16, 15 / 16, 0, 0])
     np.testing.assert_allclose(classes[2:], labels[2:])  # its own partner, and not drawn at all
 
 
-def test_mixing_draws_partners_shares_and_boxes_for_every_picture_at_its_rate() -> None:
+def test_mixing_draws_partners_shares_and_boxes_for_every_image_at_its_rate() -> None:
     count, config = 2000, dataclasses.replace(STILL, cutmix=0.3, mixup=0.2)
     layer = Augmentation(config, 0)
     labels = np.eye(count, dtype=np.float32)
@@ -403,12 +402,12 @@ def test_labels_pass_untouched_where_nothing_mixes() -> None:
     for preset, training in (("baseline", True), ("strong", False)):
         layer = Augmentation(PRESETS[preset], 0)
         np.testing.assert_array_equal(
-            to_numpy(layer(make_pictures(), labels, training=training)[1]), labels
+            to_numpy(layer(make_images(), labels, training=training)[1]), labels
         )
 
 
 def test_tone_operations_agree_with_pillow() -> None:
-    images = make_pictures()
+    images = make_images()
     operations: dict[str, tuple[rand_augment.Operation, Callable[[Image.Image], Image.Image]]] = {
         "solarize": (
             make_operation("solarize", 4, second=0.5),
@@ -432,30 +431,28 @@ def test_tone_operations_agree_with_pillow() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_without_training_a_picture_is_only_cast(preset: str) -> None:
-    images = make_pictures()
+def test_without_training_an_image_is_only_cast(preset: str) -> None:
+    images = make_images()
     result = pass_through(Augmentation(PRESETS[preset], 0), images, training=False)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, images)
 
 
 def test_the_preset_none_changes_nothing_in_training() -> None:
-    images = make_pictures()
+    images = make_images()
     np.testing.assert_array_equal(pass_through(Augmentation(PRESETS["none"], 0), images), images)
 
 
 @pytest.mark.parametrize("preset", ["default", "baseline", "strong"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_augmented_pictures_stay_in_range_and_differ_within_a_batch(
-    preset: str, dtype: str
-) -> None:
-    result = pass_through(Augmentation(PRESETS[preset], 0), equal_pictures(12).astype(dtype))
+def test_augmented_images_stay_in_range_and_differ_within_a_batch(preset: str, dtype: str) -> None:
+    result = pass_through(Augmentation(PRESETS[preset], 0), equal_images(12).astype(dtype))
     assert result.shape == (12, SIDE, SIDE, 3)
     assert result.dtype == np.float32
     assert np.isfinite(result).all()
     assert result.min() >= 0
     assert result.max() <= 255
-    assert len({picture.tobytes() for picture in result}) >= 11
+    assert len({image.tobytes() for image in result}) >= 11
 
 
 def test_operations_magnitudes_and_signs_are_drawn_independently() -> None:
@@ -480,11 +477,11 @@ def test_operations_magnitudes_and_signs_are_drawn_independently() -> None:
 
 def test_a_rate_of_zero_leaves_out_every_operation() -> None:
     layer = Augmentation(AugmentationConfig(num_operations=3, rate=0.0, flips=False), 0)
-    np.testing.assert_allclose(pass_through(layer, make_pictures()), make_pictures(), atol=0.01)
+    np.testing.assert_allclose(pass_through(layer, make_images()), make_images(), atol=0.01)
 
 
-def test_the_same_seed_and_state_give_the_same_pictures() -> None:
-    images = make_pictures()
+def test_the_same_seed_and_state_give_the_same_images() -> None:
+    images = make_images()
     one, other = (Augmentation(PRESETS["default"], 3) for _ in range(2))
     state = to_numpy(one.seed_generator.state)
     first, second = pass_through(one, images), pass_through(one, images)
@@ -495,7 +492,7 @@ def test_the_same_seed_and_state_give_the_same_pictures() -> None:
 
 
 def test_compiled_on_its_own_it_does_as_the_layer_by_the_state_that_it_gets() -> None:
-    config, images = dataclasses.replace(PRESETS["strong"], mixup=0.5), make_pictures()
+    config, images = dataclasses.replace(PRESETS["strong"], mixup=0.5), make_images()
     labels, state = np.eye(len(images), dtype=np.float32), np.array([5, 70000], np.uint32)
     layer = Augmentation(config, 0)
     layer.seed_generator.state.assign(state)
@@ -522,7 +519,7 @@ def test_a_compiled_fit_trains_through_the_layer(jit_compile: bool) -> None:
     )
     model.compile("sgd", keras.losses.MeanSquaredError(), jit_compile=jit_compile)
     zeros = np.zeros((6, 2), np.float32)
-    history = model.fit((make_pictures(6), zeros), zeros, batch_size=4, epochs=1, verbose=0)
+    history = model.fit((make_images(6), zeros), zeros, batch_size=4, epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"][0])
 
 
@@ -534,7 +531,7 @@ EVERYTHING: tuple[AugmentationConfig, ...] = (
 
 
 def augment_by_everything(images: Any, labels: Any, draws: dict[str, Any]) -> list[Any]:
-    """Return pictures and labels after each of EVERYTHING, which read the same draws."""
+    """Return images and labels after each of EVERYTHING, which read the same draws."""
     return [mix(augment(images, draws, config), labels, draws, config) for config in EVERYTHING]
 
 
@@ -550,15 +547,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_a_compiled_step_gives_the_numbers_that_are_checked_outside_of_one() -> None:
-    images, labels = make_pictures(12), np.eye(12, dtype=np.float32)
+    images, labels = make_images(12), np.eye(12, dtype=np.float32)
     draws = draw(images.shape, EVERYTHING[0], keras.random.SeedGenerator(4))
     inputs = ops.convert_to_tensor(images), ops.convert_to_tensor(labels), draws
     for outside, inside in zip(
         augment_by_everything(*inputs), compiled(augment_by_everything)(*inputs), strict=True
     ):
-        (pictures, classes), (same_pictures, same_classes) = outside, inside
-        assert np.mean(np.abs(to_numpy(pictures) - images) > 0.5) > 0.3
-        difference = np.abs(to_numpy(pictures) - to_numpy(same_pictures))
+        (changed, classes), (same_changed, same_classes) = outside, inside
+        assert np.mean(np.abs(to_numpy(changed) - images) > 0.5) > 0.3
+        difference = np.abs(to_numpy(changed) - to_numpy(same_changed))
         assert (
             np.mean(difference < 0.1) > 0.98
         )  # a value on the edge of rounding may fall to the other side

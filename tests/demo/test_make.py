@@ -10,13 +10,13 @@ from competition.common import files
 from competition.demo.make import FAULT_SHARES, draw_cells, draw_face, draw_landscape, make_demo
 from competition.demo.smear import CLASSES, SIZE, Smear
 
-NUM_PICTURES, NUM_HIDDEN = 400, 24
+NUM_IMAGES, NUM_HIDDEN = 400, 24
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    make_demo(folder, 7, NUM_PICTURES, NUM_HIDDEN)
+    make_demo(folder, 7, NUM_IMAGES, NUM_HIDDEN)
     return folder
 
 
@@ -36,18 +36,18 @@ def indices_of(truth: list[dict[str, str]], kind: str) -> list[int]:
 
 
 def dark_pixels(images: np.ndarray) -> np.ndarray:
-    """Return how many pixels of each picture are as dark as a stained nucleus."""
+    """Return how many pixels of each image are as dark as a stained nucleus."""
     return np.asarray((images.mean(axis=3) < 110).sum(axis=(1, 2)))
 
 
 def count_dark_pieces(image: np.ndarray) -> int:
-    """Return how many separate dark patches of at least 20 pixels a picture has."""
+    """Return how many separate dark patches of at least 20 pixels an image has."""
     patches, _ = ndimage.label(image.mean(axis=2) < 110)
     return int((np.bincount(patches.ravel())[1:] >= 20).sum())
 
 
 def test_files_have_the_layout_of_the_competition(demo: Path) -> None:
-    for name, count in (("training_set.npz", NUM_PICTURES), ("hidden_test.npz", NUM_HIDDEN)):
+    for name, count in (("training_set.npz", NUM_IMAGES), ("hidden_test.npz", NUM_HIDDEN)):
         arrays = files.read_arrays(demo / name)
         assert set(arrays) == {"images", "labels"}
         assert arrays["images"].shape == (count, SIZE, SIZE, 3)
@@ -88,14 +88,14 @@ def test_a_demo_that_was_interrupted_is_drawn_again(
     assert len(files.read_arrays(tmp_path / "training_set.npz")["labels"]) == 10
 
 
-def test_truth_has_a_row_for_every_picture_and_the_shares_that_are_promised(
+def test_truth_has_a_row_for_every_image_and_the_shares_that_are_promised(
     truth: list[dict[str, str]],
 ) -> None:
-    assert [int(row["index"]) for row in truth] == list(range(NUM_PICTURES))
+    assert [int(row["index"]) for row in truth] == list(range(NUM_IMAGES))
     assert set(truth[0]) == {"index", "kind", "true_label", "copy_of"}
     counts = Counter(row["kind"] for row in truth)
-    assert counts == {"cell": NUM_PICTURES - sum(counts[kind] for kind in FAULT_SHARES)} | {
-        kind: round(share * NUM_PICTURES) for kind, share in FAULT_SHARES.items()
+    assert counts == {"cell": NUM_IMAGES - sum(counts[kind] for kind in FAULT_SHARES)} | {
+        kind: round(share * NUM_IMAGES) for kind, share in FAULT_SHARES.items()
     }
 
 
@@ -130,7 +130,7 @@ def test_copies_resemble_a_sound_original(
             assert low <= np.abs(images[index] - images[original]).mean() <= high
 
 
-def test_spoiled_pictures_look_as_the_truth_says(
+def test_spoiled_images_look_as_the_truth_says(
     training: dict[str, np.ndarray], truth: list[dict[str, str]]
 ) -> None:
     images = training["images"]
@@ -142,7 +142,7 @@ def test_spoiled_pictures_look_as_the_truth_says(
     assert all(images[index].std() > 5 for index in indices_of(truth, "cell"))
 
 
-def test_non_cells_show_one_of_two_pictures_in_eight_to_one(
+def test_non_cells_show_one_of_two_images_in_eight_to_one(
     training: dict[str, np.ndarray], truth: list[dict[str, str]]
 ) -> None:
     unrelated = np.stack([draw_face(), draw_landscape()]).reshape(2, -1)

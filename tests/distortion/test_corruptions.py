@@ -1,4 +1,4 @@
-"""Single corruptions: their numbers against PIL, scipy and formulas, and that they grow with severity."""
+"""Single corruptions: their numbers against PIL, scipy and formulas; they grow with severity."""
 
 import colorsys
 import io
@@ -10,19 +10,19 @@ from PIL import Image, ImageEnhance
 
 from competition.distortion import corruptions
 from competition.distortion.corruptions import MICROSCOPE, UNSEEN
-from tests.factories import make_pictures
+from tests.factories import make_images
 
 ALL = MICROSCOPE | UNSEEN
 RNG = np.random.default_rng(0)
 
 
-def make_picture(side: int = 96) -> np.ndarray:
-    return make_pictures(1, side)[0].astype(np.float32)
+def make_image(side: int = 96) -> np.ndarray:
+    return make_images(1, side)[0].astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_corruption_is_repeatable_stays_in_range_and_grows_with_severity(name: str) -> None:
-    images = make_pictures(12, 64).astype(np.float32)
+    images = make_images(12, 64).astype(np.float32)
     changes = []
     for severity in range(1, 6):
         corrupted = [
@@ -32,8 +32,8 @@ def test_a_corruption_is_repeatable_stays_in_range_and_grows_with_severity(name:
         again = ALL[name](images[0], np.random.default_rng(0), severity)
         np.testing.assert_array_equal(corrupted[0], again)
         assert all(
-            picture.dtype == np.float32 and 0 <= picture.min() <= picture.max() <= 255
-            for picture in corrupted
+            image.dtype == np.float32 and 0 <= image.min() <= image.max() <= 255
+            for image in corrupted
         )
         changes.append(
             np.mean([abs(one - other).mean() for one, other in zip(images, corrupted, strict=True)])
@@ -45,14 +45,14 @@ def test_a_corruption_is_repeatable_stays_in_range_and_grows_with_severity(name:
 @pytest.mark.parametrize("kind", ["Brightness", "Contrast"])
 @pytest.mark.parametrize("factor", [0.5, 1.3])
 def test_brightness_and_contrast_agree_with_pil(kind: str, factor: float) -> None:
-    image = make_picture()
+    image = make_image()
     ours = getattr(corruptions, f"scale_{kind.lower()}")(image, RNG, factor)
     pil = getattr(ImageEnhance, kind)(Image.fromarray(image.astype(np.uint8))).enhance(factor)
     np.testing.assert_allclose(np.clip(ours, 0, 255), np.asarray(pil, np.float32), atol=1.6)
 
 
 def test_saturation_agrees_with_hsv() -> None:
-    image = make_picture(8)
+    image = make_image(8)
     ours = corruptions.saturate(image, RNG, 0.2)
     for pixel, result in zip(image.reshape(-1, 3), ours.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel / 255)
@@ -64,17 +64,17 @@ def test_saturation_agrees_with_hsv() -> None:
 
 
 def test_correlation_agrees_with_scipy() -> None:
-    image, kernel = make_picture(20), np.random.default_rng(1).random((5, 5))
+    image, kernel = make_image(20), np.random.default_rng(1).random((5, 5))
     expected = scipy.ndimage.correlate(image, kernel[..., None], mode="mirror")
     np.testing.assert_allclose(corruptions.correlate(image, kernel), expected, rtol=1e-4)
 
 
-def test_defocus_spreads_a_point_over_a_disc_that_scales_with_the_picture() -> None:
+def test_defocus_spreads_a_point_over_a_disc_that_scales_with_the_image() -> None:
     point = np.zeros((112, 112, 3), np.float32)
     point[56, 56] = 255
     spread = corruptions.defocus(point, RNG, 6)[
         ..., 0
-    ]  # a radius of 3 in a picture of half the side
+    ]  # a radius of 3 in an image of half the side
     rows, columns = np.nonzero(spread)
     assert np.hypot(rows - 56, columns - 56).max() == pytest.approx(3, abs=0.5)
     assert spread.sum() == pytest.approx(255, rel=1e-4)
@@ -95,9 +95,9 @@ def test_motion_draws_a_point_out_along_one_line() -> None:
 
 
 def test_jpeg_and_pixelation_are_pils() -> None:
-    image = make_picture()
-    picture, stream = Image.fromarray(image.astype(np.uint8)), io.BytesIO()
-    picture.save(stream, "JPEG", quality=10)
+    image = make_image()
+    stream = io.BytesIO()
+    Image.fromarray(image.astype(np.uint8)).save(stream, "JPEG", quality=10)
     np.testing.assert_array_equal(
         corruptions.compress(image, RNG, 10), np.asarray(Image.open(stream))
     )
@@ -135,7 +135,7 @@ def _layers(stained: np.ndarray) -> float:
 
 
 def test_sampling_agrees_with_scipy() -> None:
-    image, generator = make_picture(20), np.random.default_rng(2)
+    image, generator = make_image(20), np.random.default_rng(2)
     places = generator.uniform(-3, 23, (2, 20, 20)).astype(np.float32)
     expected = [
         scipy.ndimage.map_coordinates(image[..., c], places, order=1, mode="nearest")

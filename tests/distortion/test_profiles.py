@@ -1,4 +1,4 @@
-"""The distortion profiles: what each operation computes, and that a picture's draw is its own."""
+"""The distortion profiles: the numbers of each operation, and that an image's draw is its own."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,17 @@ import pytest
 import scipy.ndimage
 from PIL import Image, ImageOps
 
-from competition.augmentation import augment as augmentation
+from competition.augmentation.augment import AUGMENTATIONS
 from competition.common.errors import UserError
 from competition.config import SECTION_PRESETS, AugmentationConfig
 from competition.distortion import profiles as distortion
 from competition.distortion.corruptions import MICROSCOPE, UNSEEN
-from tests.factories import make_pictures
+from tests.factories import make_images
 
 
 @pytest.mark.parametrize("profile", distortion.PROFILES)
-def test_distorted_pictures_keep_shape_and_type_and_differ(profile: str) -> None:
-    images = make_pictures(12, side=96)  # smaller ones have no room for the lightest blur
+def test_distorted_images_keep_shape_and_type_and_differ(profile: str) -> None:
+    images = make_images(12, side=96)  # smaller ones have no room for the lightest blur
     distorted = distortion.distort(images, profile, seed=1)
     assert distorted.shape == images.shape
     assert distorted.dtype == np.uint8
@@ -26,14 +26,14 @@ def test_distorted_pictures_keep_shape_and_type_and_differ(profile: str) -> None
 
 @pytest.mark.parametrize("profile", distortion.PROFILES)
 def test_a_draw_depends_only_on_seed_and_index(profile: str) -> None:
-    images = make_pictures()
+    images = make_images()
     all_of_them = distortion.distort(images, profile, seed=1)
     np.testing.assert_array_equal(distortion.distort(images[:2], profile, seed=1), all_of_them[:2])
     assert (distortion.distort(images, profile, seed=2) != all_of_them).any()
 
 
 def test_the_named_families_are_what_was_done() -> None:
-    images = np.repeat(make_pictures(1), 60, axis=0)
+    images = np.repeat(make_images(1), 60, axis=0)
     distorted, names = (
         distortion.distort(images, "microscope", seed=4),
         distortion.families("microscope", len(images), seed=4),
@@ -64,19 +64,17 @@ def test_no_preset_of_the_augmentation_contains_an_unseen_family() -> None:
         "black_shift_rate",
         "occasional_rate",
     }
-    settings = set(vars(AugmentationConfig()))
-    assert settings == how | set(augmentation.FAMILIES), (
-        "a setting must say which families it brings"
-    )
+    settings = {row.setting for row in AUGMENTATIONS}
+    assert set(vars(AugmentationConfig())) == how | settings, "a setting must name its families"
     for name, config in SECTION_PRESETS["augmentation"].items():
-        assert not augmentation.contained_families(config) & set(UNSEEN), name
-    assert {"affine_warp", "blur", "noise"} <= augmentation.contained_families(
-        SECTION_PRESETS["augmentation"]["strong"]
-    )
+        rows = [row for row in AUGMENTATIONS if getattr(config, row.setting)]
+        families = {family for row in rows for family in row.families}
+        assert not families & set(UNSEEN), name
+        assert name != "strong" or {"affine_warp", "blur", "noise"} <= families
 
 
 def test_a_preview_shows_each_corruption_in_rising_severity() -> None:
-    images = make_pictures(12)
+    images = make_images(12)
     sheet = distortion.preview(images, "unseen", seed=0).reshape(-1, 6, 24, 24, 3).astype(float)
     np.testing.assert_array_equal(sheet[:, 0], images[: len(UNSEEN)])
     change = abs(sheet - sheet[:, :1]).mean(axis=(2, 3, 4))
@@ -91,23 +89,23 @@ def test_versions_to_select_by_come_in_one_order_and_unknown_ones_are_refused() 
         distortion.selected_versions("clean+microscop")
 
 
-def test_equal_pictures_are_distorted_in_many_ways() -> None:
-    distorted = distortion.distort(np.repeat(make_pictures(1), 20, axis=0), "revealed", seed=0)
-    assert len({picture.tobytes() for picture in distorted}) >= 19
+def test_equal_images_are_distorted_in_many_ways() -> None:
+    distorted = distortion.distort(np.repeat(make_images(1), 20, axis=0), "revealed", seed=0)
+    assert len({image.tobytes() for image in distorted}) >= 19
 
 
 def test_an_unknown_profile_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'revealed'"):
-        distortion.distort(make_pictures(), "reveiled", seed=0)
+        distortion.distort(make_images(), "reveiled", seed=0)
 
 
-def test_pictures_of_another_type_are_refused() -> None:
+def test_images_of_another_type_are_refused() -> None:
     with pytest.raises(UserError, match=r"float64.*expects"):
-        distortion.distort(make_pictures() / 255.0, "revealed", seed=0)
+        distortion.distort(make_images() / 255.0, "revealed", seed=0)
 
 
-def test_no_pictures_give_no_pictures() -> None:
-    assert distortion.distort(make_pictures()[:0], "revealed", seed=0).shape == (0, 24, 24, 3)
+def test_no_images_give_no_images() -> None:
+    assert distortion.distort(make_images()[:0], "revealed", seed=0).shape == (0, 24, 24, 3)
 
 
 def test_the_shift_leaves_black_at_the_left_and_the_bottom_alone() -> None:
@@ -120,7 +118,7 @@ def test_the_shift_leaves_black_at_the_left_and_the_bottom_alone() -> None:
     assert (shifted[1, 5] == 77).all()
 
 
-def test_revealed_pictures_are_darkest_at_the_left_and_the_bottom() -> None:
+def test_revealed_images_are_darkest_at_the_left_and_the_bottom() -> None:
     light = distortion.distort(np.full((200, 40, 40, 3), 220, np.uint8), "revealed", seed=0).mean(
         axis=(0, 3)
     )
@@ -132,13 +130,13 @@ def test_revealed_pictures_are_darkest_at_the_left_and_the_bottom() -> None:
     ("ours", "pil"), [("auto_contrast", "autocontrast"), ("equalize", "equalize")]
 )
 def test_histogram_operations_agree_with_pil(ours: str, pil: str) -> None:
-    image = make_pictures()[0]
+    image = make_images()[0]
     expected = np.asarray(getattr(ImageOps, pil)(Image.fromarray(image)), np.float32)
     result = getattr(distortion, ours)(image.astype(np.float32))
     np.testing.assert_allclose(result, expected, atol=1.0)
 
 
-def test_a_flat_picture_survives_histogram_operations() -> None:
+def test_a_flat_image_survives_histogram_operations() -> None:
     flat = np.full((8, 8, 3), 90, np.float32)
     np.testing.assert_array_equal(distortion.auto_contrast(flat), flat)
     np.testing.assert_array_equal(distortion.equalize(flat), flat)
@@ -150,7 +148,7 @@ def test_solarize_adds_then_inverts_from_the_threshold_on() -> None:
 
 
 def test_color_degeneration_agrees_with_pil() -> None:
-    image = make_pictures()[0]
+    image = make_images()[0]
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
     for share in (0.0, 0.4, 1.0):
         expected = (1 - share) * image + share * grey
@@ -160,7 +158,7 @@ def test_color_degeneration_agrees_with_pil() -> None:
 
 
 def test_contrast_and_brightness_follow_their_formulas() -> None:
-    image = make_pictures()[0].astype(np.float32)
+    image = make_images()[0].astype(np.float32)
     mean = image.mean(axis=(0, 1))
     np.testing.assert_allclose(
         distortion.adjust_contrast(image, 1.5),
@@ -186,7 +184,7 @@ def test_geometry_agrees_with_scipy(
     matrix: list[list[float]],
     offset: tuple[float, float],
 ) -> None:
-    image = make_pictures()[0].astype(np.float32)
+    image = make_images()[0].astype(np.float32)
     expected = np.stack(
         [
             scipy.ndimage.affine_transform(
