@@ -1,1 +1,1 @@
-"""A competition for who has no data: `make_demo(folder, seed)` writes training_set.npz and a hidden test."""
+"""A drawn competition: `make_demo(folder, seed)` writes training_set.npz and a hidden test."""

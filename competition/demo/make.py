@@ -1,23 +1,25 @@
-"""The demo competition: drawn blood smears with planted faults whose truth is known, and a distorted hidden test."""
+"""The demo competition: drawn blood smears with known faults, and a distorted hidden test."""
 
-import csv
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from competition.common import files
 from competition.common.console import progress
 from competition.demo.smear import CLASSES, SIZE, Smear
 from competition.distortion.profiles import distort
+from competition.paths import HIDDEN_TEST, TRAINING_SET, TRUTH
 
-# Enters the marker: raise it with every change of what is drawn, so that demos drawn before are drawn again.
+# Enters the marker: raise it when the drawings change, so that older demos are drawn again.
 DRAWING_VERSION = 1
-# The real training set's pictures of each class, once clean, in label order.
+# The real training set's images per class, once clean, in label order.
 CLASS_SIZES = (852, 2181, 1085, 2026, 849, 993, 2330, 1643)
-# The real training set's faults, as shares of its pictures; a few kinds more common than there, so that each occurs.
+# The real training set's faults, as shares of its images; a few kinds are more common than there,
+# so that each occurs.
 FAULT_SHARES = {
     "non_cell": 0.09,
     "exact_copy": 0.01,
@@ -27,7 +29,7 @@ FAULT_SHARES = {
     "broken": 0.005,
     "noise": 0.005,
 }
-# Eight non-cells lie over the first unrelated picture for each one over the second, at one strength.
+# Of nine non-cells, eight show the first unrelated image and one the second, at one strength.
 NON_CELL_CYCLE = 9
 NON_CELL_STRENGTH = 0.6
 NONE = -1
@@ -35,9 +37,10 @@ NONE = -1
 
 @dataclass
 class Truth:
-    """What a training picture is: kind is `cell` or one of FAULT_SHARES.
+    """The truth about a training image.
 
-    true_label: the class drawn (-1 where no class is right). copy_of: the index of the original (-1: no copy).
+    kind: `cell` or one of FAULT_SHARES. true_label: the class drawn (-1 where no class is right).
+    copy_of: the index of the original (-1: no copy).
     """
 
     index: int
@@ -46,41 +49,41 @@ class Truth:
     copy_of: int = NONE
 
 
-def make_demo(folder: Path, seed: int = 0, num_pictures: int = 2400, num_hidden: int = 600) -> None:
-    """Draw the demo competition into `folder`; returns at once where the same one lies there already.
+def make_demo(folder: Path, seed: int = 0, num_images: int = 2400, num_hidden: int = 600) -> None:
+    """Draw the demo competition into `folder`, unless the same one lies there already.
 
-    Writes `training_set.npz` and `hidden_test.npz` (images (n, 96, 96, 3) uint8 and labels (n, 1) uint8, the
-    competition's layout), `truth.csv` (one row per training picture, see Truth) and, last, `demo.json`.
-    The hidden test is made of sound cells only, then distorted in the revealed way. One seed gives one demo.
+    Writes `training_set.npz` and `hidden_test.npz` in the competition's layout, images
+    (n, 96, 96, 3) uint8 and labels (n, 1) uint8; `truth.csv`, one row per training image (see
+    Truth); and, last, `demo.json`. The hidden test holds sound cells only, distorted as in
+    `revealed`. One seed gives one demo.
     """
     marker = folder / "demo.json"
-    inputs = files.digest(DRAWING_VERSION, seed, num_pictures, num_hidden)
+    inputs = files.digest(DRAWING_VERSION, seed, num_images, num_hidden)
     if files.up_to_date(marker, inputs):
         return
     marker.unlink(missing_ok=True)  # files of two demos must never lie under one marker
     generator = np.random.default_rng(seed)
     smear = Smear(generator)
-    images, labels = draw_cells(smear, num_pictures, "drawing the training set")
+    images, labels = draw_cells(smear, num_images, "drawing the training set")
     truths = plant_faults(images, labels, generator)
     hidden_images, hidden_labels = draw_cells(smear, num_hidden, "drawing the hidden test")
     hidden_images = distort(hidden_images, "revealed", seed)
-    files.write_arrays(folder / "training_set.npz", images=images, labels=labels[:, None])
-    files.write_arrays(
-        folder / "hidden_test.npz", images=hidden_images, labels=hidden_labels[:, None]
-    )
-    files.write_text(folder / "truth.csv", _format_table(truths))
-    files.mark_done(marker, inputs, seed=seed, num_pictures=num_pictures, num_hidden=num_hidden)
+    files.write_arrays(folder / TRAINING_SET, images=images, labels=labels[:, None])
+    files.write_arrays(folder / HIDDEN_TEST, images=hidden_images, labels=hidden_labels[:, None])
+    files.write_text(folder / TRUTH, pd.DataFrame(truths).to_csv(index=False, lineterminator="\n"))
+    files.mark_done(marker, inputs, seed=seed, num_images=num_images, num_hidden=num_hidden)
 
 
-def draw_cells(smear: Smear, num_pictures: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (n, 96, 96, 3) uint8 and labels (n,) uint8 in random order, classes in real proportions."""
+def draw_cells(smear: Smear, num_images: int, title: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (n, 96, 96, 3) uint8 and labels (n,) uint8, in random order.
+
+    Classes come in the real proportions. title: of the progress bar.
+    """
     shares = np.cumsum(CLASS_SIZES) / sum(CLASS_SIZES)
-    labels = np.searchsorted(shares, (np.arange(num_pictures) + 0.5) / num_pictures).astype(
-        np.uint8
-    )
-    labels = smear.generator.permutation(labels)
-    images = np.empty((num_pictures, SIZE, SIZE, 3), np.uint8)
-    for index, label in enumerate(progress(labels, what, unit="pictures")):
+    places = (np.arange(num_images) + 0.5) / num_images
+    labels = smear.generator.permutation(np.searchsorted(shares, places).astype(np.uint8))
+    images = np.empty((num_images, SIZE, SIZE, 3), np.uint8)
+    for index, label in enumerate(progress(labels, title, unit="image")):
         images[index] = smear.draw_cell(int(label))
     return images, labels
 
@@ -88,14 +91,16 @@ def draw_cells(smear: Smear, num_pictures: int, what: str) -> tuple[np.ndarray, 
 def plant_faults(
     images: np.ndarray, labels: np.ndarray, generator: np.random.Generator
 ) -> list[Truth]:
-    """Spoil FAULT_SHARES of the pictures and labels, in place, and return the truth of every picture.
+    """Spoil FAULT_SHARES of the images and labels, in place, and return the truth of every image.
 
     Copies are of sound cells, each of another one; one exact copy in four carries a wrong label.
     """
     truths = [Truth(index, "cell", int(label)) for index, label in enumerate(labels)]
-    counts = {kind: round(share * len(images)) for kind, share in FAULT_SHARES.items()}
     order = iter(generator.permutation(len(images)).tolist())
-    chosen = {kind: [next(order) for _ in range(count)] for kind, count in counts.items()}
+    chosen = {
+        kind: [next(order) for _ in range(round(share * len(images)))]
+        for kind, share in FAULT_SHARES.items()
+    }
     for kind, indices in chosen.items():
         for number, index in enumerate(indices):
             truth = truths[index]
@@ -106,9 +111,8 @@ def plant_faults(
                 labels[index] = truth.true_label
                 images[index] = images[truth.copy_of]
             if kind == "wrong_label" or (kind == "exact_copy" and number % 4 == 3):
-                labels[index] = (truth.true_label + generator.integers(1, len(CLASSES))) % len(
-                    CLASSES
-                )
+                further = generator.integers(1, len(CLASSES))
+                labels[index] = (truth.true_label + further) % len(CLASSES)
             if kind in ("non_cell", "blank", "noise"):
                 truth.true_label = NONE
             images[index] = _spoil(images[index], kind, number, generator)
@@ -116,33 +120,28 @@ def plant_faults(
 
 
 def _spoil(image: np.ndarray, kind: str, number: int, generator: np.random.Generator) -> np.ndarray:
-    """Return the picture as a fault of `kind` leaves it; `number` counts the faults of the kind."""
+    """Return the image after a fault of `kind`; `number` counts the faults of the kind."""
     if kind == "non_cell":
-        unrelated = (
-            draw_landscape() if number % NON_CELL_CYCLE == NON_CELL_CYCLE - 1 else draw_face()
-        )
+        is_last = number % NON_CELL_CYCLE == NON_CELL_CYCLE - 1
+        unrelated = draw_landscape() if is_last else draw_face()
         return (NON_CELL_STRENGTH * unrelated + (1 - NON_CELL_STRENGTH) * image).astype(np.uint8)
     if kind == "near_copy":
         return _copy_nearly(image, generator)
     if kind == "blank":
         return np.full_like(image, generator.choice([0, 128, 255]))
-    if kind == "broken":  # what a decoder leaves of a truncated file
-        return np.where(
-            np.arange(SIZE)[:, None, None] < generator.integers(SIZE // 8, SIZE // 2),
-            image,
-            np.uint8(128),
-        )
+    if kind == "broken":  # as decoders show a truncated file
+        is_read = np.arange(SIZE)[:, None, None] < generator.integers(SIZE // 8, SIZE // 2)
+        return np.where(is_read, image, np.uint8(128))
     if kind == "noise":
         return generator.integers(0, 256, image.shape, dtype=np.uint8)
     return image
 
 
 def _copy_nearly(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the picture shifted by one or two pixels, slightly brighter, and compressed as JPEG."""
+    """Return the image shifted by one or two pixels, slightly brighter, and compressed as JPEG."""
     down, right = generator.choice([-2, -1, 1, 2], 2)
-    shifted = np.roll(np.pad(image, ((2, 2), (2, 2), (0, 0)), "edge"), (down, right), (0, 1))[
-        2:-2, 2:-2
-    ]
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), "edge")
+    shifted = np.roll(padded, (down, right), (0, 1))[2:-2, 2:-2]
     brighter = np.clip(shifted * generator.uniform(1.01, 1.04), 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(brighter).save(stream, "JPEG", quality=int(generator.integers(80, 93)))
@@ -150,9 +149,12 @@ def _copy_nearly(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 
 def draw_face() -> np.ndarray:
-    """Return the first unrelated picture, a cartoon face between bars of text: (96, 96, 3) uint8, always the same."""
-    picture = Image.new("RGB", (2 * SIZE, 2 * SIZE), (70, 130, 90))
-    draw = ImageDraw.Draw(picture)
+    """Return the first unrelated image, a face between bars of text: always the same.
+
+    The shape is (96, 96, 3), uint8.
+    """
+    canvas = Image.new("RGB", (2 * SIZE, 2 * SIZE), (70, 130, 90))
+    draw = ImageDraw.Draw(canvas)
     draw.ellipse((36, 36, 156, 160), fill=(240, 196, 60), outline=(60, 40, 20), width=4)
     for left in (64, 108):
         draw.ellipse((left, 72, left + 22, 100), fill="white", outline="black", width=2)
@@ -161,20 +163,23 @@ def draw_face() -> np.ndarray:
     draw.polygon([(44, 50), (96, 6), (150, 50)], fill=(60, 70, 170))
     for top, widths in ((10, (30, 22, 40)), (168, (50, 28, 36))):
         _draw_words(draw, top, widths)
-    return _shrink(picture)
+    return _shrink(canvas)
 
 
 def draw_landscape() -> np.ndarray:
-    """Return the second unrelated picture, a house under the sun: (96, 96, 3) uint8, always the same."""
-    picture = Image.new("RGB", (2 * SIZE, 2 * SIZE), (110, 180, 235))
-    draw = ImageDraw.Draw(picture)
+    """Return the second unrelated image, a house under the sun: always the same.
+
+    The shape is (96, 96, 3), uint8.
+    """
+    canvas = Image.new("RGB", (2 * SIZE, 2 * SIZE), (110, 180, 235))
+    draw = ImageDraw.Draw(canvas)
     draw.rectangle((0, 128, 192, 192), fill=(60, 150, 60))
     draw.ellipse((136, 12, 176, 52), fill=(255, 225, 60))
     draw.rectangle((40, 84, 124, 156), fill=(200, 80, 50), outline="black", width=3)
     draw.polygon([(30, 84), (82, 36), (134, 84)], fill=(110, 50, 40))
     draw.rectangle((70, 112, 94, 156), fill=(70, 40, 20))
     _draw_words(draw, 168, (44, 20, 56))
-    return _shrink(picture)
+    return _shrink(canvas)
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, top: int, widths: tuple[int, ...]) -> None:
@@ -184,13 +189,5 @@ def _draw_words(draw: ImageDraw.ImageDraw, top: int, widths: tuple[int, ...]) ->
         left += width + 10
 
 
-def _shrink(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
-
-
-def _format_table(truths: list[Truth]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(asdict(truths[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(truth) for truth in truths)
-    return stream.getvalue()
+def _shrink(canvas: Image.Image) -> np.ndarray:
+    return np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BOX))

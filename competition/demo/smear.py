@@ -1,4 +1,4 @@
-"""Drawn blood smears: one stained cell of eight classes, red cells around it, under varying stain and light."""
+"""Drawn blood smears: a stained cell of one of eight classes among red cells, in varying light."""
 
 from dataclasses import dataclass
 
@@ -34,8 +34,8 @@ class Granules:
 class CellClass:
     """How the cells of one class look: colours are RGB in 0..255, pairs the ends of a uniform draw.
 
-    radius: pixels. roughness: pixels by which outlines stray from ellipses. cytoplasm: two colours, mixed anew for
-    every cell.
+    radius: pixels. roughness: pixels by which outlines stray from ellipses. cytoplasm: two colours,
+    mixed anew for every cell.
     """
 
     name: str
@@ -74,7 +74,8 @@ CLASSES = (
     ),
     CellClass(
         "monocyte", (29, 40), 3.2, cytoplasm=((168, 164, 196), (134, 136, 180)),
-        nucleus=Nucleus((84, 46, 136), (4, 5), (0.3, 0.4), (0.46, 0.6), (2.2, 3.8)), num_vacuoles=(3, 11),
+        nucleus=Nucleus((84, 46, 136), (4, 5), (0.3, 0.4), (0.46, 0.6), (2.2, 3.8)),
+        num_vacuoles=(3, 11),
     ),
     CellClass(
         "neutrophil", (24, 33), 1.0, cytoplasm=((232, 204, 208), (208, 178, 200)),
@@ -89,7 +90,7 @@ CLASSES = (
 
 
 class Smear:
-    """A source of drawn pictures; everything random comes from `generator`."""
+    """A source of drawn images; everything random comes from `generator`."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self.generator = generator
@@ -99,10 +100,11 @@ class Smear:
         self._fine = _make_texture(generator, 1.9)
 
     def draw_cell(self, label: int) -> np.ndarray:
-        """Return a picture (SIZE, SIZE, 3) uint8 of one cell of class `label` (0..7, see CLASSES)."""
+        """Return an image (SIZE, SIZE, 3) uint8 of a cell of class `label`, an index of CLASSES."""
         canvas = np.empty((SIZE, SIZE, 3), np.float32)
         canvas[:] = self._vary((253, 229, 203), 2.5)
-        kind, random = CLASSES[label], self.generator
+        kind = CLASSES[label]
+        random = self.generator
         radius = float(random.uniform(*kind.radius))
         self._draw_red_cells(canvas, radius)
         if random.random() < 0.2:
@@ -112,12 +114,14 @@ class Smear:
         return self._expose(canvas)
 
     def _draw_red_cells(self, canvas: np.ndarray, radius: float) -> None:
-        """Draw flat discs with a pale centre around the place of the cell, which they seldom touch."""
+        """Draw flat discs with a pale centre around the cell, seldom touching it."""
         random = self.generator
         size = float(random.uniform(13, 17))
-        colour, pale = self._vary((208, 168, 168), 5), self._vary((240, 212, 194), 4)
+        colour = self._vary((208, 168, 168), 5)
+        pale = self._vary((240, 212, 194), 4)
         warped = self.grid + self._crop_warp(1.0)
-        angles = random.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, self._draw_count((5, 8)))
+        first = random.uniform(0, 2 * np.pi)
+        angles = first + np.linspace(0, 2 * np.pi, self._draw_count((5, 8)))
         for angle in angles + random.normal(0, 0.2, len(angles)):
             centre = _polar(radius + size * random.uniform(0.95, 2.5), angle)
             if np.abs(centre).max() > SIZE / 2 + size:
@@ -125,34 +129,26 @@ class Smear:
             window = _window(centre, size * 1.4)
             field = _distance_to(warped[:, *window], centre) - size * random.uniform(0.9, 1.1)
             _blend(canvas[window], _inside(field, 2.0) * 0.85, colour)
-            _blend(
-                canvas[window],
-                _inside(field + size * random.uniform(0.5, 0.7), 7.0) * random.uniform(0.5, 1),
-                pale,
-            )
+            centre_mask = _inside(field + size * random.uniform(0.5, 0.7), 7.0)
+            _blend(canvas[window], centre_mask * random.uniform(0.5, 1), pale)
 
     def _draw_debris(self, canvas: np.ndarray, radius: float) -> None:
-        """Draw a stray platelet or fragment at the side, so that no class is told by a purple speck alone."""
+        """Draw a stray fragment at the side, so that a purple speck alone tells no class."""
         random = self.generator
         centre = _polar(radius + random.uniform(10, 20), random.uniform(0, 2 * np.pi))
         window = _window(centre, 10)
-        field = _distance_to(
-            (self.grid + self._crop_warp(1.5))[:, *window], centre
-        ) - random.uniform(2, 5)
+        warped = self.grid + self._crop_warp(1.5)
+        field = _distance_to(warped[:, *window], centre) - random.uniform(2, 5)
         _blend(canvas[window], _inside(field, 2.0) * 0.85, self._vary((120, 84, 156), 10))
 
     def _draw_body(
         self, canvas: np.ndarray, kind: CellClass, radius: float, grid: np.ndarray
     ) -> None:
-        """Draw the cell itself: cytoplasm, its rim, vacuoles, nucleus and granules, all in one stain."""
+        """Draw the cell itself in one stain: cytoplasm, rim, vacuoles, nucleus and granules."""
         stain = self.generator.normal(0, 6, 3).astype(np.float32)
-        mix = self.generator.random()
-        cytoplasm = (
-            self._vary(
-                tuple(mix * a + (1 - mix) * b for a, b in zip(*kind.cytoplasm, strict=True)), 4
-            )
-            + stain
-        )
+        share = self.generator.random()
+        mixed = [share * a + (1 - share) * b for a, b in zip(*kind.cytoplasm, strict=True)]
+        cytoplasm = self._vary(tuple(mixed), 4) + stain
         outline = self._body_field(grid + self._crop_warp(kind.roughness), radius)
         body = _inside(outline, 1.5)
         _blend(canvas, body * 0.95, cytoplasm)
@@ -161,18 +157,16 @@ class Smear:
         self._draw_vacuoles(canvas, kind, radius, grid, body)
         nucleus = np.zeros_like(body)
         if kind.nucleus:
-            field = self._nucleus_field(
-                kind.nucleus, radius, grid + self._crop_warp(kind.roughness)
-            )
+            warped = grid + self._crop_warp(kind.roughness)
+            field = self._nucleus_field(kind.nucleus, radius, warped)
             nucleus = _inside(field, 1.5) * body
             _blend(canvas, nucleus * 0.96, self._vary(kind.nucleus.colour, 5) + stain)
             canvas += (nucleus * self._crop(self._fine) * 12)[..., None]  # chromatin
         if kind.granules:
             coverage = self.generator.uniform(*kind.granules.coverage) * (1 - nucleus)
             coverage += kind.granules.coverage_nucleus * nucleus
-            grains = _inside((1 - 2 * coverage) * 1.6 - self._crop(self._fine), 1.0) * (
-                coverage > 0.02
-            )
+            grains = _inside((1 - 2 * coverage) * 1.6 - self._crop(self._fine), 1.0)
+            grains *= coverage > 0.02
             _blend(canvas, body * grains * 0.85, self._vary(kind.granules.colour, 8) + stain)
 
     def _draw_vacuoles(
@@ -185,26 +179,23 @@ class Smear:
             _blend(canvas[window], body[window] * _inside(field, 1.5), (238, 226, 232))
 
     def _body_field(self, grid: np.ndarray, radius: float) -> np.ndarray:
-        angle, stretch = (
-            self.generator.uniform(0, np.pi),
-            np.float32(self.generator.uniform(1.0, 1.12)),
-        )
-        cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        along, across = grid[0] * cosine + grid[1] * sine, grid[1] * cosine - grid[0] * sine
+        angle = self.generator.uniform(0, np.pi)
+        stretch = np.float32(self.generator.uniform(1.0, 1.12))
+        cosine = np.float32(np.cos(angle))
+        sine = np.float32(np.sin(angle))
+        along = grid[0] * cosine + grid[1] * sine
+        across = grid[1] * cosine - grid[0] * sine
         return np.asarray(np.hypot(along / stretch, across * stretch) - radius)
 
     def _nucleus_field(self, nucleus: Nucleus, radius: float, grid: np.ndarray) -> np.ndarray:
-        """Return the signed distance in pixels to lobes along an arc, joined by fillets (a smooth minimum)."""
-        random, sharpness = self.generator, 0.7  # per pixel: fillets are some 1 / 0.7 pixels wide
+        """Return the signed distance in pixels to lobes along an arc, smoothly joined."""
+        random = self.generator
+        sharpness = 0.7  # per pixel: the fillets between lobes are some 1 / 0.7 pixels wide
         num_lobes = self._draw_count(nucleus.num_lobes)
-        angles = random.uniform(0, 2 * np.pi) + np.linspace(-0.5, 0.5, num_lobes) * random.uniform(
-            *nucleus.arc_angle
-        )
-        centres = (
-            radius
-            * random.uniform(*nucleus.arc_radius)
-            * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        )
+        first = random.uniform(0, 2 * np.pi)
+        angles = first + np.linspace(-0.5, 0.5, num_lobes) * random.uniform(*nucleus.arc_angle)
+        arc_radius = radius * random.uniform(*nucleus.arc_radius)
+        centres = arc_radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         centres += random.normal(0, 0.04 * radius, centres.shape) - centres.mean(axis=0) * 0.6
         sizes = radius * random.uniform(*nucleus.lobe_radius) * random.uniform(0.9, 1.1, num_lobes)
         depth = np.zeros((SIZE, SIZE), np.float32)
@@ -213,17 +204,14 @@ class Smear:
         return np.asarray(-np.log(depth) / sharpness)
 
     def _expose(self, canvas: np.ndarray) -> np.ndarray:
-        """Return the picture as a camera gives it: tint, uneven light, brightness, contrast, noise."""
+        """Return the image of a camera: tint, uneven light, brightness, contrast, noise."""
         random = self.generator
         canvas *= (random.normal(1, 0.008, 3) * random.uniform(0.94, 1.03)).astype(np.float32)
-        canvas += (self.grid * random.normal(0, 0.06, (2, 1, 1)).astype(np.float32)).sum(axis=0)[
-            ..., None
-        ]
+        slope = random.normal(0, 0.06, (2, 1, 1)).astype(np.float32)
+        canvas += (self.grid * slope).sum(axis=0)[..., None]
         canvas += random.normal(0, 2.0, (SIZE, SIZE, 1)).astype(np.float32)
-        if random.random() < 0.02:
-            canvas *= np.array(
-                [0.84, 0.92, 1.08], np.float32
-            )  # the bluish light that some smears have
+        if random.random() < 0.02:  # the bluish light that some smears have
+            canvas *= np.array([0.84, 0.92, 1.08], np.float32)
         contrast = random.uniform(0.92, 1.08)
         return np.clip(128 + (canvas - 128) * contrast, 0, 255).astype(np.uint8)
 
@@ -246,7 +234,7 @@ class Smear:
 
 
 def _make_texture(generator: np.random.Generator, scale: float, side: int = 512) -> np.ndarray:
-    """Return smooth noise (side, side) of zero mean and unit deviation whose grains are about `scale` pixels."""
+    """Return smooth noise (side, side), mean 0 and deviation 1, in grains of `scale` pixels."""
     grains = generator.normal(0, 1, (round(side / scale),) * 2).astype(np.float32)
     texture = np.asarray(Image.fromarray(grains).resize((side, side), Image.Resampling.BICUBIC))
     return np.asarray((texture - texture.mean()) / texture.std())
@@ -261,14 +249,20 @@ def _distance_to(grid: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def _window(centre: np.ndarray, reach: float) -> tuple[slice, slice]:
-    """Return the rows and columns within `reach` pixels of `centre` (x, y from the middle), cut at the edges."""
+    """Return the rows and columns within `reach` pixels of `centre`, cut at the edges.
+
+    centre: x and y in pixels from the middle of the image.
+    """
     x, y = np.clip(centre + SIZE / 2, 0, SIZE).tolist()
     rows, columns = (slice(max(0, int(at - reach)), int(at + reach) + 1) for at in (y, x))
     return rows, columns
 
 
 def _inside(field: np.ndarray, softness: float) -> np.ndarray:
-    """Return a mask in 0..1 from a signed distance in pixels (negative inside), its edge `softness` pixels wide."""
+    """Return a mask in 0..1 of a signed distance in pixels, negative inside.
+
+    softness: width of its edge in pixels.
+    """
     return np.asarray(np.clip(0.5 - field / softness, 0, 1))
 
 

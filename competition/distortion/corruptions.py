@@ -1,10 +1,12 @@
-"""What goes wrong between a cell and its picture: single corruptions in five severities, in plain numpy and PIL.
+"""Single corruptions of an image under a microscope, in five severities, in plain numpy and PIL.
 
-`MICROSCOPE` follows MedMNIST-C's list for blood cells (Di Salvo et al., https://arxiv.org/abs/2406.17536; parameters
-of `medmnistc/corruptions/registry.py`, bloodmnist). Its pictures are 224 pixels wide: lengths in such pixels scale with
-the picture, while JPEG and pixelation act on the pixels that are there. Noise is not in that list and takes the levels
-of organamnist's; stain deposits are drawn, since MedMNIST-C's are bitmaps. `UNSEEN` holds kinds that no augmentation
-preset contains (`augmentation.FAMILIES`), so that what a network makes of them was not practised.
+`MICROSCOPE` follows MedMNIST-C's list for blood cells (Di Salvo et al.,
+https://arxiv.org/abs/2406.17536; parameters of `medmnistc/corruptions/registry.py`, bloodmnist).
+Its images are 224 pixels wide. Lengths in such pixels scale with the image, while JPEG and
+pixelation act on the pixels that are there. Noise is not in that list and takes the levels of
+organamnist's. Stain deposits are drawn, since MedMNIST-C's are bitmaps. `UNSEEN` holds kinds that
+no augmentation preset contains (`augmentation.augment.AUGMENTATIONS`), so that no network has
+practised them.
 """
 
 import io
@@ -15,23 +17,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-REFERENCE_SIDE = 224  # of the pictures that MedMNIST-C's parameters are made for
+REFERENCE_SIDE = 224  # of the images that MedMNIST-C's parameters are made for
 VIOLET = (0.35, 0.2, 0.45)  # share of red, green and blue that a clot of stain lets through
 HAZE = 235.0  # grey level of stray light
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """apply: takes a picture (h, w, 3) float32 in 0..255, a generator and the parameter of a severity."""
+    """One kind of fault, and its parameter in each of five severities.
+
+    apply: image (h, w, 3) float32 in 0..255, generator, parameter -> the corrupted image.
+    """
 
     apply: Callable[[np.ndarray, np.random.Generator, Any], np.ndarray]
     severities: tuple[Any, ...]
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator, severity: int) -> np.ndarray:
         """Return `image` corrupted, within 0..255; severity: 1 to 5."""
-        return np.clip(self.apply(image, rng, self.severities[severity - 1]), 0, 255).astype(
-            np.float32
-        )
+        corrupted = self.apply(image, rng, self.severities[severity - 1])
+        return np.clip(corrupted, 0, 255).astype(np.float32)
 
 
 def defocus(image: np.ndarray, rng: np.random.Generator, radius: float) -> np.ndarray:
@@ -50,13 +54,14 @@ def motion_blur(
     trail: half its length, and the standard deviation of its fading.
     """
     radius, deviation = trail
-    steps, angle = np.arange(2 * radius + 1), rng.uniform(-np.pi / 4, np.pi / 4)
-    rows, columns = (
-        _scale(image) * steps * direction for direction in (np.sin(angle), np.cos(angle))
-    )
+    steps = np.arange(2 * radius + 1)
+    angle = rng.uniform(-np.pi / 4, np.pi / 4)
+    rows = _scale(image) * steps * np.sin(angle)
+    columns = _scale(image) * steps * np.cos(angle)
     reach = int(2 * radius * _scale(image)) + 2
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
-    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    top = np.floor(rows).astype(int)
+    left = np.floor(columns).astype(int)
     for down in (0, 1):  # each step's weight goes to the four pixels around it
         for right in (0, 1):
             share = np.abs(1 - down - (rows - top)) * np.abs(1 - right - (columns - left))
@@ -70,13 +75,13 @@ def correlate(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
     kernel: (2 k + 1, 2 k + 1), mostly zeros.
     """
-    (height, width), reach = image.shape[:2], len(kernel) // 2
+    height, width = image.shape[:2]
+    reach = len(kernel) // 2
     padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     result = np.zeros_like(image)
     for row, column in np.argwhere(kernel):
-        result += (
-            np.float32(kernel[row, column]) * padded[row : row + height, column : column + width]
-        )
+        shifted = padded[row : row + height, column : column + width]
+        result += np.float32(kernel[row, column]) * shifted
     return result
 
 
@@ -86,7 +91,7 @@ def add_noise(image: np.ndarray, rng: np.random.Generator, deviation: float) -> 
 
 
 def compress(image: np.ndarray, rng: np.random.Generator, quality: int) -> np.ndarray:
-    """Return what JPEG of that quality leaves."""
+    """Compress as JPEG of that quality."""
     stream = io.BytesIO()
     _to_pil(image).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream), np.float32)
@@ -95,9 +100,8 @@ def compress(image: np.ndarray, rng: np.random.Generator, quality: int) -> np.nd
 def pixelate(image: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
     """Reduce the sides to `share` of their pixels, and enlarge those again."""
     height, width = image.shape[:2]
-    small = _to_pil(image).resize(
-        (max(1, int(share * width)), max(1, int(share * height))), Image.Resampling.BOX
-    )
+    size = max(1, int(share * width)), max(1, int(share * height))
+    small = _to_pil(image).resize(size, Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.BOX), np.float32)
 
 
@@ -107,7 +111,7 @@ def scale_brightness(image: np.ndarray, rng: np.random.Generator, factor: float)
 
 
 def scale_contrast(image: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
-    """Multiply the distances from the picture's mean grey by `factor`."""
+    """Multiply the distances from the image's mean grey by `factor`."""
     grey = np.float32((image @ np.array([0.299, 0.587, 0.114], np.float32)).mean())
     return grey + (image - grey) * np.float32(factor)
 
@@ -123,23 +127,31 @@ def saturate(image: np.ndarray, rng: np.random.Generator, addition: float) -> np
 def add_stain_deposits(
     image: np.ndarray, rng: np.random.Generator, marks: tuple[int, float]
 ) -> np.ndarray:
-    """Lay 1 to `most` clots of stain over the picture; marks: most, and their radius as a share of the side."""
+    """Lay clots of stain over the image.
+
+    marks: the most clots, and their radius as a share of the side.
+    """
     most, share = marks
     light = np.ones_like(image)
     for _ in range(rng.integers(1, most + 1)):
-        (row, column), side = _place(image, rng, 0.05), min(image.shape[:2])
-        angle, phases = np.arctan2(row, column), rng.uniform(0, 2 * np.pi, 3)
+        row, column = _place(image, rng, 0.05)
+        angle = np.arctan2(row, column)
+        phases = rng.uniform(0, 2 * np.pi, 3)
         wobble = sum(
             np.sin(waves * angle + phase) / waves
             for waves, phase in zip((2, 3, 5), phases, strict=True)
         )
-        edge = share * side * rng.uniform(0.8, 1.2) * (1 + 0.3 * wobble) - np.hypot(row, column)
+        radius = share * min(image.shape[:2]) * rng.uniform(0.8, 1.2)
+        edge = radius * (1 + 0.3 * wobble) - np.hypot(row, column)
         light *= 1 - np.clip(edge / 2 + 0.5, 0, 1)[..., None] * (1 - np.array(VIOLET, np.float32))
     return image * light
 
 
 def add_bubbles(image: np.ndarray, rng: np.random.Generator, most: tuple[int, int]) -> np.ndarray:
-    """Lay 7 bubbles or more over the picture, whitish and most so at their rims; most: radius and number."""
+    """Lay 7 bubbles or more over the image, whitish and most so at their rims.
+
+    most: the largest radius in pixels of 224, and the largest number.
+    """
     radius, number = most
     veil = np.zeros(image.shape[:2])
     for _ in range(rng.integers(7, number + 1)):
@@ -152,17 +164,16 @@ def add_bubbles(image: np.ndarray, rng: np.random.Generator, most: tuple[int, in
 
 
 def warp_locally(image: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Move each pixel by a smooth random field (Simard et al. 2003), of about `share` of the side."""
+    """Move each pixel by a smooth field of about `share` of the side (Simard et al. 2003)."""
     rows, columns = np.indices(image.shape[:2], np.float32)
-    moved = [
-        axis + share * min(image.shape[:2]) * smooth_field(rng, image.shape[:2])
-        for axis in (rows, columns)
-    ]
-    return sample(image, *moved)
+    reach = share * min(image.shape[:2])
+    down = reach * smooth_field(rng, image.shape[:2])
+    right = reach * smooth_field(rng, image.shape[:2])
+    return sample(image, rows + down, columns + right)
 
 
 def shade(image: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Light the picture from somewhere in it, down to 1 - `share` at the farthest corner."""
+    """Light the image from somewhere in it, down to 1 - `share` at the farthest corner."""
     row, column = _place(image, rng, 0.0)
     squared = row**2 + column**2
     return image * (1 - share * squared / squared.max())[..., None].astype(np.float32)
@@ -178,13 +189,10 @@ def part_channels(image: np.ndarray, rng: np.random.Generator, share: float) -> 
     """Move red one way and blue the other by `share` of the side."""
     rows, columns = np.indices(image.shape[:2], np.float32)
     angle = rng.uniform(0, 2 * np.pi)
-    down, right = (
-        share * min(image.shape[:2]) * np.sin(angle),
-        share * min(image.shape[:2]) * np.cos(angle),
-    )
-    red, blue = (
-        sample(image[..., [c]], rows + s * down, columns + s * right) for c, s in ((0, 1), (2, -1))
-    )
+    down = share * min(image.shape[:2]) * np.sin(angle)
+    right = share * min(image.shape[:2]) * np.cos(angle)
+    red = sample(image[..., [0]], rows + down, columns + right)
+    blue = sample(image[..., [2]], rows - down, columns - right)
     return np.concatenate([red, image[..., 1:2], blue], axis=-1)
 
 
@@ -202,18 +210,25 @@ def add_haze(image: np.ndarray, rng: np.random.Generator, share: float) -> np.nd
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, int], cells: int = 6) -> np.ndarray:
-    """Return a random field (h, w) float32 of mean about 0 that changes its sign over about a `cells`th of the side."""
+    """Return a random field (h, w) float32 of mean about 0, with about `cells` hills per side."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
     return np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC))
 
 
 def sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Read `image` at fractional places (h, w), linearly between pixels; beyond the border the nearest pixel counts."""
+    """Read `image` at fractional places (h, w), linearly between pixels.
+
+    Beyond the border the nearest pixel counts.
+    """
     height, width = image.shape[:2]
-    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    top, left = rows.astype(int), columns.astype(int)
-    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
-    down, across = (rows - top)[..., None], (columns - left)[..., None]
+    rows = np.clip(rows, 0, height - 1)
+    columns = np.clip(columns, 0, width - 1)
+    top = rows.astype(int)
+    left = columns.astype(int)
+    bottom = np.minimum(top + 1, height - 1)
+    right = np.minimum(left + 1, width - 1)
+    down = (rows - top)[..., None]
+    across = (columns - left)[..., None]
     upper = image[top, left] + across * (image[top, right] - image[top, left])
     lower = image[bottom, left] + across * (image[bottom, right] - image[bottom, left])
     result: np.ndarray = upper + down * (lower - upper)
@@ -223,7 +238,10 @@ def sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarr
 def _place(
     image: np.ndarray, rng: np.random.Generator, margin: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each pixel's rows (h, 1) and columns (1, w) from a random place, not within `margin` of the border."""
+    """Return the distances in rows (h, 1) and columns (1, w) of all pixels to a random place.
+
+    margin: share of the side that the place keeps away from the border.
+    """
     height, width = image.shape[:2]
     row, column = rng.uniform(margin, 1 - margin, 2) * (height, width)
     return np.arange(height)[:, None] - row, np.arange(width)[None, :] - column

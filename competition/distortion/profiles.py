@@ -1,10 +1,12 @@
-"""How hidden tests may look: named distortion profiles, in numpy and PIL, the same pictures on every machine.
+"""How hidden tests may look: named distortion profiles, in numpy and PIL, alike on every machine.
 
-In `microscope` and `unseen` a picture meets one corruption of `corruptions` in one of five severities, each equally
-likely. `revealed` follows what became known of the competition's hidden test. Its operations and what a magnitude
-means for each are those of KerasCV's RandAugment (keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the
-layers it names): a strength is drawn from a normal distribution around the magnitude for solarise, colour degeneration
-and shear, and evenly up to the magnitude, in both directions, for contrast, brightness and translation.
+In `microscope` and `unseen` an image meets one corruption of `corruptions` in one of five
+severities, each equally likely. `revealed` follows the facts that became known of the competition's
+hidden test. Its operations, and the meaning of a magnitude for each, are those of KerasCV's
+RandAugment (keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the layers that it
+names). For solarise, colour degeneration and shear, the strength is drawn from a normal
+distribution around the magnitude. For contrast, brightness and translation, it is drawn evenly up
+to the magnitude, in both directions.
 """
 
 from collections.abc import Callable
@@ -17,59 +19,63 @@ from competition.common.console import progress
 from competition.common.errors import UserError, unknown
 from competition.distortion.corruptions import MICROSCOPE, UNSEEN, Corruption
 
-# Enters the hash of distorted sets that are kept: raise it with every change of what a profile does.
+# Enters the hash of distorted sets that are kept: raise it when a profile gives other pixels.
 DISTORTION_VERSION = 2
 
 Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""Takes one picture (h, w, 3) float32 in 0..255 and returns another of the same kind."""
+"""Takes one image (h, w, 3) float32 in 0..255 and returns another of the same kind."""
 
 
 def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
     """Return distorted copies of `images` (n, h, w, 3) uint8, of the same shape and type.
 
-    A picture's draw depends only on the profile, `seed` and its index: the first n of many come out like n alone.
-    Raises UserError for an unknown profile and for anything but uint8 colour pictures.
+    An image's draw depends only on the profile, `seed` and its index, so that the first n of many
+    come out like n alone. Raises UserError for an unknown profile and for images that are not
+    (n, h, w, 3) uint8.
     """
     if profile not in PROFILES:
         raise UserError(unknown("distortion profile", profile, PROFILES))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(
-            f"Distortion got pictures of shape {images.shape} and type {images.dtype}, and expects (n, h, w, 3) uint8; "
-            "convert them first."
+            f"Distortion got images of shape {images.shape} and type {images.dtype}, and expects "
+            "(n, h, w, 3) uint8; convert them first."
         )
     result = np.empty_like(images)
-    steps = PROFILES[profile]
-    for index, image in enumerate(progress(images, f"  {profile}", unit="picture")):
+    for index, image in enumerate(progress(images, f"  {profile}", unit="image")):
         rng = _generator(profile, seed, index)
-        picture = image.astype(np.float32)
-        for step in steps:
-            picture = step(picture, rng)
-        result[index] = np.rint(picture)
+        distorted = image.astype(np.float32)
+        for step in PROFILES[profile]:
+            distorted = step(distorted, rng)
+        result[index] = np.rint(distorted)
     return result
 
 
 def families(profile: str, count: int, seed: int) -> np.ndarray:
-    """Return what `distort` does to each of `count` pictures: the corruption's name, (n,) str, else the profile's."""
+    """Return the kind of distortion of each of `count` images by `distort`, (n,) str.
+
+    It is the name of the corruption; in a profile without a table of them, that of the profile.
+    """
     if profile not in TABLES:
         return np.full(count, profile)
-    return np.array(
-        [_choose(_generator(profile, seed, index), TABLES[profile])[0] for index in range(count)],
-        str,
-    )
+    generators = (_generator(profile, seed, index) for index in range(count))
+    return np.array([_choose(rng, TABLES[profile])[0] for rng in generators], str)
 
 
 def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
-    """Return (m, h, w, 3) uint8 to look at, six of each row: a picture of `images`, then five distorted ones of it.
+    """Return (m, h, w, 3) uint8 to look at, in rows of six: one of `images`, then five distortions.
 
-    A row is a corruption in its five severities, in the order of its table; of a profile without one, five draws.
+    A row shows a corruption in its five severities, in the order of the profile's table. In a
+    profile without a table it shows five draws.
     """
-    table, rows = TABLES.get(profile, {}), []
+    table = TABLES.get(profile, {})
+    corruptions = list(table.values())
+    rows = []
     for row, image in enumerate(images[: len(table) or 12]):
         if table:
-            corruption, picture = list(table.values())[row], image.astype(np.float32)
+            pixels = image.astype(np.float32)
             five = [
-                np.rint(corruption(picture, np.random.default_rng(seed), level))
-                for level in range(1, 6)
+                np.rint(corruptions[row](pixels, np.random.default_rng(seed), severity))
+                for severity in range(1, 6)
             ]
         else:
             five = list(distort(np.repeat(image[None], 5, axis=0), profile, seed + row))
@@ -78,7 +84,10 @@ def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
 
 
 def selected_versions(select_by: str) -> tuple[str, ...]:
-    """Return the names in `select_by`, as clean+revealed, in the order of VERSIONS; raises UserError for another."""
+    """Return the names in `select_by`, as clean+revealed, in the order of VERSIONS.
+
+    Raises UserError for a name that is not among VERSIONS.
+    """
     names = select_by.split("+")
     for name in names:
         if name not in VERSIONS:
@@ -104,7 +113,7 @@ def corrupt(
 
 
 def shift_black(image: np.ndarray, rng: np.random.Generator, low: float, high: float) -> np.ndarray:
-    """Move the content right and up by `low`..`high` of the side, leaving black strips at the left and the bottom."""
+    """Move the content right and up by `low`..`high` of the side, leaving black behind it."""
     height, width = image.shape[:2]
     up, right = np.rint(rng.uniform(low, high, 2) * (height, width)).astype(int)
     result = np.zeros_like(image)
@@ -114,7 +123,7 @@ def shift_black(image: np.ndarray, rng: np.random.Generator, low: float, high: f
 
 @dataclass(frozen=True)
 class Strength:
-    """How strong operations are: magnitude and its standard deviation, both as shares of the strongest."""
+    """The strength of operations: mean and standard deviation, as shares of the strongest."""
 
     magnitude: float
     deviation: float
@@ -139,7 +148,7 @@ def rand_augment(
     rate: float,
     strength: Strength,
 ) -> np.ndarray:
-    """Apply `num_operations` operations, each drawn with replacement and done with probability `rate`.
+    """Apply operations that are drawn with replacement, each with probability `rate`.
 
     Cubuk et al., RandAugment, https://arxiv.org/abs/1909.13719, in KerasCV's form.
     """
@@ -176,13 +185,13 @@ def _equalize_table(values: np.ndarray) -> np.ndarray:
 
 
 def solarize(image: np.ndarray, addition: float, threshold: float) -> np.ndarray:
-    """Add `addition`, then invert what is at least `threshold` (both in 0..255)."""
+    """Add `addition`, then invert values of at least `threshold` (both in 0..255)."""
     brighter = np.minimum(image + np.float32(addition), 255)
     return np.where(brighter < threshold, brighter, 255 - brighter)
 
 
 def degenerate_color(image: np.ndarray, share: float) -> np.ndarray:
-    """Blend with the grey picture (ITU-R 601 weights); a share of 1 is all grey."""
+    """Blend with the grey image (ITU-R 601 weights); a share of 1 is all grey."""
     grey = 0.2989 * image[..., :1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:]
     return _clipped(image + np.float32(share) * (grey - image))
 
@@ -203,7 +212,10 @@ def _clipped(image: np.ndarray) -> np.ndarray:
 
 
 def slide_rows(image: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sample row r at x + offsets[r], in pixels, linearly between neighbours, mirrored at the borders (abc|cba)."""
+    """Sample row r at x + offsets[r] pixels, linearly between neighbours.
+
+    The image is mirrored at its borders (abc|cba).
+    """
     height, width = image.shape[:2]
     floor = np.floor(offsets).astype(np.int64)
     share = (offsets - floor).astype(np.float32)[:, None, None]
@@ -215,7 +227,7 @@ def slide_rows(image: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def shear_x(image: np.ndarray, share: float) -> np.ndarray:
-    """Sample each row `share` pixels further right for every row further down: the top row stays."""
+    """Sample each row `share` pixels further right per row further down: the top row stays."""
     return slide_rows(image, share * np.arange(len(image)))
 
 
@@ -233,7 +245,7 @@ def _transposed(
 shear_y = partial(_transposed, shear_x)
 translate_y = partial(_transposed, translate_x)
 
-# What RandAugment draws from. Solarise adds at most 110, since more leaves nearly nothing of the picture.
+# RandAugment draws from these. Solarise adds at most 110; more leaves nearly nothing of the image.
 OPERATIONS: tuple[Callable[[np.ndarray, np.random.Generator, Strength], np.ndarray], ...] = (
     lambda image, rng, strength: auto_contrast(image),
     lambda image, rng, strength: equalize(image),
@@ -251,7 +263,8 @@ OPERATIONS: tuple[Callable[[np.ndarray, np.random.Generator, Strength], np.ndarr
 
 TABLES = {"microscope": MICROSCOPE, "unseen": UNSEEN}
 
-# The steps of each profile, in order. 10/11 is KerasCV's rate, which stands for the paper's eleventh operation: none.
+# The steps of each profile, in order. The rate of 10/11 is KerasCV's, where the paper has an
+# eleventh operation that does nothing.
 PROFILES: dict[str, tuple[Step, ...]] = {
     "revealed": (
         partial(shift_black, low=0.04, high=0.06),

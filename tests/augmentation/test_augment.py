@@ -1,4 +1,4 @@
-"""Augmentation: the numbers of each operation against numpy, scipy or `distortion`, and its draws."""
+"""Augmentation: the numbers of its operations against numpy, scipy or `distortion`; its draws."""
 
 import dataclasses
 import importlib.util
