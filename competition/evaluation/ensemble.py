@@ -7,101 +7,121 @@ import numpy as np
 
 from competition.common.errors import UserError
 from competition.common.files import digest, read_arrays, read_json, write_arrays, write_json
-from competition.evaluation.predict import score_predictions, selection_score
+from competition.data.arrays import ScoredSet
+from competition.evaluation.evaluate import SPLITS, score_predictions, selection_score
+from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predictions
+from competition.training.chance import beats_chance
 from competition.training.runs import describe_environment, name_run
 
 PREFIX = "ensemble"
-SHARED = (
-    "splits",
-    "distortion",
-    "class_names",
-)  # what the members' config.json must have in common
 
 
 def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) -> Path:
-    """Return the folder of the run that averages the scored runs `names`, written where it is not there already.
+    """Return the run that averages the scored runs `names`, written unless it is there already.
 
-    It holds what a scored run does but for weights; `members` of its config.json names them. splits: their
-    fingerprint. Raises UserError for unknown runs, fewer than two, and runs of other data, views or picture shapes.
+    Its folder holds the files of a scored run but for weights; `members` of its config.json names
+    the runs. splits: the fingerprint that they must have. Raises UserError for unknown runs, fewer
+    than two, and runs of other data, views, selection or image shapes.
     """
     members = [_require_run(runs, name, splits) for name in names]
     if len(set(names)) < 2:
         raise UserError(
-            f"--ensemble got {', '.join(names)}, and expects two runs or more, as mobilenetv3large_001."
+            f"--ensemble got {', '.join(names)}, and expects two runs or more, "
+            "as mobilenetv3large_001."
         )
-    facts = _common_facts(members)
-    fingerprint = digest(
-        sorted(names), *(run / "predictions_test.npz" for run in sorted(members)), seed
-    )
+    configs = [read_json(run / CONFIG) for run in members]
+    metrics = [read_json(run / METRICS) for run in members]
+    _require_alike(names, configs, metrics)
+    predictions = [run / name_predictions("test") for run in sorted(members)]
+    fingerprint = digest(sorted(names), *predictions, seed)
     for folder in sorted(runs.glob(f"{PREFIX}_[0-9]*")):
-        if (folder / "metrics.json").is_file() and read_json(folder / "config.json")[
-            "fingerprint"
-        ] == fingerprint:
+        is_same = read_json(folder / CONFIG)["fingerprint"] == fingerprint
+        if is_same and (folder / METRICS).is_file():
             return folder
     run = name_run(runs, PREFIX)
-    run.mkdir()
-    network = {"builder": " + ".join(names)}
-    write_json(
-        run / "config.json",
-        {"fingerprint": fingerprint, "network": network, "members": names, **facts},
-    )
-    write_json(run / "environment.json", describe_environment())
-    write_json(run / "metrics.json", _score(run, members, seed))
+    config = {
+        "fingerprint": fingerprint,
+        "members": names,
+        "network": {"builder": " + ".join(names)},
+        "weights": "of its members",
+    }
+    shared = {key: configs[0][key] for key in ("splits", "distortion", "class_names")}
+    write_json(run / CONFIG, config | shared)
+    write_json(run / ENVIRONMENT, describe_environment())
+    write_json(run / METRICS, _score(run, members, metrics, seed))
     return run
 
 
 def members_of(run: Path) -> list[Path]:
     """Return the runs whose networks a run consists of: itself, or the members of an ensemble."""
-    names = read_json(run / "config.json").get("members")
+    names = read_json(run / CONFIG).get("members")
     return [run.parent / name for name in names] if names else [run]
 
 
 def _require_run(runs: Path, name: str, splits: str) -> Path:
-    known = sorted(path.parent.name for path in runs.glob("*/network.weights.h5"))
-    if name not in known or not (runs / name / "metrics.json").is_file():
+    known = sorted(path.parent.name for path in runs.glob(f"*/{WEIGHTS}"))
+    if name not in known or not (runs / name / METRICS).is_file():
         raise UserError(
             f"There is no scored run '{name}' in {runs}; known are {', '.join(known) or 'none'}."
         )
-    if read_json(runs / name / "config.json")["splits"] != splits:
+    if read_json(runs / name / CONFIG)["splits"] != splits:
         raise UserError(
-            f"{name} was trained on other splits than these; average runs of the same data and settings."
+            f"{name} was trained on other splits than these; "
+            "average runs of the same data and settings."
         )
     return runs / name
 
 
-def _common_facts(members: list[Path]) -> dict[str, Any]:
-    """Return what the members share; raises UserError where they differ."""
-    configs = [read_json(run / "config.json") for run in members]
-    scores = [read_json(run / "metrics.json") for run in members]
-    for what, values in (
-        *((key, [config[key] for config in configs]) for key in SHARED),
-        ("picture shape", [config["network"]["picture_shape"] for config in configs]),
-        ("views", [score["views"] for score in scores]),
-        ("what selected them", [score["select_by"] for score in scores]),
-    ):
+def _require_alike(
+    names: tuple[str, ...], configs: list[dict[str, Any]], metrics: list[dict[str, Any]]
+) -> None:
+    """Raise UserError where the runs differ in a fact that they must share."""
+    facts = {
+        "class names": [config["class_names"] for config in configs],
+        "distortion": [config["distortion"] for config in configs],
+        "image shape": [config["network"]["image_shape"] for config in configs],
+        "views": [known["views"] for known in metrics],
+        "the versions that selected them": [known["select_by"] for known in metrics],
+    }
+    for title, values in facts.items():
         if any(value != values[0] for value in values):
-            raise UserError(
-                f"{', '.join(run.name for run in members)} differ in {what}; average runs that share it."
-            )
-    return {key: configs[0][key] for key in SHARED} | {"weights": "of its members"}
+            raise UserError(f"{', '.join(names)} differ in {title}; average runs that share it.")
 
 
-def _score(run: Path, members: list[Path], seed: int) -> dict[str, Any]:
-    """Average the members' predictions, keep them in `run`, and return their metrics."""
-    known = [read_json(member / "metrics.json") for member in members]
+def _score(
+    run: Path, members: list[Path], metrics: list[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """Average the members' predictions, keep them in `run`, and return their metrics.
+
+    Versions and views that a member was not scored in are left out.
+    """
+    labels: dict[str, np.ndarray] = {}
     result: dict[str, Any] = {}
-    for part in ("validation", "test"):
-        stored = [read_arrays(member / f"predictions_{part}.npz") for member in members]
-        labels, doubtful = stored[0].pop("labels"), stored[0].pop("doubtful")
-        predictions = {
-            version: np.mean([item[version] for item in stored], axis=0) for version in stored[0]
-        }
-        write_arrays(
-            run / f"predictions_{part}.npz", labels=labels, doubtful=doubtful, **predictions
-        )
-        result[part] = score_predictions(labels, doubtful, predictions, seed)
-        result[part]["milliseconds"] = sum(metrics[part]["milliseconds"] for metrics in known)
-    selection = selection_score(result["validation"], known[0]["select_by"])
-    sums = {key: sum(metrics[key] for metrics in known) for key in ("parameters", "zip_megabytes")}
-    facts = {key: known[0][key] for key in ("views", "distortion", "select_by")}
-    return result | sums | facts | {"selection_score": selection, "test_looks": 1}
+    for split in SPLITS:
+        stored = [read_arrays(member / name_predictions(split)) for member in members]
+        arrays = {name: stored[0][name] for name in ("labels", "wrong_labels")}
+        labels[split] = arrays["labels"]
+        versions = set.intersection(*map(set, stored)) - set(arrays)
+        predictions = {}
+        for version in sorted(versions):
+            views = min(len(item[version]) for item in stored)
+            predictions[version] = np.mean([item[version][:views] for item in stored], axis=0)
+        write_arrays(run / name_predictions(split), **arrays, **predictions)
+        scored = ScoredSet(split, {}, labels[split], arrays["wrong_labels"])
+        result[split] = score_predictions(scored, predictions, seed)
+    select_by = metrics[0]["select_by"]
+    selection = selection_score(result["validation"], select_by)
+    milliseconds = [known["milliseconds"] for known in metrics]
+    not_scored = [name for known in metrics for name in known["not_scored"]]
+    return result | {
+        "selection_score": selection,
+        "select_by": select_by,
+        "beats_chance": beats_chance(selection, labels["validation"]),
+        "views": metrics[0]["views"],
+        "distortion": metrics[0]["distortion"],
+        "parameters": sum(known["parameters"] for known in metrics),
+        "zip_megabytes": sum(known["zip_megabytes"] for known in metrics),
+        "milliseconds": None if None in milliseconds else sum(milliseconds),
+        "not_scored": list(dict.fromkeys(not_scored)),
+        "test_looks": 1,
+    }

@@ -1,5 +1,7 @@
-"""The leaderboard: one row a run, ranked by the selection score among rows of the same data and the same selection."""
+"""The leaderboard: one row per run; ranks compare runs of the same data and the same selection."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,202 +9,229 @@ import pandas as pd
 
 from competition.common.errors import UserError
 from competition.common.files import read_json, replacing, write_json, write_text
-from competition.distortion.profiles import PROFILES, VERSIONS
-
-# What the seeds published of the competition's hidden test (accuracy); their validation was clean.
-REFERENCES = (
-    {"run": "published: custom CNN", "backbone": "custom CNN", "val clean": 0.95, "public": 0.24},
-    {
-        "run": "published: EfficientNetB0",
-        "backbone": "EfficientNetB0",
-        "val clean": 0.916,
-        "public": 0.56,
-    },
-    {
-        "run": "published: MobileNetV3Large",
-        "backbone": "MobileNetV3Large",
-        "val clean": 0.977,
-        "public": 0.82,
-    },
+from competition.distortion.profiles import PROFILE, PROFILES, VERSIONS
+from competition.evaluation.metrics import ACCURACIES, TTA
+from competition.paths import (
+    CONFIG,
+    ENVIRONMENT,
+    LEADERBOARD,
+    LEADERBOARD_MARKDOWN,
+    METRICS,
+    PUBLIC_SCORE,
 )
 
+# What the baseline published: accuracy on its validation, which was clean, and on the hidden test.
+PUBLISHED = {
+    "custom CNN": (0.95, 0.24),
+    "EfficientNetB0": (0.916, 0.56),
+    "MobileNetV3Large": (0.977, 0.82),
+}
+LEGEND = """selection: accuracy on the validation images, {select_by}. clean to unseen: on the test,
+one view. expected, low, high: on the test under revealed, with test-time augmentation if that was
+scored, and the 95 % bootstrap interval."""
+
+Value = Callable[[pd.DataFrame], Any]
+"""Takes the files of all runs, a row each, flat (`metrics.parameters`); returns a value per run."""
+
+
+def at(key: str) -> Value:
+    """Return the values at a dotted key, missing where a run lacks it."""
+    return lambda files: files.reindex(columns=[key])[key]
+
+
+def accuracy(split: str, name: str) -> Value:
+    """Return the accuracies of `validation` or `test` with a name of ACCURACIES."""
+    version, views = ACCURACIES[name]
+    return at(f"metrics.{split}.{version}.{views}.accuracy")
+
+
+def final(version: str, score: str) -> Value:
+    """Return a score on the test with test-time augmentation, or with one view without that."""
+    augmented, plain = (at(f"metrics.test.{version}.{views}.{score}") for views in (TTA, "plain"))
+    return lambda files: augmented(files).combine_first(plain(files))
+
+
+def end_of_interval(index: int) -> Value:
+    """Return the lower (0) or the upper end (1) of the interval around the expected accuracy."""
+    ends = final(PROFILE, "interval")
+    return lambda files: ends(files).map(lambda pair: pair[index], na_action="ignore")
+
+
+def difference(first: Value, second: Value) -> Value:
+    """Return what the first values exceed the second by."""
+    return lambda files: first(files) - second(files)
+
+
+def distorted(files: pd.DataFrame) -> pd.DataFrame:
+    """Return the test accuracies with one view, a column per distortion profile."""
+    return pd.DataFrame({name: accuracy("test", name)(files) for name in PROFILES})
+
+
+def left_out(files: pd.DataFrame) -> Any:
+    """Return the names of the accuracies for which there was no time, joined by commas."""
+    names = at("metrics.not_scored")(files)
+    return names.map(lambda listed: ", ".join(listed) or None, na_action="ignore")
+
+
+def selected_by(files: pd.DataFrame) -> Any:
+    """Return the versions that selected each run; the first runs had no choice."""
+    return at("metrics.select_by")(files).fillna("clean+revealed")
+
+
+def rank(files: pd.DataFrame) -> Any:
+    """Return the ranks by selection score among runs of the same splits and the same selection."""
+    same = [at("config.splits")(files), selected_by(files)]
+    scores = at("metrics.selection_score")(files)
+    return scores.groupby(same).rank(ascending=False, method="first")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of leaderboard.csv, of leaderboard.md as people see it, and of the terminal.
+
+    name: in the files. value: its values from the runs' files. format: a value for people.
+    tables: those of the terminal that have it, of `scores` and `facts`, and `differences`: with
+    the scores if rows differ in it. title: its name in the terminal where it is another.
+    """
+
+    name: str
+    value: Value
+    format: Callable[[Any], str]
+    tables: tuple[str, ...] = ()
+    title: str = ""
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+COUNT = "{:,.0f}".format
+DECIMAL = "{:.2f}".format
+SCORES = ("scores",)
+FACTS = ("facts",)
 COLUMNS = (
-    "rank", "run", "backbone", "parameters", "weights", "device", "select by", "selection",
-    *(f"val {version}" for version in VERSIONS), *(f"test {version}" for version in VERSIONS), "gap",
-    "test clean TTA", "test revealed TTA", "expected low", "expected high", "lowest", "highest",
-    "F1 weighted", "F1 macro", "balanced", "error/AlexNet", "added error/AlexNet",
-    "ms/picture", "zip MB", "public", "error", "test looks", "splits", "distortion",
-)  # fmt: skip
-FACTS = (
-    "rank",
-    "run",
-    "parameters",
-    "weights",
-    "F1 weighted",
-    "F1 macro",
-    "balanced",
-    "error/AlexNet",
+    Column("rank", rank, COUNT, SCORES + FACTS),
+    Column("run", at("run"), str, SCORES + FACTS),
+    Column("backbone", at("config.network.builder"), str),
+    Column("parameters", at("metrics.parameters"), COUNT, FACTS),
+    Column("weights", at("config.weights"), str, FACTS),
+    Column("selection", at("metrics.selection_score"), percent, SCORES),
+    Column("val clean", accuracy("validation", "clean"), percent, SCORES),
+    *(Column(f"val {name}", accuracy("validation", name), percent) for name in PROFILES),
+    *(Column(f"test {name}", accuracy("test", name), percent, SCORES, name) for name in VERSIONS),
+    Column("gap", difference(accuracy("test", "clean"), accuracy("test", PROFILE)), percent),
+    Column("test clean TTA", accuracy("test", "clean TTA"), percent),
+    Column(f"test {PROFILE} TTA", accuracy("test", f"{PROFILE} TTA"), percent),
+    Column("expected", final(PROFILE, "accuracy"), percent, SCORES),
+    Column("expected low", end_of_interval(0), percent, SCORES, "low"),
+    Column("expected high", end_of_interval(1), percent, SCORES, "high"),
+    Column("lowest", lambda files: distorted(files).min(axis=1), percent),
+    Column("highest", lambda files: distorted(files).max(axis=1), percent),
+    Column("public", at("public.score"), percent, SCORES),
+    Column("error", difference(final(PROFILE, "accuracy"), at("public.score")), percent, SCORES),
+    Column("F1 weighted", final("clean", "f1_weighted"), percent, FACTS),
+    Column("F1 macro", final("clean", "f1_macro"), percent, FACTS),
+    Column("balanced", final("clean", "balanced_accuracy"), percent, FACTS),
+    Column("ms/image", at("metrics.milliseconds"), DECIMAL, FACTS),
+    Column("zip MB", at("metrics.zip_megabytes"), DECIMAL, FACTS),
+    Column("device", at("environment.device"), str, FACTS),
+    Column("test looks", at("metrics.test_looks"), COUNT),
+    Column("not scored", left_out, str),
+    Column("distortion", at("metrics.distortion"), str),
+    Column("select by", selected_by, str, ("differences",)),
+    Column("splits", at("config.splits"), str, ("differences",)),
 )
-LEGEND = """selection: accuracy on the validation pictures, {select_by}. clean to unseen: on the test, one view.
-expected: under revealed, on the test with all views, and its 95 % bootstrap interval. profiles: lowest and highest of
-revealed to unseen. error/AlexNet: on the microscope's pictures, as a multiple of AlexNet's (blood cells only)."""
 
 
 def read_rows(runs: Path) -> pd.DataFrame:
-    """Return one row for every scored run, best first; ranks start anew with other splits and another selection."""
-    rows = [read_row(path.parent) for path in sorted(runs.glob("*/metrics.json"))]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    if table.empty:
-        return table
-    same = ["splits", "select by"]
-    table = table.sort_values(
-        [*same, "selection"], ascending=[True, True, False], ignore_index=True
+    """Return a row per scored run, best first among those whose ranks compare."""
+    files = pd.json_normalize(
+        [_read_run(path.parent) for path in sorted(runs.glob(f"*/{METRICS}"))]
     )
-    table["rank"] = table.groupby(same).cumcount() + 1
-    return table
+    if files.empty:
+        return pd.DataFrame(columns=[column.name for column in COLUMNS])
+    table = pd.DataFrame({column.name: column.value(files) for column in COLUMNS})
+    return table.sort_values(["splits", "select by", "rank"], ignore_index=True)
 
 
-def read_row(run: Path) -> dict[str, Any]:
-    """Return the row of one run, from the files in its folder; a run scored in fewer versions lacks some columns."""
-    metrics, config = read_json(run / "metrics.json"), read_json(run / "config.json")
-    final = {version: metrics["test"][version]["augmented"] for version in ("clean", "revealed")}
-    low, high = final["revealed"]["interval"]
-    accuracies = {
-        f"{part} {version}": accuracy
-        for part, name in _PARTS
-        for version, accuracy in _plain(metrics[name])
+def _read_run(run: Path) -> dict[str, Any]:
+    files = {
+        "config": CONFIG,
+        "environment": ENVIRONMENT,
+        "metrics": METRICS,
+        "public": PUBLIC_SCORE,
     }
-    distorted = [
-        accuracies[f"test {profile}"] for profile in PROFILES if f"test {profile}" in accuracies
-    ]
-    relative = metrics.get("relative", {})
-    row: dict[str, Any] = {
-        "run": run.name,
-        "backbone": config["network"]["builder"],
-        "parameters": metrics["parameters"],
-        "weights": config["weights"],
-        "device": read_json(run / "environment.json")["device"],
-        "select by": metrics.get("select_by", "clean+revealed"),
-        "selection": metrics["selection_score"],
-        **accuracies,
-        "gap": accuracies["test clean"] - accuracies["test revealed"],
-        "test clean TTA": final["clean"]["accuracy"],
-        "test revealed TTA": final["revealed"]["accuracy"],
-        "expected low": low,
-        "expected high": high,
-        "lowest": min(distorted),
-        "highest": max(distorted),
-        "F1 weighted": final["clean"]["f1_weighted"],
-        "F1 macro": final["clean"]["f1_macro"],
-        "balanced": final["clean"]["balanced_accuracy"],
-        "error/AlexNet": relative.get("error"),
-        "added error/AlexNet": relative.get("added_error"),
-        "ms/picture": metrics["test"]["milliseconds"],
-        "test looks": metrics["test_looks"],
-        "splits": config["splits"],
-        "distortion": metrics["distortion"],
-        "zip MB": metrics["zip_megabytes"],
-    }
-    if (run / "public.json").is_file():
-        row["public"] = read_json(run / "public.json")["score"]
-        row["error"] = row["test revealed TTA"] - row["public"]
-    return row
-
-
-_PARTS = (("val", "validation"), ("test", "test"))
-
-
-def _plain(scores: dict[str, Any]) -> list[tuple[str, float]]:
-    return [
-        (version, scores[version]["plain"]["accuracy"]) for version in VERSIONS if version in scores
-    ]
+    content = {key: read_json(run / name) for key, name in files.items() if (run / name).is_file()}
+    return {"run": run.name, **content}
 
 
 def record_public_score(runs: Path, run: str, score: float) -> None:
-    """Keep the score that a server gave for a run; raises UserError for an unknown run or a score outside 0..1."""
-    known = sorted(path.parent.name for path in runs.glob("*/metrics.json"))
+    """Keep the score, 0..1, that a server gave for a run.
+
+    Raises UserError for an unknown run or a score outside 0..1.
+    """
+    known = sorted(path.parent.name for path in runs.glob(f"*/{METRICS}"))
     if run not in known:
         raise UserError(
             f"There is no scored run '{run}' in {runs}; known are {', '.join(known) or 'none'}."
         )
     if not 0 <= score <= 1:
         raise UserError(
-            f"The public score of {run} was given as {score:g}; expected a share from 0 to 1, as 0.82."
+            f"The public score of {run} was given as {score:g}; "
+            "expected a share from 0 to 1, as 0.82."
         )
-    write_json(runs / run / "public.json", {"score": score})
+    write_json(runs / run / PUBLIC_SCORE, {"score": score})
 
 
 def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
-    """Write leaderboard.csv and leaderboard.md into `folder`; return the table for the terminal."""
+    """Write leaderboard.csv and leaderboard.md into `folder`; return the text for the terminal.
+
+    with_references: add the rows of the published baseline, which have no rank.
+    """
     table = read_rows(runs)
     if table.empty:
         return "The leaderboard is empty: no run was scored yet."
+    rows = table.to_dict("records")
     if with_references:
-        table = pd.concat([table, pd.DataFrame(REFERENCES)], ignore_index=True)[list(COLUMNS)]
-    with replacing(folder / "leaderboard.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    write_text(folder / "leaderboard.md", to_markdown(table))
-    runs_only = table[table["rank"].notna()]
-    select_by = " or ".join(runs_only["select by"].unique())
-    facts = _layout(runs_only[[*FACTS, "ms/picture", "zip MB", "device"]])
-    return f"{_layout(_shown(table))}\n\n{LEGEND.format(select_by=select_by)}\n\n{facts}"
-
-
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what fits into a terminal: ranges in one column, and only what differs between the runs."""
-    shown = table[["rank", "run", "selection", "val clean"]].copy()
-    shown = shown.assign(**{version: table[f"test {version}"] for version in VERSIONS})
-    numbers = [
-        _as_text(table[[name]])[name]
-        for name in ("test revealed TTA", "expected low", "expected high")
+        rows += [
+            {"run": f"published: {name}", "backbone": name, "val clean": clean, "public": public}
+            for name, (clean, public) in PUBLISHED.items()
+        ]
+    whole = pd.DataFrame(rows, columns=list(table.columns))
+    with replacing(folder / LEADERBOARD) as temporary:
+        whole.to_csv(temporary, index=False)
+    write_text(folder / LEADERBOARD_MARKDOWN, to_markdown(whole))
+    legend = LEGEND.format(select_by=" or ".join(table["select by"].unique()))
+    notices = [
+        f"{run}: NOT SCORED for want of time: {names}"
+        for run, names in table[["run", "not scored"]].dropna().itertuples(index=False)
     ]
-    shown["expected"] = [
-        f"{middle} ({low}-{high})" for middle, low, high in zip(*numbers, strict=True)
-    ]
-    ends = [_as_text(table[[name]])[name] for name in ("lowest", "highest")]
-    shown["profiles"] = [f"{low}-{high}" for low, high in zip(*ends, strict=True)]
-    shown.loc[table["rank"].isna(), ["expected", "profiles"]] = None
-    shown["public"] = table["public"]
-    if table["error"].notna().any():
-        shown["error"] = table["error"]
-    several = [name for name in ("select by", "splits") if table[name].nunique() > 1]
-    return shown.join(table[several])
+    blocks = [_lay_out(whole, "scores"), "\n".join([legend, *notices]), _lay_out(table, "facts")]
+    return "\n\n".join(blocks)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table in Markdown."""
-    cells = _as_text(table)
-    lines = [list(cells.columns), ["---"] * cells.shape[1], *cells.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    """Return all columns of the table in Markdown."""
+    titles, *rows = zip(*(_format(table, column, column.name) for column in COLUMNS), strict=True)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _layout(table: pd.DataFrame) -> str:
-    """Return the table with texts to the left and numbers to the right of their columns."""
-    cells = _as_text(table)
-    columns = []
-    for name in cells.columns:
-        column = [name, *cells[name]]
-        width = max(map(len, column))
-        columns.append(
-            [
-                text.ljust(width) if name in ("run", "device", "select by") else text.rjust(width)
-                for text in column
-            ]
-        )
-    return "\n".join("  ".join(row) for row in zip(*columns, strict=True))
+def _lay_out(table: pd.DataFrame, name: str) -> str:
+    """Return a table of the terminal, without empty columns; numbers are aligned to the right."""
+    aligned = []
+    for column in COLUMNS:
+        values = table[column.name]
+        differs = "differences" in column.tables and name == "scores" and values.nunique() > 1
+        if differs or (name in column.tables and values.notna().any()):
+            texts = _format(table, column, column.title or column.name)
+            width = max(map(len, texts))
+            align = str.ljust if column.format is str else str.rjust
+            aligned.append([align(text, width) for text in texts])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
 
 
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {name: [_cell(name, value) for value in table[name]] for name in table.columns}
-    )
-
-
-def _cell(name: str, value: Any) -> str:
-    if pd.isna(value):
-        return "-"
-    if name in ("rank", "parameters", "test looks"):
-        return f"{int(value):,}"
-    if name in ("ms/picture", "zip MB", "error/AlexNet", "added error/AlexNet"):
-        return f"{value:.2f}"
-    return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
+def _format(table: pd.DataFrame, column: Column, title: str) -> list[str]:
+    values = table[column.name]
+    return [title, *("-" if pd.isna(value) else column.format(value) for value in values)]

@@ -8,30 +8,42 @@ import pytest
 
 from competition.common.errors import UserError
 from competition.common.files import write_json
-from competition.evaluation.leaderboard import read_rows, record_public_score, write_leaderboard
+from competition.evaluation.leaderboard import (
+    COLUMNS,
+    read_rows,
+    record_public_score,
+    write_leaderboard,
+)
+
+ACCURACIES = {"clean": 0.95, "revealed": 0.85, "clean TTA": 0.96, "revealed TTA": 0.9}
 
 
-def make_run(runs: Path, name: str, selection: float, splits: str = "a", **others: Any) -> None:
-    """Write what a run leaves. others: accuracies of versions beside clean and revealed, and select_by."""
+def make_run(
+    runs: Path,
+    name: str,
+    selection: float,
+    splits: str = "a",
+    accuracies: dict[str, float] = ACCURACIES,
+    **facts: Any,
+) -> None:
+    """Write the files of a run. accuracies: on the test, by name. facts: more of metrics.json."""
     f1 = {"f1_weighted": 0.89, "f1_macro": 0.8, "balanced_accuracy": 0.85}
-    select_by = {"select_by": others.pop("select_by")} if "select_by" in others else {}
-    versions = {}
-    for version, accuracy in {"clean": 0.95, "revealed": 0.9, **others}.items():
+    versions: dict[str, Any] = {}
+    for key, accuracy in accuracies.items():
+        version, _, augmented = key.partition(" ")
         scores = {"accuracy": accuracy, "interval": [accuracy - 0.02, accuracy + 0.02], **f1}
-        versions[version] = {"plain": scores, "augmented": scores}
-    write_json(
-        runs / name / "metrics.json",
-        {
-            **select_by,
-            "validation": versions,
-            "test": versions | {"milliseconds": 2.0},
-            "selection_score": selection,
-            "parameters": 1234,
-            "test_looks": 1,
-            "distortion": "d",
-            "zip_megabytes": 2.5,
-        },
-    )
+        versions.setdefault(version, {})["augmented" if augmented else "plain"] = scores
+    metrics = {
+        "validation": {version: {"plain": kinds["plain"]} for version, kinds in versions.items()},
+        "test": versions,
+        "selection_score": selection,
+        "milliseconds": 2.0,
+        "parameters": 1234,
+        "test_looks": 1,
+        "distortion": "d",
+        "zip_megabytes": 2.5,
+    }
+    write_json(runs / name / "metrics.json", metrics | facts)
     facts = {"network": {"builder": "tiny"}, "weights": "random", "splits": splits}
     write_json(runs / name / "config.json", facts)
     write_json(runs / name / "environment.json", {"device": "CPU"})
@@ -72,28 +84,62 @@ def test_runs_that_were_selected_otherwise_have_ranks_of_their_own(tmp_path: Pat
     assert text.splitlines()[0].split()[-2:] == ["select", "by"]
 
 
-def test_the_expectation_stands_beside_the_range_over_the_profiles(tmp_path: Path) -> None:
-    make_run(tmp_path, "one_001", 0.7, microscope=0.6, unseen=0.97)
+def test_the_expectation_stands_beside_the_accuracy_under_each_profile(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7, accuracies=ACCURACIES | {"microscope": 0.6, "unseen": 0.97})
     row = read_rows(tmp_path).iloc[0]
     assert (row["test microscope"], row["val unseen"]) == (0.6, 0.97)
     assert (row["lowest"], row["highest"]) == (0.6, 0.97)
+    assert row["gap"] == pytest.approx(0.95 - 0.85)
     head, first = write_leaderboard(tmp_path, tmp_path, with_references=False).splitlines()[:2]
-    assert "clean  revealed  microscope  unseen" in head
-    assert "90.0 (88.0-92.0)  60.0-97.0" in first
+    assert head.split()[5:] == [
+        "clean",
+        "revealed",
+        "microscope",
+        "unseen",
+        "expected",
+        "low",
+        "high",
+    ]
+    assert first.split()[4:] == ["95.0", "85.0", "60.0", "97.0", "90.0", "88.0", "92.0"]
 
 
-def test_a_run_that_was_scored_in_fewer_versions_has_a_row(tmp_path: Path) -> None:
+def test_an_accuracy_with_one_view_and_one_with_several_are_two_columns(tmp_path: Path) -> None:
     make_run(tmp_path, "one_001", 0.7)
     row = read_rows(tmp_path).iloc[0]
-    assert (row["lowest"], row["highest"]) == (0.9, 0.9)
-    assert pd.isna(row["test microscope"])
-    assert "90.0           -       -" in write_leaderboard(
-        tmp_path, tmp_path, with_references=False
-    )
+    assert (row["test revealed"], row["test revealed TTA"], row["expected"]) == (0.85, 0.9, 0.9)
+    assert (row["test clean"], row["test clean TTA"]) == (0.95, 0.96)
+    names = [column.name for column in COLUMNS]
+    assert len(names) == len(set(names))
+
+
+def test_a_run_that_was_scored_in_part_has_empty_cells_and_a_notice(tmp_path: Path) -> None:
+    few = {"revealed": 0.85}
+    left_out = ["test clean", "test revealed TTA"]
+    make_run(tmp_path, "one_001", 0.7, accuracies=few, milliseconds=None, not_scored=left_out)
+    make_run(tmp_path, "two_001", 0.8, accuracies=ACCURACIES | {"unseen": 0.8}, not_scored=[])
+    whole, part = (row for _, row in read_rows(tmp_path).iterrows())
+    assert (part["lowest"], part["highest"], part["expected"]) == (0.85, 0.85, 0.85)
+    assert (part["expected low"], part["expected high"]) == pytest.approx((0.83, 0.87))
+    missing = ["test clean", "gap", "test unseen", "test revealed TTA", "F1 macro", "ms/image"]
+    assert part[missing].isna().all()
+    assert part["not scored"] == "test clean, test revealed TTA"
+    assert pd.isna(whole["not scored"])
+    text = write_leaderboard(tmp_path, tmp_path, with_references=False)
+    assert text.splitlines()[2].split()[3:] == ["-", "-", "85.0", "-", "85.0", "83.0", "87.0"]
+    assert "one_001: NOT SCORED for want of time: test clean, test revealed TTA" in text
+    assert "two_001: NOT" not in text
+
+
+def test_a_column_without_any_value_is_not_shown(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7)
+    head = write_leaderboard(tmp_path, tmp_path, with_references=False).splitlines()[0]
+    assert not {"microscope", "public", "error"} & set(head.split())
 
 
 def test_the_terminals_table_fits_130_columns(tmp_path: Path) -> None:
-    make_run(tmp_path, "mobilenetv3large_001", 0.7, microscope=0.6, unseen=0.97)
+    accuracies = ACCURACIES | {"microscope": 0.6, "unseen": 0.97}
+    make_run(tmp_path, "mobilenetv3large_001", 0.7, accuracies=accuracies)
+    record_public_score(tmp_path, "mobilenetv3large_001", 0.82)
     lines = write_leaderboard(tmp_path, tmp_path, with_references=True).splitlines()
     assert max(map(len, lines)) <= 130
 
@@ -104,6 +150,7 @@ def test_the_table_has_reference_rows_without_a_rank(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "leaderboard.csv")
     assert table["rank"].isna().sum() == 3
     assert "82.0" in text
+    assert table["backbone"].tolist()[1:] == ["custom CNN", "EfficientNetB0", "MobileNetV3Large"]
     assert (tmp_path / "leaderboard.md").read_text().startswith("| rank | run |")
 
 
