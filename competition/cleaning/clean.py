@@ -22,7 +22,7 @@ from competition.cleaning.report import write_report
 from competition.cleaning.wrong_labels import describe, find_doubtful
 from competition.common import files
 from competition.common.console import say, timed
-from competition.common.figures import contact_sheet, draw_map
+from competition.common.figures import draw_contact_sheet, draw_map
 from competition.config import Config
 from competition.data.arrays import Dataset
 
@@ -70,7 +70,9 @@ def clean(
     for name, array in arrays.items():
         files.write_array(folder / f"{name}.npy", array)
     write_issues(folder / "issues.csv", issues)
-    contact_sheet(folder / "removed.png", dataset.images[np.flatnonzero(~keep)[:MOST_ON_SHEET]])
+    draw_contact_sheet(
+        folder / "removed.png", dataset.images[np.flatnonzero(~keep)[:MOST_ON_SHEET]]
+    )
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
     write_report(folder / "report.html", dataset, coordinates, issues, keep, config)
     counts = count_actions(issues)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.common.console import timed
-from competition.common.figures import contact_sheet
+from competition.common.figures import draw_contact_sheet
 from competition.common.files import (
     digest,
     map_array,
@@ -124,6 +124,6 @@ def _draw_sheets(folder: Path, clean: int, seed: int) -> None:
     images = map_array(folder / "validation_images.npy")[clean]
     few = images[np.linspace(0, len(images) - 1, 12).astype(int)]
     for profile in PROFILES:
-        contact_sheet(
+        draw_contact_sheet(
             folder.parent / f"distortions_{profile}.png", preview(few, profile, seed), columns=6
         )

@@ -7,18 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from competition import paths
 from competition.common.errors import UserError
 from competition.common.files import read_json, replacing, write_json, write_text
 from competition.distortion.profiles import PROFILE, PROFILES, VERSIONS
 from competition.evaluation.metrics import ACCURACIES, TTA
-from competition.paths import (
-    CONFIG,
-    ENVIRONMENT,
-    LEADERBOARD,
-    LEADERBOARD_MARKDOWN,
-    METRICS,
-    PUBLIC_SCORE,
-)
 
 # What the baseline published: accuracy on its validation, which was clean, and on the hidden test.
 PUBLISHED = {
@@ -146,9 +139,8 @@ COLUMNS = (
 
 def read_rows(runs: Path) -> pd.DataFrame:
     """Return a row per scored run, best first among those whose ranks compare."""
-    files = pd.json_normalize(
-        [_read_run(path.parent) for path in sorted(runs.glob(f"*/{METRICS}"))]
-    )
+    scored = sorted(path.parent for path in runs.glob(f"*/{paths.METRICS}"))
+    files = pd.json_normalize([_read_run(run) for run in scored])
     if files.empty:
         return pd.DataFrame(columns=[column.name for column in COLUMNS])
     table = pd.DataFrame({column.name: column.value(files) for column in COLUMNS})
@@ -156,14 +148,9 @@ def read_rows(runs: Path) -> pd.DataFrame:
 
 
 def _read_run(run: Path) -> dict[str, Any]:
-    files = {
-        "config": CONFIG,
-        "environment": ENVIRONMENT,
-        "metrics": METRICS,
-        "public": PUBLIC_SCORE,
-    }
-    content = {key: read_json(run / name) for key, name in files.items() if (run / name).is_file()}
-    return {"run": run.name, **content}
+    names = (paths.CONFIG, paths.ENVIRONMENT, paths.METRICS, paths.PUBLIC_SCORE)
+    files = [run / name for name in names if (run / name).is_file()]
+    return {"run": run.name, **{file.stem: read_json(file) for file in files}}
 
 
 def record_public_score(runs: Path, run: str, score: float) -> None:
@@ -171,7 +158,7 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
 
     Raises UserError for an unknown run or a score outside 0..1.
     """
-    known = sorted(path.parent.name for path in runs.glob(f"*/{METRICS}"))
+    known = sorted(path.parent.name for path in runs.glob(f"*/{paths.METRICS}"))
     if run not in known:
         raise UserError(
             f"There is no scored run '{run}' in {runs}; known are {', '.join(known) or 'none'}."
@@ -181,7 +168,7 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
             f"The public score of {run} was given as {score:g}; "
             "expected a share from 0 to 1, as 0.82."
         )
-    write_json(runs / run / PUBLIC_SCORE, {"score": score})
+    write_json(runs / run / paths.PUBLIC_SCORE, {"score": score})
 
 
 def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
@@ -199,9 +186,9 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
             for name, (clean, public) in PUBLISHED.items()
         ]
     whole = pd.DataFrame(rows, columns=list(table.columns))
-    with replacing(folder / LEADERBOARD) as temporary:
+    with replacing(folder / paths.LEADERBOARD) as temporary:
         whole.to_csv(temporary, index=False)
-    write_text(folder / LEADERBOARD_MARKDOWN, to_markdown(whole))
+    write_text(folder / paths.LEADERBOARD_MARKDOWN, to_markdown(whole))
     legend = LEGEND.format(select_by=" or ".join(table["select by"].unique()))
     notices = [
         f"{run}: NOT SCORED for want of time: {names}"

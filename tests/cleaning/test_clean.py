@@ -14,13 +14,15 @@ from competition.cleaning.embedding import embed, lay_out
 from competition.cleaning.faults import find_faults, measure_pictures
 from competition.cleaning.non_cells import find_clusters, measure_sharing
 from competition.common import files
-from competition.common.figures import contact_sheet, draw_class_balance
+from competition.common.figures import draw_class_balance, draw_contact_sheet
 from competition.config import Config, with_settings
 from competition.data.arrays import Dataset
 
 SIDE = 32
 COLOURS = np.array([[90, 40, 120], [200, 90, 90], [60, 60, 160]])
-CONFIG = with_settings(Config(), {"cleaning.iterations": 250, "cleaning.cluster_size": 10, "seed": 3})
+CONFIG = with_settings(
+    Config(), {"cleaning.iterations": 250, "cleaning.cluster_size": 10, "seed": 3}
+)
 
 
 def draw_cells(count: int, seed: int = 0) -> Dataset:
@@ -295,7 +297,7 @@ def test_a_backbone_with_weights_gives_its_pooled_features(tmp_path: Path) -> No
 def test_a_contact_sheet_and_a_class_balance_are_pictures(tmp_path: Path) -> None:
     from PIL import Image
 
-    contact_sheet(tmp_path / "sheet.png", draw_cells(7).images, columns=3)
+    draw_contact_sheet(tmp_path / "sheet.png", draw_cells(7).images, columns=3)
     assert Image.open(tmp_path / "sheet.png").size == (3 * (SIDE + 1), 3 * (SIDE + 1))
     draw_class_balance(
         tmp_path / "balance.png",
