@@ -26,16 +26,12 @@ FILLS = ("reflect", "constant")  # beyond the border of an image: the image mirr
 class DataConfig:
     """How the training file is read."""
 
-    size: int = number(
-        96, "side in pixels of images that folders hold, or are not square", low=16, high=1024
-    )
+    size: int = number(96, "side in pixels of images from files, or not square", low=16, high=1024)
     resize: str = choice("stretch", "how an image becomes square", ("stretch", "pad", "crop"))
     fill: str = choice("reflect", "padding: the image mirrored, or black", FILLS)
     limit: int = number(0, "read only this many images, the first ones (0: all)")
-    file_column: str = text(
-        "", "column of a CSV that names the files (empty: recognised by its name)"
-    )
-    label_column: str = text("", "column of a CSV with the labels (empty: recognised by its name)")
+    file_column: str = text("", "column of a CSV with the file names (empty: recognised by name)")
+    label_column: str = text("", "column of a CSV with the labels (empty: recognised by name)")
 
 
 @dataclass(frozen=True)
@@ -43,86 +39,61 @@ class CleaningConfig:
     """How faults, copies, non-cells and wrong labels are told from sound cells."""
 
     backbone: str = text(
-        "mobilenetv3small", "whose features describe images; without its weights, pixels do"
+        "mobilenetv3small",
+        "its ImageNet features describe the images; without its weights, pixels do",
     )
     perplexity: float = number(30.0, "perplexity of the t-SNE map", low=2)
     iterations: int = number(500, "iterations of the t-SNE map", low=250)
     maximum_on_map: int = number(20_000, "most images that the map lays out one by one", low=100)
-    blank_contrast: float = number(
-        5.0, "blank: highest standard deviation in grey levels", high=255
-    )
-    flat_tolerance: float = number(
-        4.0, "broken: grey levels by which a flat row may vary", high=255
-    )
+    blank_contrast: float = number(5.0, "blank: highest deviation of grey levels", high=255)
+    flat_tolerance: float = number(4.0, "broken: grey levels by which flat rows may vary", high=255)
     flat_elsewhere: float = number(
-        0.1, "broken: highest share of a flat row's colour in the rows above", high=1
+        0.1, "broken: highest share of a flat row's colour in the rows above it", high=1
     )
     broken_share: float = number(0.1, "broken: lowest share of flat rows", high=1)
     repeated_share: float = number(0.15, "broken: lowest share of rows that repeat", high=1)
-    noise_roughness: float = number(
-        0.5, "noise: lowest roughness (1: neighbouring pixels are independent)", high=1
-    )
+    noise_roughness: float = number(0.5, "noise: lowest roughness (1: independent pixels)", high=1)
     cluster_size: int = number(15, "non-cells: fewest images of a cluster", low=5)
-    sharing: float = number(
-        0.4, "non-cells: lowest share of details that a cluster has in common", high=1
-    )
-    correlation: float = number(
-        0.4, "non-cells: a member's lowest correlation with these details", high=1
-    )
+    sharing: float = number(0.4, "non-cells: lowest share of details common to a cluster", high=1)
+    correlation: float = number(0.4, "non-cells: lowest correlation of a member with these", high=1)
     members_sharing: float = number(
-        0.55, "non-cells: lowest share of details common to all members", high=1
+        0.55, "non-cells: lowest share of details that all members have in common", high=1
     )
-    margin: float = number(
-        0.05, "non-cells: distance to that correlation that is ambiguous", high=1
-    )
+    margin: float = number(0.05, "non-cells: correlations this close to that are ambiguous", high=1)
     maximum_in_margin: float = number(0.15, "non-cells: most ambiguous images per member", high=1)
     label_distance: float = number(
-        0.25, "non-cells: largest total variation distance to the others' labels", high=1
+        0.25,
+        "non-cells: largest total variation distance of their label shares to the rest's",
+        high=1,
     )
     skill: float = number(
-        0.2, "non-cells: how well neighbours predict labels, at most (1: as usual)", high=1
+        0.2, "non-cells: how well neighbours tell labels, at most (0: chance, 1: as usual)", high=1
     )
-    apart: float = number(
-        0.7, "non-cells: lowest share of a member's neighbours in the cluster", high=1
-    )
+    apart: float = number(0.7, "non-cells: lowest share of neighbours within the cluster", high=1)
     copy_shift: int = number(3, "near copies: largest shift along each axis, in pixels", high=5)
     copy_neighbours: int = number(8, "near copies: images that each image is compared with", low=1)
-    copy_score: float = number(
-        0.75, "near copies: lowest share of fine details that both show", high=1
-    )
+    copy_score: float = number(0.75, "near copies: lowest share of fine details in both", high=1)
     wrong_labels: str = choice(
-        "drop", "surely wrong labels in training and validation", ("drop", "keep", "relabel")
+        "drop",
+        "treatment of surely wrong labels in training and validation",
+        ("drop", "keep", "relabel"),
     )
-    false_alarms: float = number(
-        0.25, "wrong labels: highest share of right ones among those flagged", high=1
-    )
-    sure_false_alarms: float = number(
-        0.1, "wrong labels: highest share of right ones among the surely wrong", high=1
-    )
-    label_folds: int = number(
-        5, "wrong labels: folds of the predictions they are compared with", low=2, high=50
-    )
+    false_alarms: float = number(0.25, "wrong labels: highest share of right ones in them", high=1)
+    sure_false_alarms: float = number(0.1, "wrong labels: the same among the surely wrong", high=1)
+    label_folds: int = number(5, "wrong labels: folds of the predictions", low=2, high=50)
     label_components: int = number(200, "wrong labels: principal components of the features", low=2)
     label_landmarks: int = number(1000, "wrong labels: landmarks of the kernel", low=10)
-    odd_deviation: float = number(
-        4.0, "odd images: fewest robust standard deviations from the usual", low=1
-    )
-    odd_span: float = number(
-        0.5, "odd images: highest share of the usual span of grey levels", high=1
-    )
+    odd_deviation: float = number(4.0, "odd images: fewest robust deviations from the usual", low=1)
+    odd_span: float = number(0.5, "odd images: highest share of the usual grey level span", high=1)
     odd_neighbour: int = number(5, "odd images: rank of the neighbour whose distance counts", low=1)
-    odd_share: float = number(
-        0.01, "odd images: highest share of images that one kind flags", high=1
-    )
+    odd_share: float = number(0.01, "odd images: highest share that one kind flags", high=1)
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """The page that shows the result of cleaning; its size in bytes follows from these."""
 
-    images: int = number(
-        15_000, "most images on the map, drawn at random where there are more", low=1
-    )
+    images: int = number(15_000, "most images on the map, drawn at random from more", low=1)
     gallery: int = number(240, "most images shown of each kind of issue", low=1)
     examples: int = number(16, "images shown of each class", low=1)
     side: int = number(56, "longest side in pixels of images on the map", low=8, high=512)
@@ -136,9 +107,7 @@ class SplitConfig:
 
     validation: float = number(0.15, "share of the images for validation", low=0.01, high=0.45)
     test: float = number(0.15, "share of the images for the test", low=0.01, high=0.45)
-    balance_to: int = number(
-        0, "augmented images fill each training class up to this many (0: none)"
-    )
+    balance_to: int = number(0, "images per training class, with augmented ones (0: as they are)")
     balance_validation_to: int = number(0, "the same for validation")
     folds: int = number(0, "K > 1 cuts training and validation into K folds instead", high=50)
     fold: int = number(0, "the fold that validates", high=49)
@@ -150,39 +119,27 @@ class AugmentationConfig:
 
     num_operations: int = number(2, "RandAugment: operations per image", high=8)
     magnitude: float = number(0.4, "RandAugment: mean strength, from none to strongest", high=1)
-    magnitude_deviation: float = number(
-        0.15, "RandAugment: standard deviation of the strength", high=1
-    )
+    magnitude_deviation: float = number(0.15, "RandAugment: deviation of the strength", high=1)
     rate: float = number(0.8, "RandAugment: probability of each operation", high=1)
     fill: str = choice("reflect", "beyond the border: the image mirrored, or black", FILLS)
-    interpolation: str = choice(
-        "bilinear", "how a warp reads between pixels", ("bilinear", "nearest")
-    )
+    interpolation: str = choice("bilinear", "how a warp reads pixels", ("bilinear", "nearest"))
     flips: bool = switch(True, "mirror along both axes, each with probability 1/2")
     transposition: bool = switch(False, "mirror along the diagonal with probability 1/2")
     rotation: float = number(0.0, "largest angle, as a share of a full turn", high=0.5)
-    black_shift: float = number(
-        0.0, "largest shift along each axis, as a share of the side; leaves black", high=0.5
-    )
+    black_shift: float = number(0.0, "largest shift as a share of the side; leaves black", high=0.5)
     black_shift_rate: float = number(0.5, "share of the images that shift", high=1)
     zoom: float = number(0.0, "largest change of scale", high=0.9)
-    resize: float = number(
-        0.0, "largest loss of resolution by sampling down and up again", high=0.9
-    )
+    resize: float = number(0.0, "largest loss of resolution, by resampling", high=0.9)
     hue: float = number(0.0, "largest turn of hue, as a share of a full turn", high=0.5)
     channel_shift: float = number(0.0, "largest shift of each channel, as a share of 255", high=1)
     noise: float = number(0.0, "largest standard deviation of noise, as a share of 255", high=1)
     blur: float = number(0.0, "largest sigma of a Gaussian blur, in pixels", high=3)
-    cutout: float = number(
-        0.0, "largest side of a black square, as a share of the image's side", high=1
-    )
-    grid_mask: float = number(
-        0.0, "side of black squares in a grid, as a share of its period", high=0.9
-    )
+    cutout: float = number(0.0, "largest side of a black square, as a share of the image's", high=1)
+    grid_mask: float = number(0.0, "side of the black squares of a grid, in periods", high=0.9)
     cutmix: float = number(0.0, "share of the images that a part of another is pasted into", high=1)
     mixup: float = number(0.0, "share of the images that another is blended into", high=1)
     occasional_rate: float = number(
-        0.1, "share of the images that each of zoom to grid_mask changes", high=1
+        0.1, "share of images that each of zoom to grid_mask meets", high=1
     )
 
 
@@ -194,9 +151,7 @@ class ModelConfig:
     head_units: int = number(256, "units of the dense layer", low=1, high=8192)
     dropout: float = number(0.3, "dropout before the output", high=0.95)
     l2: float = number(1e-4, "L2 penalty of the dense kernels while the backbone is frozen", high=1)
-    input_size: int = number(
-        0, "side in pixels that the network resizes to (0: as images come)", high=1024
-    )
+    input_size: int = number(0, "side in pixels that the network resizes to (0: as is)", high=1024)
 
 
 @dataclass(frozen=True)
@@ -206,20 +161,14 @@ class TrainingConfig:
     batch_size: int = number(32, "images per training step", low=1, high=4096)
     optimizer: str = choice("adam", "update rule", ("adam", "adamw", "lion"))
     weight_decay: float = number(4e-3, "decoupled weight decay of AdamW and Lion", high=1)
-    clip_norm: float = number(
-        0.0, "largest norm of all gradients together (0: no limit)", high=1000
-    )
+    clip_norm: float = number(0.0, "largest norm of all gradients together (0: none)", high=1000)
     average: float = number(
-        0.0, "horizon of the moving average of weights, as a share of a stage (0: none)", high=0.5
+        0.0, "horizon of the moving average of weights, share of a stage (0: none)", high=0.5
     )
     frozen_epochs: int = number(5, "epochs of the head on the frozen backbone", high=1000)
     fine_tuning_epochs: int = number(20, "epochs of fine-tuning", high=1000)
-    head_learning_rate: float = number(
-        1e-3, "learning rate on the frozen backbone", low=1e-8, high=1
-    )
-    fine_tuning_learning_rate: float = number(
-        1e-4, "learning rate of fine-tuning", low=1e-8, high=1
-    )
+    head_learning_rate: float = number(1e-3, "learning rate of the head", low=1e-8, high=1)
+    fine_tuning_learning_rate: float = number(1e-4, "rate of fine-tuning", low=1e-8, high=1)
     fine_tuning_l2: float = number(1e-3, "L2 penalty of the dense kernels in fine-tuning", high=1)
     unfreeze: float = number(
         0.66,
@@ -228,7 +177,10 @@ class TrainingConfig:
         high=1,
     )
     layer_decay: float = number(
-        1.0, "factor per block by which rates fall towards the input", low=0.1, high=1
+        1.0,
+        "factor per block by which the rates of the backbone fall towards its input",
+        low=0.1,
+        high=1,
     )
     label_smoothing: float = number(0.1, "label smoothing of the loss", high=0.9)
     class_weights: bool = switch(False, "weigh classes by the inverse of their frequency")
@@ -239,21 +191,15 @@ class TrainingConfig:
         ("plateau", "cosine", "linear"),
     )
     warm_up: float = number(0.0, "share of a stage over which the rate rises from zero", high=0.5)
-    plateau_patience: int = number(
-        2, "epochs without a better score until plateau lowers the rate", low=1
-    )
-    plateau_factor: float = number(
-        0.5, "factor by which plateau lowers the rate", low=0.01, high=0.99
-    )
+    plateau_patience: int = number(2, "epochs without a better score until the rate falls", low=1)
+    plateau_factor: float = number(0.5, "factor by which plateau lowers rates", low=0.01, high=0.99)
     stopping_patience: int = number(6, "epochs without a better score until a stage ends", low=1)
     batch_norm: str = choice(
         "inference",
         "BatchNorm of a pretrained backbone in fine-tuning: keep its statistics, or learn new ones",
         ("inference", "training"),
     )
-    batch_norm_momentum: float = number(
-        0.9, "momentum of BatchNorm where it learns statistics", high=0.9999
-    )
+    batch_norm_momentum: float = number(0.9, "momentum of BatchNorm where it learns", high=0.9999)
     start_size: int = number(
         0,
         "side in pixels at which training begins; it grows to the input size (0: no growth)",
@@ -282,9 +228,7 @@ class SearchConfig:
         low=0.01,
         high=0.99,
     )
-    pruner: str = choice(
-        "median", "rule that ends hopeless trials early", ("none", "median", "hyperband")
-    )
+    pruner: str = choice("median", "rule to end hopeless trials", ("none", "median", "hyperband"))
     heartbeat_seconds: int = number(
         30, "seconds between signs of life; a trial that misses four is retried", low=1, high=3600
     )
@@ -294,12 +238,8 @@ class SearchConfig:
         low=1,
     )
     trial_frozen_epochs: int = number(4, "frozen epochs of a final", low=1)
-    trial_fine_tuning_epochs: int = number(
-        3, "fine-tuning epochs of a final; trials take twice as many"
-    )
-    cached_copies: int = number(
-        4, "augmented copies per image whose features are cached", low=1, high=100
-    )
+    trial_fine_tuning_epochs: int = number(3, "fine-tuning epochs of a final; trials take double")
+    cached_copies: int = number(4, "augmented copies per image in the cache", low=1, high=100)
     cache_megabytes: float = number(4096, "most megabytes of cached features", low=1)
 
 
@@ -307,9 +247,7 @@ class SearchConfig:
 class EvaluationConfig:
     """How trained networks are scored."""
 
-    tta_views: int = number(
-        5, "views that test-time augmentation averages (1: none)", low=1, high=8
-    )
+    tta_views: int = number(5, "views that test-time augmentation averages (1: one)", low=1, high=8)
     batch_size: int = number(128, "images per prediction step", low=1, high=4096)
 
 
@@ -341,9 +279,7 @@ class CodabenchConfig:
     start: str = text("", "day on which it opens, as 2026-01-31 (empty: today)")
     days: int = number(30, "length of each phase in days", low=1)
     submissions_per_day: int = number(5, "submissions per participant and day", low=1)
-    phase_over: bool = switch(
-        False, "show images of mistakes, which a running competition must not"
-    )
+    phase_over: bool = switch(False, "show images of mistakes, as a running competition must not")
 
     def opening_day(self) -> datetime.date:
         """Return `start`, or today; raises UserError where `start` is no day."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import run
 from competition.common.errors import UserError
 from competition.common.settings import flatten, list_fields
 from competition.config import (
@@ -160,6 +161,13 @@ def test_the_table_shows_defaults_bounds_and_choices_by_section_in_100_columns()
     assert "training.optimizer adam update rule [one of adam, adamw, lion]" in table
     assert "[true or false]" in table
     assert all(name in table for name in SECTION_PRESETS["augmentation"])
+
+
+def test_the_driver_prints_the_table_and_does_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run.main(["--settings"]) == 0
+    assert capsys.readouterr().out == describe_settings() + "\n"
 
 
 def test_changing_settings_leaves_the_given_ones_alone() -> None:
