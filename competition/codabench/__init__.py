@@ -1,1 +1,1 @@
-"""The competition's server at home: its two programs, runs of them, and the bundle that a teacher uploads."""
+"""The server at home and its programs: `show_dry_run`, `grade`, `write_bundle`."""

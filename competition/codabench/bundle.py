@@ -1,14 +1,14 @@
 """The whole competition as a bundle that a teacher uploads to Codabench.
 
 competition.yaml follows version 2 of the competition definition
-(https://docs.codabench.org/latest/Organizers/Benchmark_Creation/Yaml-Structure/) and is written as JSON, which is YAML.
+(https://docs.codabench.org/latest/Organizers/Benchmark_Creation/Yaml-Structure/). It is written as
+JSON, which is YAML.
 """
 
 import datetime
 import json
-import os
+import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image
 
 from competition.codabench import sample_model
-from competition.codabench.dry_run import Reference, write_program, write_reference
-from competition.common.console import timed
+from competition.codabench.dry_run import PROGRAMS, Reference, write_program, write_reference
+from competition.common.console import headline, say, timed
 from competition.common.files import replacing
-from competition.config import CodabenchConfig, Config
+from competition.config import Config
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import PROFILE
 
 PAGES = Path(__file__).parent / "pages"
-# The leaderboard's columns: keys of scores.json, titles, and which way is better.
+# The leaderboard's columns: keys of scores.json, titles, and the order of the ranking.
 COLUMNS = (
     ("accuracy", "Accuracy", "desc"),
     ("f1_macro", "F1 (macro)", "desc"),
@@ -34,64 +34,44 @@ COLUMNS = (
 
 
 def write_bundle(path: Path, prepared: PreparedData, config: Config) -> Path:
-    """Write the competition's bundle: a phase on the distorted validation pictures, and a last one on the test split.
+    """Write the competition's bundle, a zip, and return its path.
 
-    The training split is public data; pages, starting kit, both programs, input and reference data lie beside
-    competition.yaml.
+    A first phase scores on the distorted validation images, a last one on those of the test split;
+    the training split is public data. Pages, starting kit, both programs, input and reference data
+    lie beside competition.yaml.
     """
+    headline("Bundle")
     with tempfile.TemporaryDirectory(prefix="bundle_") as place, timed(f"{path.name} is written"):
         root = Path(place)
         _write_pages(root / "pages", prepared, config)
-        for kind in ("ingestion", "scoring"):
-            write_program(kind, root / f"{kind}_program")
+        _write_programs(root)
         for scored in (prepared.validation, prepared.test):
             _write_data(root / scored.name, scored, prepared.class_names)
-        _write_public_data(root / "public_data", prepared)
-        write_starting_kit(
-            root / "starting_kit", prepared.training.images, prepared.training.labels
+        (root / "public_data").mkdir()
+        training = prepared.training
+        np.savez(
+            root / "public_data" / "training_set.npz",
+            images=training.images,
+            labels=training.labels,
         )
-        _draw_logo(root / "logo.png", prepared)
-        definition = json.dumps(define(config), indent=2)
+        _write_starting_kit(root / "starting_kit", training.images, training.labels)
+        _draw_logo(root / "logo.png", training.images, training.labels)
+        definition = json.dumps(_define_competition(config), indent=2)
         (root / "competition.yaml").write_text(definition + "\n", encoding="utf-8")
         with replacing(path) as temporary:
-            zip_folder(root, temporary)
+            shutil.make_archive(str(temporary.with_suffix("")), "zip", root)
+    size = path.stat().st_size / 2**20
+    say(f"{path}: {size:.1f} MB; upload it on Codabench: Benchmarks > Management > Upload")
     return path
 
 
-def plan_phases(config: Config) -> list[dict[str, Any]]:
-    """Return the two phases, one after the other."""
-    settings = config.codabench
-    start = settings.opening_day()
-    days = [start + datetime.timedelta(days=settings.days * number) for number in range(3)]
-    return [
-        {
-            "index": index,
-            "name": name,
-            "description": description,
-            "start": f"{days[index]} 00:00:00",
-            "end": f"{days[index + 1]} 00:00:00",
-            "max_submissions_per_day": settings.submissions_per_day,
-            "execution_time_limit": round(config.limits.seconds),
-            "starting_kit": "starting_kit",
-            "public_data": "public_data",
-            "tasks": [index],
-        }
-        for index, (name, description) in enumerate(
-            (
-                ("Development", "Try as often as the limit allows."),
-                ("Final", "Other pictures; this phase decides."),
-            )
-        )
-    ]
-
-
-def define(config: Config) -> dict[str, Any]:
+def _define_competition(config: Config) -> dict[str, Any]:
     """Return the content of competition.yaml."""
-    settings: CodabenchConfig = config.codabench
+    settings = config.codabench
     return {
         "version": 2,
         "title": settings.title,
-        "description": "Label pictures of blood cells, and stay right when the pictures are distorted.",
+        "description": "Label images of blood cells, and stay right when the images are distorted.",
         "image": "logo.png",
         "terms": "pages/terms.md",
         "docker_image": settings.docker_image,
@@ -103,8 +83,11 @@ def define(config: Config) -> dict[str, Any]:
             {"title": name.title(), "file": f"pages/{name}.md"}
             for name in ("overview", "data", "evaluation")
         ],
-        "phases": plan_phases(config),
-        "tasks": [_define_task(index, part) for index, part in enumerate(("validation", "test"))],
+        "phases": [
+            _define_phase(0, "Development", "Try as often as the limit allows.", config),
+            _define_phase(1, "Final", "Other images; this phase decides.", config),
+        ],
+        "tasks": [_define_task(0, "validation"), _define_task(1, "test")],
         "solutions": [{"index": 0, "path": "starting_kit/sample_submission.zip", "tasks": [0, 1]}],
         "leaderboards": [
             {
@@ -120,13 +103,30 @@ def define(config: Config) -> dict[str, Any]:
     }
 
 
-def _define_task(index: int, part: str) -> dict[str, Any]:
+def _define_phase(index: int, name: str, description: str, config: Config) -> dict[str, Any]:
+    length = datetime.timedelta(days=config.codabench.days)
+    start = config.codabench.opening_day() + index * length
     return {
         "index": index,
-        "name": f"Blood cells, {part}",
-        "description": f"The distorted pictures of the {part} split.",
-        "input_data": f"{part}/input_data",
-        "reference_data": f"{part}/reference_data",
+        "name": name,
+        "description": description,
+        "start": f"{start} 00:00:00",
+        "end": f"{start + length} 00:00:00",
+        "max_submissions_per_day": config.codabench.submissions_per_day,
+        "execution_time_limit": round(config.limits.seconds),
+        "starting_kit": "starting_kit",
+        "public_data": "public_data",
+        "tasks": [index],
+    }
+
+
+def _define_task(index: int, split: str) -> dict[str, Any]:
+    return {
+        "index": index,
+        "name": f"Blood cells, {split}",
+        "description": f"The distorted images of the {split} split.",
+        "input_data": f"{split}/input_data",
+        "reference_data": f"{split}/reference_data",
         "ingestion_program": "ingestion_program",
         "scoring_program": "scoring_program",
     }
@@ -150,53 +150,35 @@ def _write_pages(folder: Path, prepared: PreparedData, config: Config) -> None:
         "width": width,
     }
     for page in sorted(PAGES.glob("*.md")):
-        (folder / page.name).write_text(
-            page.read_text(encoding="utf-8").format(**facts), encoding="utf-8"
-        )
+        text = page.read_text(encoding="utf-8").format(**facts)
+        (folder / page.name).write_text(text, encoding="utf-8")
+
+
+def _write_programs(folder: Path) -> None:
+    for kind in PROGRAMS:
+        write_program(kind, folder / f"{kind}_program")
 
 
 def _write_data(folder: Path, scored: ScoredSet, class_names: tuple[str, ...]) -> None:
-    """Write what a task's programs read: the pictures, and apart from them the labels."""
+    """Write the images that a task asks about and, apart from them, their labels."""
     (folder / "input_data").mkdir(parents=True)
     np.save(folder / "input_data" / "images.npy", scored.versions[PROFILE])
     write_reference(folder / "reference_data", Reference(scored.labels, class_names))
 
 
-def _write_public_data(folder: Path, prepared: PreparedData) -> None:
-    folder.mkdir()
-    np.savez(
-        folder / "training_set.npz",
-        images=prepared.training.images,
-        labels=prepared.training.labels,
-    )
-
-
-def write_starting_kit(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write a submission that runs, packed and unpacked, and both programs; images (n, h, w, 3), labels (n,)."""
+def _write_starting_kit(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Write a submission that runs, packed and unpacked, and both programs."""
     sample = folder / "sample_submission"
     sample.mkdir(parents=True)
-    (sample / "model.py").write_bytes(Path(sample_model.__file__).read_bytes())
+    shutil.copy(sample_model.__file__, sample / "model.py")
     colours = images.mean(axis=(1, 2))
-    np.save(
-        sample / "means.npy",
-        np.stack([colours[labels == label].mean(axis=0) for label in np.unique(labels)]),
-    )
-    zip_folder(sample, folder / "sample_submission.zip")
-    for kind in ("ingestion", "scoring"):
-        write_program(kind, folder / f"{kind}_program")
+    means = [colours[labels == label].mean(axis=0) for label in np.unique(labels)]
+    np.save(sample / "means.npy", np.stack(means))
+    shutil.make_archive(str(sample), "zip", sample)
+    _write_programs(folder)
 
 
-def _draw_logo(path: Path, prepared: PreparedData) -> None:
-    """Draw the first training pictures of four classes side by side."""
-    images, labels = prepared.training.images, prepared.training.labels
+def _draw_logo(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Draw the first image of each of four classes side by side."""
     firsts = [images[np.flatnonzero(labels == label)[0]] for label in np.unique(labels)[:4]]
     Image.fromarray(np.concatenate(firsts, axis=1)).save(path)
-
-
-def zip_folder(folder: Path, path: Path) -> None:
-    """Zip the content of a folder."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for place, _, names in os.walk(folder):
-            for name in sorted(names):
-                file = Path(place) / name
-                archive.write(file, file.relative_to(folder))

@@ -1,4 +1,7 @@
-"""All submissions of a folder, run and scored one by one into a ranked table; one that fails stops no other."""
+"""All submissions of a folder, run and scored one by one into a ranked table.
+
+A submission that fails stops no other.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -7,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from competition.codabench.dry_run import Reference, dry_run
-from competition.common.console import progress, say
-from competition.common.errors import UserError
+from competition.codabench.dry_run import Reference, dry_run, open_split
+from competition.common.console import headline, progress, say
+from competition.common.errors import CheckFailedError
 from competition.common.files import digest, read_json, replacing, write_json
-from competition.config import LimitsConfig
+from competition.config import Config, LimitsConfig
+from competition.data.arrays import PreparedData
+from competition.paths import GRADES, Paths
 
 COLUMNS = (
     "rank",
@@ -26,6 +31,22 @@ COLUMNS = (
 
 
 def grade(
+    folder: Path, prepared: PreparedData, config: Config, paths: Paths, on_test: bool, force: bool
+) -> None:
+    """Run and score all zips of `folder`, print their table and write grades.csv.
+
+    on_test: score on the test split, which counts as a look at it, rather than on validation.
+    force: run zips again that were run on the same images and limits.
+    """
+    headline(f"Grades of {folder}")
+    images, reference = open_split(prepared, config, on_test, folder, paths)
+    results = paths.experiments / GRADES
+    table = grade_zips(folder, images, reference, config.limits, results, force)
+    text = table.to_string(index=False, na_rep="-", float_format="{:.4f}".format)
+    say(f"\n{text}\n\n{results / 'grades.csv'}")
+
+
+def grade_zips(
     folder: Path,
     images: np.ndarray,
     reference: Reference,
@@ -33,18 +54,19 @@ def grade(
     results: Path,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Return one row for each zip of `folder`, best accuracy first; those that fail come last, with the reason.
+    """Return one row per zip of `folder`, best accuracy first, failed ones last with the reason.
 
-    images (n, h, w, 3) uint8. results: folder that keeps each result, so that a call that was stopped goes on where
-    it was, and takes grades.csv.
+    images: (n, h, w, 3) uint8. results: folder that takes grades.csv and keeps each result, so that
+    a call that was stopped goes on where it was.
     """
     zips = sorted(path for path in folder.glob("*.zip") if path.is_file())
     data = digest(images, reference.labels, dataclasses.asdict(limits))
-    rows = [
-        {"submission": path.name}
-        | _result(path, images, reference, limits, results / f"{digest(path, data)}.json", force)
-        for path in progress(zips, "  submissions", unit="zip")
-    ]
+    rows = []
+    for path in progress(zips, "  submissions", unit="zip"):
+        known = results / f"{digest(path, data)}.json"
+        if force or not known.is_file():
+            write_json(known, _run_and_say(path, images, reference, limits))
+        rows.append({"submission": path.name} | read_json(known))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.sort_values(
         ["accuracy", "submission"], ascending=[False, True], ignore_index=True
@@ -55,24 +77,15 @@ def grade(
     return table
 
 
-def _result(
-    zip_path: Path,
-    images: np.ndarray,
-    reference: Reference,
-    limits: LimitsConfig,
-    known: Path,
-    force: bool,
+def _run_and_say(
+    zip_path: Path, images: np.ndarray, reference: Reference, limits: LimitsConfig
 ) -> dict[str, Any]:
     """Return the scores of one zip, or the reason why it has none."""
-    if known.is_file() and not force:
-        return read_json(known)
     try:
         finished = dry_run(zip_path, images, reference, limits)
-        result: dict[str, Any] = finished.scores | {
-            "peak_megabytes": round(finished.peak_megabytes)
-        }
-    except UserError as error:
-        result = {"reason": str(error).replace(str(zip_path), zip_path.name)}
-    say(f"  {zip_path.name}: {result.get('reason') or format(result['accuracy'], '.4f')}")
-    write_json(known, result)
-    return result
+    except CheckFailedError as error:
+        reason = str(error).replace(str(zip_path), zip_path.name)
+        say(f"  {zip_path.name}: {reason}")
+        return {"reason": reason}
+    say(f"  {zip_path.name}: {finished.scores['accuracy']:.4f}")
+    return finished.scores | {"peak_megabytes": round(finished.peak_megabytes)}

@@ -1,10 +1,12 @@
-"""Codabench's ingestion program: loads a submission's `model.py`, predicts the pictures, keeps the labels.
+"""Codabench's ingestion program: loads a submission's `model.py` and keeps its labels of images.
 
-    python3 ingestion.py [--input /app/input_data] [--submission /app/ingested_program] [--output /app/output]
+    python3 ingestion.py [--input /app/input_data] [--submission /app/ingested_program]
+                         [--output /app/output]
 
-Reads images.npy (n, h, w, 3) uint8 of the input; writes predictions.npz: labels (n,) and seconds (loading, predicting).
---probabilities N (a check at home) adds `probabilities` of the first N pictures, where the model offers them, and the
-seconds that took. Stands alone: standard library and numpy.
+Reads images.npy (n, h, w, 3) uint8 of the input. Writes predictions.npz: `labels` (n,), and
+`seconds` of loading, of predicting, and of predicting once more (0 without --probabilities).
+--probabilities N, for checks at home, predicts the first N images once more, and adds their
+`probabilities` where the model offers them. Stands alone: standard library and numpy.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import numpy as np
 
 
 def load_model(folder: Path) -> Any:
-    """Return an instance of the class `Model` of `folder`/model.py, which may import what lies beside it."""
+    """Return a `Model` of `folder`/model.py, which may import files beside it."""
     sys.path.insert(0, str(folder))
     spec = importlib.util.spec_from_file_location("model", folder / "model.py")
     if spec is None or spec.loader is None or not (folder / "model.py").is_file():
@@ -32,11 +34,12 @@ def load_model(folder: Path) -> Any:
 
 
 def checked_labels(answer: Any, count: int) -> np.ndarray:
-    """Return what `predict` gave as labels (count,) int64; exits with a sentence where it is anything else."""
+    """Return the answer of `predict` as labels (count,) int64; exits where it is anything else."""
     labels = np.asarray(answer)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         sys.exit(
-            f"predict answered {labels.dtype} of shape {labels.shape}; expected {count} integer labels"
+            f"predict answered {labels.dtype} of shape {labels.shape}; "
+            f"expected {count} integer labels"
         )
     return labels.astype(np.int64)
 
@@ -57,14 +60,15 @@ def main(arguments: list[str] | None = None) -> None:
     predicted = time.perf_counter()
     answers = {"labels": labels}
     if options.probabilities and hasattr(model, "predict_proba"):
-        answers["probabilities"] = np.asarray(
-            model.predict_proba(images[: options.probabilities]), np.float32
-        )
+        probabilities = model.predict_proba(images[: options.probabilities])
+        answers["probabilities"] = np.asarray(probabilities, np.float32)
     again = time.perf_counter() - predicted
     answers["seconds"] = np.array([loaded - started, predicted - loaded, again])
-    np.savez(options.output / "predictions.npz", **answers)  # type: ignore[arg-type]  # numpy types **kwds as bool
+    # numpy types **kwds as bool
+    np.savez(options.output / "predictions.npz", **answers)  # type: ignore[arg-type]
     print(
-        f"{len(images)} pictures: model loaded in {loaded - started:.1f} s, predicted in {predicted - loaded:.1f} s"
+        f"{len(images)} images: model loaded in {loaded - started:.1f} s, "
+        f"predicted in {predicted - loaded:.1f} s"
     )
 
 

@@ -1,4 +1,4 @@
-"""Foreign programs, run apart with limits for time and memory."""
+"""Zips and programs of strangers: unzipped safely, run apart with limits of time and memory."""
 
 import contextlib
 import os
@@ -15,21 +15,76 @@ from pathlib import Path
 
 import psutil
 
-from competition.common.errors import UserError
+from competition.common.errors import CheckFailedError
 
-MARK = (
-    "COMPETITION_PROGRAM"  # the environment variable by which strays that left the tree are known
+MARK = "COMPETITION_PROGRAM"  # the environment variable that tells strays which left the tree
+MAXIMUM_PRINTED = 20 * 2**20  # bytes that a program may print
+MAXIMUM_ENTRIES = 1000  # more files than any submission needs
+# The errors of the zipfile module for truncated, encrypted, overlapping or odd archives.
+BROKEN = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
 )
-LOG_BYTES = 20 * 2**20  # the most that a program may print
+
+
+def extract(zip_path: Path, folder: Path, megabytes: float) -> None:
+    """Unzip a submission into `folder`.
+
+    megabytes: the most that it may unpack to; no entry unpacks to more than it declares. Raises
+    CheckFailedError for unsafe names, links, bombs, and any but one model.py, at the top.
+    """
+    try:
+        with zipfile.ZipFile(zip_path) as archive:
+            _check_entries(zip_path, archive.infolist(), megabytes)
+            archive.extractall(folder)
+    except CheckFailedError:
+        raise
+    except BROKEN as error:
+        raise CheckFailedError(
+            f"{zip_path} cannot be unzipped ({error}); package it again."
+        ) from error
+
+
+def _check_entries(zip_path: Path, entries: list[zipfile.ZipInfo], megabytes: float) -> None:
+    if len(entries) > MAXIMUM_ENTRIES:
+        raise CheckFailedError(
+            f"{zip_path} holds {len(entries)} files, more than any submission needs; it is refused."
+        )
+    for entry in entries:
+        name = entry.filename.replace("\\", "/")
+        is_outside = name.startswith("/") or ".." in name.split("/") or ":" in name
+        if is_outside or stat.S_ISLNK(entry.external_attr >> 16):
+            raise CheckFailedError(
+                f"{zip_path} holds '{entry.filename}', which leads outside its folder; "
+                "it is refused."
+            )
+    models = [entry.filename for entry in entries if Path(entry.filename).name == "model.py"]
+    if models != ["model.py"]:
+        raise CheckFailedError(
+            f"{zip_path} holds {models or 'no model.py'}; "
+            "expected one model.py, at the top of the zip."
+        )
+    if sum(entry.file_size for entry in entries) > megabytes * 2**20:
+        raise CheckFailedError(
+            f"{zip_path} unpacks to over {megabytes:.0f} MB, more than any submission needs; "
+            "it is refused."
+        )
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program left: its output (both streams, the end), seconds, peak megabytes of its whole process tree."""
+    """The end of a program.
+
+    output: the last 64 kB of both streams. peak_megabytes: of the whole process tree.
+    """
 
     output: str
     return_code: int
-    seconds: float
     peak_megabytes: float
 
 
@@ -41,11 +96,12 @@ def run_limited(
     environment: dict[str, str],
     cores: int = 0,
 ) -> Finished:
-    """Run `command` in `folder`; raises UserError where it, with its children, takes more time or memory than given.
+    """Run `command` in `folder`, and end it where it takes more time or memory than granted.
 
-    Memory is the resident size of the process tree, looked at ten times a second (a limit on address space would
-    break TensorFlow). cores: of this machine that it may use (0: all), where the system can bind processes.
-    Whatever happens, no process of the tree outlives the call, not even one that opened a session of its own.
+    Memory is the resident size of the process tree, read ten times per second; a limit on address
+    space would break TensorFlow. cores: that it may use (0: all), where the system can bind
+    processes. Whatever happens, no process of the tree outlives the call, not even one that opened
+    a session of its own. Raises CheckFailedError where a limit is exceeded.
     """
     started = time.monotonic()
     log = folder / "output.log"
@@ -63,20 +119,33 @@ def run_limited(
     family: set[psutil.Process] = set()
     try:
         while process.poll() is None:
-            peak = max(peak, tree_megabytes(process.pid, family))
-            _check_limits(time.monotonic() - started, seconds, peak, megabytes, log.stat().st_size)
+            peak = max(peak, _tree_megabytes(process.pid, family))
+            if time.monotonic() - started > seconds:
+                raise CheckFailedError(
+                    f"The submission was stopped after {seconds:.0f} s, the limit; "
+                    "use fewer views, or a smaller network."
+                )
+            if peak > megabytes:
+                raise CheckFailedError(
+                    f"The submission took {peak:.0f} MB of memory, over the limit of "
+                    f"{megabytes:.0f} MB; use smaller batches."
+                )
+            if (printed := log.stat().st_size) > MAXIMUM_PRINTED:
+                raise CheckFailedError(
+                    f"The submission was stopped after it had printed {printed / 2**20:.0f} MB."
+                )
             time.sleep(0.1)
     finally:
-        kill_all(process, family, mark)
+        _kill_all(process, family, mark)
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - 2**16))
         output = stream.read().decode("utf-8", errors="replace")
-    return Finished(output, process.returncode, time.monotonic() - started, peak)
+    return Finished(output, process.returncode, peak)
 
 
 @contextlib.contextmanager
 def _bound_to(cores: int) -> Iterator[None]:
-    """Bind this thread, and so what it starts, to the first `cores` of its processors, for a moment."""
+    """Bind this thread, and so the processes that it starts, to the first `cores` processors."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -88,27 +157,10 @@ def _bound_to(cores: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _check_limits(
-    elapsed: float, seconds: float, peak: float, megabytes: float, printed: int
-) -> None:
-    if elapsed > seconds:
-        raise UserError(
-            f"The submission was stopped after {seconds:.0f} s, the limit; use fewer views, or a smaller network."
-        )
-    if peak > megabytes:
-        raise UserError(
-            f"The submission took {peak:.0f} MB of memory, over the limit of {megabytes:.0f} MB; use smaller batches."
-        )
-    if printed > LOG_BYTES:
-        raise UserError(
-            f"The submission was stopped after it had printed {printed / 2**20:.0f} MB."
-        )
+def _tree_megabytes(pid: int, family: set[psutil.Process]) -> float:
+    """Return the resident size in MB of process `pid`, its descendants and `family`.
 
-
-def tree_megabytes(pid: int, family: set[psutil.Process]) -> float:
-    """Return the resident size in MB of process `pid`, its descendants and those of `family`, to which they are added.
-
-    A child whose parent ended has left the tree; `family` remembers it.
+    They join `family`, which so remembers a child whose parent ended and that left the tree.
     """
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(pid)
@@ -120,99 +172,18 @@ def tree_megabytes(pid: int, family: set[psutil.Process]) -> float:
     return total / 2**20
 
 
-def kill_all(process: "subprocess.Popen[bytes]", family: set[psutil.Process], mark: str) -> None:
-    """End a process that was started in a session of its own, with its group, `family` and all that carry `mark`."""
-    tree_megabytes(process.pid, family)
+def _kill_all(process: "subprocess.Popen[bytes]", family: set[psutil.Process], mark: str) -> None:
+    """End a process with its group, `family`, and every process whose environment has `mark`."""
+    _tree_megabytes(process.pid, family)
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    members = family | set(_marked(mark))
-    for member in members:
-        with contextlib.suppress(psutil.Error):
-            member.kill()
-    process.wait()
-    psutil.wait_procs(members, timeout=1)
-
-
-def _marked(mark: str) -> Iterator[psutil.Process]:
     for member in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if member.environ().get(MARK) == mark:
-                yield member
-
-
-ENTRIES = 1000  # more files than any submission needs
-# What the zipfile module raises for truncated, encrypted, overlapping or oddly compressed archives.
-BROKEN = (
-    OSError,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-)
-
-
-def extract(zip_path: Path, folder: Path, megabytes: float) -> None:
-    """Unzip a submission; raises UserError for unsafe names, links, bombs, and other than one model.py at the top.
-
-    megabytes: the most it may unpack to, by what it declares and by what comes out.
-    """
-    try:
-        with zipfile.ZipFile(zip_path) as archive:
-            entries = archive.infolist()
-            _check_entries(zip_path, entries)
-            _check_size(zip_path, sum(entry.file_size for entry in entries), megabytes)
-            _write_entries(zip_path, archive, folder, megabytes)
-    except UserError:
-        raise
-    except BROKEN as error:
-        raise UserError(f"{zip_path} cannot be unzipped ({error}); package it again.") from error
-
-
-def _check_entries(zip_path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    if len(entries) > ENTRIES:
-        raise UserError(
-            f"{zip_path} holds {len(entries)} files, more than any submission needs; it is refused."
-        )
-    for entry in entries:
-        name = entry.filename.replace("\\", "/")
-        if (
-            name.startswith("/")
-            or ".." in name.split("/")
-            or ":" in name
-            or stat.S_ISLNK(entry.external_attr >> 16)
-        ):
-            raise UserError(
-                f"{zip_path} holds '{entry.filename}', which leads outside its folder; it is refused."
-            )
-    models = [entry.filename for entry in entries if Path(entry.filename).name == "model.py"]
-    if models != ["model.py"]:
-        raise UserError(
-            f"{zip_path} holds {models or 'no model.py'}; expected one model.py, at the top of the zip."
-        )
-
-
-def _write_entries(
-    zip_path: Path, archive: zipfile.ZipFile, folder: Path, megabytes: float
-) -> None:
-    size = 0
-    for entry in archive.infolist():
-        target = folder / entry.filename
-        if entry.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(entry) as source, target.open("wb") as copy:
-            while block := source.read(2**20):
-                size += len(block)
-                _check_size(zip_path, size, megabytes)
-                copy.write(block)
-
-
-def _check_size(zip_path: Path, size: int, megabytes: float) -> None:
-    if size > megabytes * 2**20:
-        raise UserError(
-            f"{zip_path} unpacks to over {megabytes:.0f} MB, more than any submission needs; refused."
-        )
+                family.add(member)
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=1)

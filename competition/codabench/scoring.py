@@ -2,10 +2,10 @@
 
     python3 scoring.py [--input /app/input] [--output /app/output]
 
-Reads res/predictions.npz (see ingestion.py), ref/labels.npy (n,), ref/settings.json (class_names, phase_over) and, once
-the phase is over, ref/images.npy. Writes scores.json, whose keys are the leaderboard's columns, and
-detailed_results.html: the scores, the confusion matrix and, once the phase is over, pictures of mistakes.
-Stands alone: standard library and numpy.
+Reads res/predictions.npz (see ingestion.py), ref/labels.npy (n,), ref/settings.json (class_names,
+phase_over) and, once the phase is over, ref/images.npy. Writes scores.json, whose keys are the
+leaderboard's columns, and detailed_results.html: the scores, the confusion matrix and, once the
+phase is over, images of mistakes. Stands alone: standard library and numpy.
 """
 
 import argparse
@@ -27,21 +27,29 @@ MISTAKES_SHOWN = 60
 
 
 def count_confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return the counts (K, K) of pictures of class i that were called j; exits where a label is out of range."""
+    """Return the counts (K, K) of images of class i that were called j.
+
+    Exits where a label is out of range.
+    """
     if predicted.shape != labels.shape:
         sys.exit(f"{len(labels)} labels expected, received an array of shape {predicted.shape}")
     if len(predicted) and not 0 <= predicted.min() <= predicted.max() < num_classes:
         sys.exit(
-            f"labels range from {predicted.min()} to {predicted.max()}; expected 0 to {num_classes - 1}"
+            f"labels range from {predicted.min()} to {predicted.max()}; "
+            f"expected 0 to {num_classes - 1}"
         )
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
-        num_classes, num_classes
-    )
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
 
 
 def compute_scores(confusion: np.ndarray) -> dict[str, float]:
-    """Return accuracy, macro F1 and F1 weighted by the classes' sizes, each in 0..1; an absent class has F1 0."""
-    hits, true, called = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    """Return accuracy, macro F1 and F1 weighted by the classes' sizes, each in 0..1.
+
+    An absent class has F1 0.
+    """
+    hits = confusion.diagonal()
+    true = confusion.sum(axis=1)
+    called = confusion.sum(axis=0)
     f1 = 2 * hits / np.maximum(true + called, 1)
     total = max(int(confusion.sum()), 1)
     return {
@@ -52,25 +60,17 @@ def compute_scores(confusion: np.ndarray) -> dict[str, float]:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Return a picture (h, w, 3) uint8 as PNG (W3C, https://www.w3.org/TR/png-3/): no filter, 8 bits a channel."""
+    """Return an image (h, w, 3) uint8 as PNG without filters (W3C, https://www.w3.org/TR/png-3/)."""
     height, width = image.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in image)
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        length = struct.pack(">I", len(content))
+        return length + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def write_table(confusion: np.ndarray, names: list[str]) -> str:
@@ -86,14 +86,14 @@ def write_table(confusion: np.ndarray, names: list[str]) -> str:
 def show_mistakes(
     images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: list[str]
 ) -> str:
-    """Return the first wrongly called pictures as HTML."""
+    """Return the first wrongly called images as HTML."""
     figures = []
     for index in np.flatnonzero(labels != predicted)[:MISTAKES_SHOWN]:
-        picture = base64.b64encode(encode_png(images[index])).decode()
+        encoded = base64.b64encode(encode_png(images[index])).decode()
         caption = html.escape(f"{index}: {names[labels[index]]}, called {names[predicted[index]]}")
         figures.append(
-            f'<figure><img src="data:image/png;base64,{picture}" alt="{caption}"><figcaption>{caption}</figcaption>'
-            "</figure>"
+            f'<figure><img src="data:image/png;base64,{encoded}" alt="{caption}">'
+            f"<figcaption>{caption}</figcaption></figure>"
         )
     return "<h2>Mistakes</h2>" + "".join(figures)
 
@@ -114,7 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
     scores = compute_scores(confusion) | {"duration": round(float(seconds[:2].sum()), 2)}
     (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
-    page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>{write_table(confusion, names)}"
+    page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>"
+    page += write_table(confusion, names)
     if settings["phase_over"]:
         images = np.load(reference / "images.npy", allow_pickle=False)
         page += show_mistakes(images, labels, predicted, names)

@@ -1,4 +1,4 @@
-"""The submitted network, its test-time views and `Model`; packaging copies this file verbatim as `model.py`.
+"""The submitted network, its test-time views and `Model`; packaging copies this file as `model.py`.
 
 It stands alone (standard library, numpy and keras) and runs on Keras 3.4.1 as well as on today's.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# Each view maps (n, h, w, ...) to the same shape, h = w: a cell has no up, no down and no handedness.
+# Each view maps (n, h, w, ...) to the same shape, h = w: a cell looks alike from every side.
 VIEWS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda x: x,
     lambda x: x[:, :, ::-1],
@@ -28,21 +28,24 @@ VIEWS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 
 
 def build_custom_cnn(
-    input_shape: tuple[int, ...], include_top: bool = False, weights: None = None
+    input_shape: tuple[int | None, ...], include_top: bool = False, weights: None = None
 ) -> keras.Model:
-    """Return the project's own backbone: a strided stem and four stages of two convolutions, 1.2 million parameters."""
+    """Return the project's own backbone, with 1.2 million parameters.
+
+    It has a strided stem and four stages of two convolutions.
+    """
     return _plain_cnn(input_shape, filters=(32, 64, 128, 256), convolutions=2)
 
 
 def build_tiny_cnn(
-    input_shape: tuple[int, ...], include_top: bool = False, weights: None = None
+    input_shape: tuple[int | None, ...], include_top: bool = False, weights: None = None
 ) -> keras.Model:
     """Return a backbone for tests: two stages of one convolution."""
     return _plain_cnn(input_shape, filters=(8, 16), convolutions=1)
 
 
 def _plain_cnn(
-    input_shape: tuple[int, ...], filters: tuple[int, ...], convolutions: int
+    input_shape: tuple[int | None, ...], filters: tuple[int, ...], convolutions: int
 ) -> keras.Model:
     inputs = keras.Input(input_shape)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
@@ -63,9 +66,12 @@ LOCAL_BUILDERS = {"custom_cnn": build_custom_cnn, "tiny_cnn": build_tiny_cnn}
 
 
 def build_backbone(
-    builder: str, arguments: dict[str, Any], input_shape: tuple[int, ...]
+    builder: str, arguments: dict[str, Any], input_shape: tuple[int | None, ...]
 ) -> keras.Model:
-    """Return a backbone with random weights that takes pixels in 0..255; `builder` may be any of keras.applications."""
+    """Return a backbone with random weights that takes pixels in 0..255.
+
+    builder: a name in LOCAL_BUILDERS or in keras.applications.
+    """
     build = LOCAL_BUILDERS.get(builder) or getattr(keras.applications, builder)
     return build(input_shape=input_shape, include_top=False, weights=None, **arguments)
 
@@ -73,12 +79,13 @@ def build_backbone(
 def build_network(spec: dict[str, Any]) -> keras.Model:
     """Return the network (n, h, w, 3) in 0..255 -> (n, classes) probabilities, with random weights.
 
-    spec: builder, arguments, picture_shape [h, w, 3], input_size (0: no resizing), head_units, dropout, num_classes.
+    spec: builder, arguments, image_shape [h, w, 3], input_size (0: no resizing), head_units,
+    dropout, num_classes.
     """
-    inputs = keras.Input(tuple(spec["picture_shape"]))
-    size = spec["input_size"] or spec["picture_shape"][0]
-    x = inputs if size == spec["picture_shape"][0] else keras.layers.Resizing(size, size)(inputs)
-    x = build_backbone(spec["builder"], spec["arguments"], (size, size, 3))(x)
+    inputs = keras.Input(tuple(spec["image_shape"]))
+    size = spec["input_size"] or spec["image_shape"][0]
+    x = inputs if size == spec["image_shape"][0] else keras.layers.Resizing(size, size)(inputs)
+    x = build_backbone(spec["builder"], spec["arguments"], (None, None, 3))(x)
     return keras.Model(inputs, build_head(keras.layers.GlobalAveragePooling2D()(x), spec))
 
 
@@ -96,48 +103,46 @@ def predict_views(
     batch_size: int,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    first_view: int = 0,
 ) -> np.ndarray:
-    """Return the probabilities (views, n, classes) float32 of the first `views` views; the first is the picture itself.
+    """Return the probabilities (views, n, classes) float32 of the first `views` views.
 
-    images: (n, h, w, 3) in 0..255 once `convert` has had a batch of them. One view of one batch is in memory at a time,
-    and every batch has the same shape, so that a picture's numbers do not depend on its neighbours. track: wraps the
-    loop over batches, for progress.
+    The first view is the image itself. images: (n, h, w, 3), in 0..255 after `convert`, which takes
+    them batch by batch. One view of one batch is in memory at a time. Every batch has the same
+    shape, so that an image's numbers do not depend on its neighbours. track: wraps the loop over
+    batches, for progress. first_view: the views before it are left out.
     """
-    result = np.empty((views, len(images), network.output_shape[-1]), np.float32)
+    result = np.empty((views - first_view, len(images), network.output_shape[-1]), np.float32)
     for start in track(range(0, len(images), batch_size)):
         batch = convert(images[start : start + batch_size]).astype(np.float32, copy=False)
         padding = [(0, batch_size - len(batch))] + [(0, 0)] * 3
         full = np.pad(batch, padding) if len(batch) < batch_size else batch
-        pixels = np.ascontiguousarray(full).view("V12")[
-            ..., 0
-        ]  # three float32 as one item: mirrored in half the time
-        for index, view in enumerate(VIEWS[:views]):
+        # Three float32 as one item are mirrored in half the time.
+        pixels = np.ascontiguousarray(full).view("V12")[..., 0]
+        for index, view in enumerate(VIEWS[first_view:views]):
             turned = np.ascontiguousarray(view(pixels)).view(np.float32).reshape(full.shape)
             predicted = network.predict_on_batch(turned)
             result[index, start : start + len(batch)] = np.asarray(predicted)[: len(batch)]
     return result
 
 
-def check_pictures(images: Any) -> np.ndarray:
-    """Return what a server hands over as an array; raises ValueError where it is no batch of RGB pictures."""
+def check_images(images: Any) -> np.ndarray:
+    """Return the server's images as an array; raises ValueError where they are no RGB images."""
     images = np.asarray(images)
-    if (
-        images.ndim != 4
-        or images.shape[-1] != 3
-        or 0 in images.shape[1:]
-        or images.dtype.kind not in "buif"
-    ):
+    is_rgb = images.ndim == 4 and images.shape[-1] == 3 and 0 not in images.shape[1:]
+    if not is_rgb or images.dtype.kind not in "buif":
         raise ValueError(
-            f"Received {images.dtype} of shape {images.shape}; expected numbers (n, height, width, 3), pictures in RGB."
+            f"Received {images.dtype} of shape {images.shape}; "
+            "expected numbers (n, height, width, 3), images in RGB."
         )
     return images
 
 
-def as_pictures(images: np.ndarray, shape: Sequence[int], notes: "Counter[str]") -> np.ndarray:
-    """Return pictures (n, h, w, 3) in 0..255, float32 or uint8, of `shape` (h, w, 3).
+def convert_images(images: np.ndarray, shape: Sequence[int], notes: "Counter[str]") -> np.ndarray:
+    """Return images (n, h, w, 3) in 0..255, float32 or uint8, of `shape` (h, w, 3).
 
-    uint8 is 0..255; of other numbers, a picture whose maximum is at most 1 counts as 0..1, and NaN becomes black.
-    Another size is resized. notes: counts the pictures that each of these befell.
+    uint8 is 0..255. Among other numbers, NaN becomes black, and an image whose maximum is at most 1
+    counts as 0..1. Another size is resized. notes: counts the images that were changed, by change.
     """
     if images.dtype != np.uint8:
         images = _in_byte_range(images.astype(np.float32), notes)
@@ -163,36 +168,34 @@ def _in_byte_range(images: np.ndarray, notes: "Counter[str]") -> np.ndarray:
 class Model:
     """What the competition's server runs: `Model().predict(X)`, with files beside this one.
 
-    config.json: class_names, views, batch_size and members, each a network's spec and its weights' file.
+    config.json: class_names, views, batch_size and members, each with a network's spec and the file
+    of its weights.
     """
 
     def __init__(self, folder: Path = Path(__file__).resolve().parent) -> None:  # noqa: B008  (a constant)
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.networks = []
         for member in self.config["members"]:
-            network = build_network(member["network"])
-            network.load_weights(folder / member["weights"])
-            self.networks.append(network)
+            self.networks.append(build_network(member["network"]))
+            self.networks[-1].load_weights(folder / member["weights"])
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803  (the server's name)
-        """Return the probabilities (n, classes) float32 of pictures X (n, h, w, 3), averaged over members and views."""
-        images, views, batch_size = (
-            check_pictures(X),
-            self.config["views"],
-            self.config["batch_size"],
-        )
-        shape = self.config["members"][0]["network"]["picture_shape"]
+        """Return the probabilities (n, classes) float32 of images X (n, h, w, 3).
+
+        They are averaged over members and views.
+        """
+        images = check_images(X)
+        shape = self.config["members"][0]["network"]["image_shape"]
+        size = self.config["views"], self.config["batch_size"]
         members = []
         for network in self.networks:
             notes: Counter[str] = Counter()
-            convert = partial(as_pictures, shape=shape, notes=notes)
-            members.append(
-                predict_views(network, images, views, batch_size, convert=convert).mean(axis=0)
-            )
+            convert = partial(convert_images, shape=shape, notes=notes)
+            members.append(predict_views(network, images, *size, convert=convert).mean(axis=0))
         for note, count in notes.items():
-            warnings.warn(f"{count} of {len(images)} pictures {note}.", stacklevel=2)
+            warnings.warn(f"{count} of {len(images)} images {note}.", stacklevel=2)
         return np.mean(members, axis=0)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Return the labels (n,) int64 of pictures X (n, h, w, 3) with values in 0..255."""
+        """Return the labels (n,) int64 of images X (n, h, w, 3) with values in 0..255."""
         return self.predict_proba(X).argmax(axis=1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The bundle: a definition that Codabench takes, and programs that score the sample submission from what it holds."""
+"""The bundle: a definition that Codabench takes, and programs that score the sample submission."""
 
 import datetime
 import json
@@ -20,26 +20,36 @@ from competition.data.arrays import PreparedData, ScoredSet, TrainingData
 from competition.distortion.profiles import PROFILE
 from tests.factories import draw_blobs
 
-# Keys of version 2 (docs.codabench.org, Yaml Structure): required ones first, then those that it may have.
+# Keys of version 2 (docs.codabench.org, Yaml Structure): required ones, then those it may have.
 KEYS = {
     "competition": (
         {"version", "title", "image", "terms", "pages", "phases", "tasks", "leaderboards"},
-        {"description", "registration_auto_approve", "docker_image", "make_programs_available", "solutions",
-         "make_input_data_available", "queue", "enable_detailed_results", "contact_email", "reward"},
+        {
+            *("description", "registration_auto_approve", "docker_image", "solutions", "queue"),
+            *("make_programs_available", "make_input_data_available", "enable_detailed_results"),
+            *("contact_email", "reward"),
+        },
     ),
     "pages": ({"title", "file"}, set()),
     "phases": (
         {"name", "start", "end", "tasks"},
-        {"index", "description", "max_submissions", "max_submissions_per_day", "execution_time_limit", "starting_kit",
-         "public_data", "auto_migrate_to_this_phase", "hide_output"},
+        {
+            *("index", "description", "max_submissions", "max_submissions_per_day"),
+            *("execution_time_limit", "starting_kit", "public_data"),
+            *("auto_migrate_to_this_phase", "hide_output"),
+        },
     ),
     "tasks": (
-        {"index", "name", "scoring_program"}, {"description", "input_data", "reference_data", "ingestion_program"}
+        {"index", "name", "scoring_program"},
+        {"description", "input_data", "reference_data", "ingestion_program"},
     ),
     "solutions": ({"index", "tasks", "path"}, set()),
     "leaderboards": ({"title", "key", "columns"}, {"submission_rule", "hidden"}),
-    "columns": ({"title", "key", "index"}, {"sorting", "computation", "computation_indexes", "precision", "hidden"}),
-}  # fmt: skip
+    "columns": (
+        {"title", "key", "index"},
+        {"sorting", "computation", "computation_indexes", "precision", "hidden"},
+    ),
+}
 
 
 def prepared() -> PreparedData:
@@ -174,7 +184,7 @@ def run_program(program: Path, app: Path) -> None:
     )
 
 
-def test_labels_of_hidden_pictures_are_in_the_reference_data_alone(bundle: Path) -> None:
+def test_labels_of_hidden_images_are_in_the_reference_data_alone(bundle: Path) -> None:
     answers = [path.relative_to(bundle) for path in bundle.rglob("labels*")]
     assert sorted(map(str, answers)) == [
         "test/reference_data/labels.npy",

@@ -1,4 +1,4 @@
-"""The server at home: both programs in their containers' folders, and what they make of good and bad submissions."""
+"""The server at home: both programs in their containers' folders, with good and bad submissions."""
 
 import json
 import re
@@ -7,15 +7,27 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from competition.codabench.dry_run import COMMANDS, PROGRAMS, Reference, dry_run, run_ingestion
+from competition.codabench.dry_run import (
+    COMMANDS,
+    PROGRAMS,
+    Reference,
+    dry_run,
+    run_ingestion,
+    show_dry_run,
+)
 from competition.codabench.scoring import compute_scores, count_confusion, encode_png
-from competition.common.errors import UserError
-from competition.config import LimitsConfig
+from competition.common.errors import CheckFailedError
+from competition.config import Config, LimitsConfig
+from competition.data.arrays import ScoredSet
+from competition.distortion.profiles import PROFILE
 from competition.evaluation.metrics import score
+from competition.paths import Paths
 from tests.factories import IMAGES, PLAIN, write_zip
 
 LABELS = np.arange(70) % 3
@@ -44,7 +56,7 @@ def test_bad_submissions_fail_with_a_reason(
 ) -> None:
     seconds = 2 if sentence == "stopped after 2 s" else 60
     limits = LimitsConfig(seconds=seconds, memory_megabytes=300, zip_megabytes=1)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(CheckFailedError, match=sentence):
         run_ingestion(write_zip(tmp_path / "bad.zip", files), IMAGES, limits)
 
 
@@ -52,9 +64,10 @@ def test_answers_are_never_unpickled(tmp_path: Path) -> None:
     program = (
         "import atexit, sys, numpy as np\n"
         "out = sys.argv[sys.argv.index('--output') + 1] + '/predictions.npz'\n"
-        "atexit.register(lambda: np.savez(out, labels=np.array([print], object), seconds=np.zeros(3)))\n"
+        "labels = np.array([print], object)\n"
+        "atexit.register(lambda: np.savez(out, labels=labels, seconds=np.zeros(3)))\n"
     )
-    with pytest.raises(UserError, match="allow_pickle"):
+    with pytest.raises(CheckFailedError, match="allow_pickle"):
         run_ingestion(
             write_zip(tmp_path / "bad.zip", {"model.py": program + PLAIN}), IMAGES, LimitsConfig()
         )
@@ -76,10 +89,29 @@ def test_a_dry_run_shows_what_the_server_would(tmp_path: Path) -> None:
     result = dry_run(zip_path, IMAGES, Reference(LABELS, NAMES), LimitsConfig())
     assert set(result.scores) == {"accuracy", "f1_macro", "f1_weighted", "duration"}
     assert result.scores["accuracy"] == pytest.approx(24 / 70)
-    assert "70 pictures: model loaded in" in result.output
+    assert "70 images: model loaded in" in result.output
     assert "<td>24</td><td>0</td><td>0</td>" in result.page
     assert "b &lt;i&gt;" in result.page
     assert "<img" not in result.page
+
+
+def test_looks_at_the_test_are_counted_by_zip_and_others_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zip_path = write_zip(tmp_path / "good.zip", {"model.py": PLAIN})
+    paths = Paths(tmp_path, "cells")
+    validation, test = (
+        ScoredSet(name, {PROFILE: IMAGES}, LABELS, np.zeros(70, bool))
+        for name in ("validation", "test")
+    )
+    data: Any = SimpleNamespace(validation=validation, test=test, class_names=NAMES)
+    for on_test in (True, False, True):
+        show_dry_run(zip_path, data, Config(), paths, on_test)
+    output = capsys.readouterr().out
+    assert "70 distorted images of the validation split" in output
+    assert re.findall(r"look number (\d) at the test with good.zip", output) == ["1", "2"]
+    assert "  accuracy     0.3429" in output
+    assert "<td>24</td>" in (paths.submissions / "good.detailed_results.html").read_text()
 
 
 def test_mistakes_are_shown_once_the_phase_is_over(tmp_path: Path) -> None:
@@ -93,7 +125,7 @@ def test_labels_out_of_range_cannot_be_scored(tmp_path: Path) -> None:
     zip_path = write_zip(
         tmp_path / "bad.zip", {"model.py": PLAIN.replace("zeros(len(X), int)", "full(len(X), 3)")}
     )
-    with pytest.raises(UserError, match="expected 0 to 2"):
+    with pytest.raises(CheckFailedError, match="expected 0 to 2"):
         dry_run(zip_path, IMAGES, Reference(LABELS, NAMES), LimitsConfig())
 
 
@@ -105,7 +137,7 @@ def test_the_scoring_programs_scores_are_scikit_learns() -> None:
     assert ours == pytest.approx({name: theirs[name] for name in ours})
 
 
-def test_pictures_become_png() -> None:
+def test_images_become_png() -> None:
     from io import BytesIO
 
     from PIL import Image

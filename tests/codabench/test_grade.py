@@ -9,7 +9,7 @@ import pytest
 
 from competition.codabench import grade as module
 from competition.codabench.dry_run import Reference
-from competition.codabench.grade import grade
+from competition.codabench.grade import grade_zips
 from competition.config import LimitsConfig
 from tests.factories import IMAGES, PLAIN, write_zip
 
@@ -30,7 +30,7 @@ def test_one_that_fails_stops_no_other_and_says_why(
     )
     write_zip(submissions / "d_twin.zip", {"model.py": PLAIN + "\n"})
     (submissions / "e_broken.zip").write_bytes(b"no zip")
-    table = grade(submissions, IMAGES, REFERENCE, LIMITS, results)
+    table = grade_zips(submissions, IMAGES, REFERENCE, LIMITS, results)
     assert table["submission"].tolist() == [
         "c_right.zip",
         "b_zeros.zip",
@@ -58,7 +58,6 @@ def test_one_that_fails_stops_no_other_and_says_why(
 
     monkeypatch.setattr(module, "dry_run", noted)
     write_zip(submissions / "f_new.zip", {"model.py": PLAIN + "\n\n"})
-    assert grade(submissions, IMAGES, REFERENCE, LIMITS, results)["submission"].tolist()[1:4] == [
-        "b_zeros.zip", "d_twin.zip", "f_new.zip"
-    ]  # fmt: skip
+    again = grade_zips(submissions, IMAGES, REFERENCE, LIMITS, results)
+    assert again["submission"].tolist()[1:4] == ["b_zeros.zip", "d_twin.zip", "f_new.zip"]
     assert ran == ["f_new.zip"]

@@ -1,8 +1,9 @@
-"""The submitted model: its views, and any pictures that a server may hand it."""
+"""The submitted model: its views, and any images that a server may hand it."""
 
 import json
 import warnings
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from competition.config import SubmissionConfig
 from competition.networks import submission_model
-from competition.networks.submission_model import VIEWS, as_pictures
+from competition.networks.submission_model import VIEWS, convert_images, predict_views
 from competition.submission.package import package
 from tests.factories import IMAGES, make_run
 
@@ -35,16 +36,28 @@ def labels(model: Any) -> Any:
 
 
 def test_views_are_the_eight_symmetries_of_the_square() -> None:
-    picture = np.arange(9).reshape(1, 3, 3, 1)
-    seen = {view(picture).tobytes() for view in VIEWS}
-    rotations = {np.rot90(picture, turns, axes=(1, 2)).tobytes() for turns in range(4)}
+    image = np.arange(9).reshape(1, 3, 3, 1)
+    seen = {view(image).tobytes() for view in VIEWS}
+    rotations = {np.rot90(image, turns, axes=(1, 2)).tobytes() for turns in range(4)}
     assert len(seen) == 8
     assert rotations < seen
-    assert VIEWS[0](picture) is picture
+    assert VIEWS[0](image) is image
+
+
+def test_each_view_of_each_batch_is_predicted_once() -> None:
+    passed: list[bytes] = []
+
+    def predict_on_batch(batch: np.ndarray) -> np.ndarray:
+        passed.append(batch.tobytes())
+        return np.zeros((len(batch), 3), np.float32)
+
+    network = SimpleNamespace(output_shape=(None, 3), predict_on_batch=predict_on_batch)
+    assert predict_views(network, IMAGES, 5, 16).shape == (5, 70, 3)
+    assert len(passed) == len(set(passed)) == 5 * 5
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 70])
-def test_labels_are_integers_one_a_picture_for_any_count(
+def test_labels_are_integers_one_per_image_for_any_count(
     model: Any, labels: Any, count: int
 ) -> None:
     found = model.predict(IMAGES[:count])
@@ -52,7 +65,7 @@ def test_labels_are_integers_one_a_picture_for_any_count(
     assert found.tolist() == labels[:count].tolist()
 
 
-def test_a_label_depends_neither_on_the_other_pictures_nor_on_the_batch_size(
+def test_a_label_depends_neither_on_the_other_images_nor_on_the_batch_size(
     model: Any, labels: Any
 ) -> None:
     np.testing.assert_array_equal(model.predict(IMAGES[::-1]), labels[::-1])
@@ -66,7 +79,7 @@ def test_a_label_depends_neither_on_the_other_pictures_nor_on_the_batch_size(
 @pytest.mark.parametrize(
     "kind", ["int64", "float64", "float16", "fortran", "sliced", "read-only", "list"]
 )
-def test_the_same_pictures_in_another_guise_get_the_same_labels(
+def test_the_same_images_in_another_guise_get_the_same_labels(
     model: Any, labels: Any, kind: str
 ) -> None:
     wide = np.zeros((70, 32, 64, 3), np.uint8)
@@ -74,49 +87,50 @@ def test_the_same_pictures_in_another_guise_get_the_same_labels(
     locked = IMAGES.copy()
     locked.flags.writeable = False
     guises: dict[str, Any] = {
-        "fortran": np.asfortranarray(IMAGES), "sliced": wide[:, :, ::2], "read-only": locked, "list": IMAGES.tolist()
-    }  # fmt: skip
+        "fortran": np.asfortranarray(IMAGES),
+        "sliced": wide[:, :, ::2],
+        "read-only": locked,
+        "list": IMAGES.tolist(),
+    }
     given = guises[kind] if kind in guises else IMAGES.astype(kind)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(model.predict(given), labels)
 
 
-def test_unit_floats_are_told_picture_by_picture_and_warned_of_once(
-    model: Any, labels: Any
-) -> None:
+def test_unit_floats_are_told_image_by_image_and_warned_of_once(model: Any, labels: Any) -> None:
     mixed = IMAGES.astype(np.float32)
     mixed[::2] /= 255
-    with pytest.warns(UserWarning, match=r"35 of 70 pictures hold no value above 1") as caught:
+    with pytest.warns(UserWarning, match=r"35 of 70 images hold no value above 1") as caught:
         np.testing.assert_array_equal(model.predict(mixed), labels)
     assert len(caught) == 1
     assert mixed[0].max() <= 1, "what was handed over is not changed"
 
 
-def test_a_dark_picture_of_bytes_stays_dark() -> None:
+def test_a_dark_image_of_bytes_stays_dark() -> None:
     dark = np.ones((1, 4, 4, 3), np.uint8)
-    assert as_pictures(dark, (4, 4, 3), Counter()).max() == 1
+    assert convert_images(dark, (4, 4, 3), Counter()).max() == 1
 
 
 def test_nan_is_black_and_counted(model: Any, labels: Any) -> None:
     broken = IMAGES.astype(np.float64)
     broken[3], broken[5, :2] = np.nan, np.nan
-    with pytest.warns(UserWarning, match=r"2 of 70 pictures hold NaN, which counts as black"):
+    with pytest.warns(UserWarning, match=r"2 of 70 images hold NaN, which counts as black"):
         found = model.predict(broken)
     assert np.delete(found, [3, 5]).tolist() == np.delete(labels, [3, 5]).tolist()
     assert found[3] == model.predict(np.zeros_like(IMAGES[:1]))[0]
 
 
 def test_infinities_are_the_ends_of_the_range() -> None:
-    picture = np.full((1, 2, 2, 3), 100.0)
-    picture[0, 0, 0], picture[0, 1, 1] = np.inf, -np.inf
-    found = as_pictures(picture, (2, 2, 3), Counter())
+    image = np.full((1, 2, 2, 3), 100.0)
+    image[0, 0, 0], image[0, 1, 1] = np.inf, -np.inf
+    found = convert_images(image, (2, 2, 3), Counter())
     assert (found[0, 0, 0, 0], found[0, 1, 1, 0], found[0, 0, 1, 0]) == (255, 0, 100)
 
 
-def test_pictures_of_another_size_are_resized_with_a_warning(model: Any, labels: Any) -> None:
+def test_images_of_another_size_are_resized_with_a_warning(model: Any, labels: Any) -> None:
     with pytest.warns(
-        UserWarning, match=r"70 of 70 pictures are resized from \(64, 64\) to \(32, 32\)"
+        UserWarning, match=r"70 of 70 images are resized from \(64, 64\) to \(32, 32\)"
     ):
         found = model.predict(np.repeat(np.repeat(IMAGES, 2, axis=1), 2, axis=2))
     np.testing.assert_array_equal(found, labels)
@@ -126,6 +140,6 @@ def test_pictures_of_another_size_are_resized_with_a_warning(model: Any, labels:
     "shape",
     [(70, 32, 32), (70, 32, 32, 1), (70, 32, 32, 4), (32, 32, 3), (2, 0, 0, 3), (2, 3, 32, 32)],
 )
-def test_what_is_no_batch_of_colour_pictures_is_refused(model: Any, shape: tuple[int, ...]) -> None:
+def test_what_is_no_batch_of_colour_images_is_refused(model: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected numbers \(n, height, width, 3\)"):
         model.predict(np.zeros(shape))
