@@ -15,7 +15,8 @@ from competition.common.parallel import Workers, count_workers
 from competition.config import Config, with_settings
 from competition.data.arrays import TrainingData
 from competition.networks.weights import RANDOM
-from competition.training.train import train
+from competition.training.keepers import Checkpoint
+from competition.training.train import build_network, train
 
 SIZE, PICTURES, ROUNDS = 64, 480, 2
 CHANGES = {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 2}
@@ -27,14 +28,16 @@ def train_once(seed: int) -> None:
     images = generator.integers(0, 256, (PICTURES, SIZE, SIZE, 3), np.uint8)
     labels = np.arange(PICTURES) % 8
     data = TrainingData(images, labels, images[:64], labels[:64], 8)
+    config = with_settings(Config(), CHANGES | {"seed": seed})
     with tempfile.TemporaryDirectory() as folder:
-        train(with_settings(Config(), CHANGES | {"seed": seed}), data, RANDOM, Path(folder))
+        keeper = Checkpoint(Path(folder), build_network(config, data, RANDOM))
+        train(config, data, RANDOM, keeper, None)
 
 
 def seconds_of(workers: Workers, tasks: int) -> float:
     """Return the seconds that `tasks` trainings take."""
     started = time.perf_counter()
-    for _ in workers.run({str(seed): partial(train_once, seed) for seed in range(tasks)}):
+    for _ in workers.run_all({str(seed): partial(train_once, seed) for seed in range(tasks)}):
         pass
     return time.perf_counter() - started
 

@@ -1,366 +1,398 @@
 """The stages in order: what was asked for, and what that needs that is missing or stale."""
 
-import argparse
-import dataclasses
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import keras
 import numpy as np
-import pandas as pd
 
-from competition.actions import serve
 from competition.backbones import get_backbone
-from competition.campaign import Campaign
-from competition.cleaning.clean import clean, cleaning_inputs
-from competition.codabench.dry_run import run_ingestion
-from competition.common.console import describe_seconds, headline, say
+from competition.cleaning.clean import clean
+from competition.codabench.bundle import write_bundle
+from competition.codabench.dry_run import run_ingestion, show_dry_run
+from competition.codabench.grade import grade
+from competition.common import console
+from competition.common.console import begin_part, describe_seconds, headline, say
 from competition.common.devices import has_accelerator
-from competition.common.errors import NotCheckedError, UserError
-from competition.common.figures import draw_class_balance, draw_confusion, draw_history
-from competition.common.files import (
-    exclusive,
-    read_arrays,
-    read_json,
-    require_disk,
-    up_to_date,
-    write_json,
-)
+from competition.common.errors import NotCheckedError, UserError, WorthlessError
+from competition.common.files import digest, exclusive, read_json, require_disk
 from competition.common.parallel import Workers, count_workers
-from competition.config import unflatten, with_settings
-from competition.data.arrays import Dataset, PreparedData, Splits
+from competition.config import with_settings
+from competition.data.arrays import CleanedData, Dataset, PreparedData
 from competition.data.dataset import load_dataset, load_test
 from competition.data.download import fetch
 from competition.data.prepare import prepare
-from competition.data.splits import (
-    CLEANED,
-    make_splits,
-    read_cleaned,
-    read_splits,
-    split,
-    splits_inputs,
-)
+from competition.data.splits import split
 from competition.demo.make import make_demo
-from competition.distortion.profiles import PROFILE, VERSIONS
-from competition.evaluation.ensemble import PREFIX, make_ensemble
-from competition.evaluation.evaluate import is_scored, run_evaluation
-from competition.evaluation.leaderboard import read_rows, record_public_score, write_leaderboard
-from competition.job import Job
-from competition.networks.weights import check_weights
+from competition.distortion.profiles import PROFILE
+from competition.evaluation.ensemble import make_ensemble, members_of
+from competition.evaluation.evaluate import evaluate_run
+from competition.evaluation.leaderboard import record_public_score, write_leaderboard
+from competition.evaluation.predict import plan_steps
+from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
+from competition.networks.weights import Weights, choose_weights, find_embedding_weights
+from competition.request import Request
+from competition.search.rounds import Search
+from competition.search.search import read_best, search_backbone
 from competition.search.study import open_storage
-from competition.submission.package import Expected, deliver
-from competition.training.runs import describe_environment, run_training
+from competition.submission.package import package_run
+from competition.time_budget import (
+    JobClock,
+    Slot,
+    TrainingTime,
+    Turn,
+    packaging_seconds,
+    plan_turns,
+    share_out,
+)
+from competition.training.folds import train_folds
+from competition.training.runs import describe_environment, train_run
 
-FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the competition's file at
-data/training_set.npz, or name any .npz or folder of class folders:  python run.py --search --data FILE
-With ImageNet weights (downloaded by Keras, or put into data/weights/) and some hours instead of minutes the scores
-rise: --time-budget 3h plans for them. Upload the zip, then  python run.py --record RUN SCORE  keeps what the server
-said, and the leaderboard shows how far the expected score was off."""
+SCORING_SHARE = 0.15  # of the time of a backbone
+FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the file at
+data/training_set.npz, or name any .npz or folder of class folders:
+    python run.py --search --data FILE
+With ImageNet weights (downloaded by Keras, or put into data/weights/) and more time the scores
+rise: --time-budget 3h. Upload the zip, then  python run.py --record RUN SCORE  keeps what the
+server said."""
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what the command line asks for; raises UserError for a user's mistake before any long work."""
-    started = time.monotonic()
-    pipeline = Pipeline(Job(options))
-    with exclusive(pipeline.paths.experiments):
-        if options.record:
-            pipeline.record()
-        if pipeline.job.serves or pipeline.job.stages - {"leaderboard"}:
-            pipeline.run()
-            say(f"\nDone in {describe_seconds(time.monotonic() - started)}.")
+@dataclass
+class Results:
+    """What did not go well; `unchecked`: why --check-server could not check."""
+
+    failures: list[str] = field(default_factory=list)
+    worthless: str = ""
+    unchecked: str = ""
+
+    def raise_for(self) -> None:
+        """Raise what is to be told at the end, the gravest first."""
+        if self.failures:
+            raise UserError("Not all went well: " + " ".join(self.failures))
+        if self.worthless:
+            raise WorthlessError(self.worthless)
+        if self.unchecked:
+            raise NotCheckedError(self.unchecked)
+
+
+def run(request: Request) -> None:
+    """Do what a request asks for, and what that needs that is missing or stale.
+
+    Raises UserError where something failed, NotCheckedError where all is done but --check-server
+    could not check, and WorthlessError where what is packaged is no better than chance.
+    """
+    paths = request.paths
+    clock = JobClock(paths.experiments, digest(repr(request)), request.budget_seconds)
+    with exclusive(paths.experiments), clock:
+        console.log_to(paths.experiments / "log.txt")
+        if request.record:
+            record_public_score(paths.runs, *request.record)
+        if request.asks_server or request.stages - {"leaderboard"}:
+            run_stages(request, clock)
         else:
-            pipeline.show_leaderboard()
-    if pipeline.workers.failures:
-        raise UserError("Not all went well: " + " ".join(pipeline.workers.failures))
-    if pipeline.unchecked:
-        raise NotCheckedError(pipeline.unchecked)
+            show_leaderboard(request)
 
 
-class Pipeline:
-    """The stages of one job."""
-
-    def __init__(self, job: Job) -> None:
-        self.job, self.paths, self.config = job, job.paths, job.config
-        self.workers = Workers(1)
-        self.unchecked = ""  # why --check-server could not check
-
-    def run(self) -> None:
-        """Run the stages in order, as far as they are asked for."""
-        environment, wants = describe_environment(), self.job.wants
-        say(
-            f"{self.paths.name}: {environment['device']}, keras {environment['keras']}, seed {self.config.seed}"
-        )
-        if self.job.options.search and self.job.options.storage:
-            open_storage(self.job.options.storage, self.config.search.heartbeat_seconds)
-        dataset = self.load()
-        if wants("train", "evaluate", "package"):
-            self.check_weights()
-        dataset = self.clean(dataset)
-        trains, serves = wants("train", "evaluate", "package"), self.job.serves
-        if serves or wants("split", "train", "evaluate", "package"):
-            splits = self.split(dataset)
-        if not (trains or serves):
-            return
-        prepared = prepare(dataset, splits, self.config, self.paths.data / "prepared")
-        if trains:
-            self.experiment(dataset, prepared)
-        if serves:
-            serve(self.job, prepared)
-
-    def experiment(self, dataset: Dataset, prepared: PreparedData) -> None:
-        """Search, train, evaluate, package and compare."""
-        number = self.job.options.workers or count_workers(
-            len(self.job.backbones), has_accelerator()
-        )
-        with Workers(number) as self.workers:
-            self.evaluate(prepared, self.train(prepared))
-        if self.job.wants("package"):
-            try:
-                self.package(prepared)
-            except UserError as error:
-                self.workers.tell_failure("packaging", error)
-        if self.job.options.folds:
-            self.train_folds(dataset, prepared)
-        self.show_leaderboard()
-        if self.job.options.search and self.job.is_demo:
-            say("\n" + FIRST_STEPS)
-
-    # -- data
-
-    def check_weights(self) -> None:
-        """Refuse a bad --weights before the long work, and print where weights come from."""
-        for name, weights in self.job.weights.items():
-            check_weights(weights, name)
-            say(f"  {get_backbone(name).title}: {weights.origin} weights")
-
-    def load(self) -> Dataset:
-        """Read the data set, or draw the demo's."""
-        headline("Load")
-        require_disk(self.paths.experiments, 300)
-        path = self.job.source
-        if path is None:
-            if not self.job.is_demo:
-                raise UserError(
-                    f"--name {self.paths.name} needs --data, or a file data/training_set.npz."
-                )
-            say(
-                "NO DATA WAS GIVEN: this is the DEMO COMPETITION, whose blood cells are drawn by a program."
-            )
-            make_demo(self.paths.data, self.config.seed)
-            path = self.paths.data / "training_set.npz"
-        if self.job.published:
-            fetch(self.job.published, path)
-        dataset = load_dataset(path, self.config.data)
-        self._require_same_data(dataset, path)
-        counts = np.bincount(dataset.labels)
-        say(
-            f"{path}: {len(dataset.labels)} pictures of {dataset.images.shape[1]}x{dataset.images.shape[2]}"
-        )
-        say(
-            "  "
-            + ", ".join(
-                f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)
-            )
-        )
-        return dataset
-
-    def _require_same_data(self, dataset: Dataset, path: Path) -> None:
-        """Raise UserError where the folders of this name hold the results of other data (`clean` notes of which)."""
-        marker = self.paths.experiments / "data.json"
-        known = read_json(marker)["data"] if marker.is_file() else dataset.fingerprint
-        if known != dataset.fingerprint and not self.job.options.force:
-            raise UserError(
-                f"{self.paths.experiments} holds studies and runs of another data set than {path} "
-                f"({known}, now {dataset.fingerprint}); give this one folders of its own with --name, or use --force."
-            )
-
-    def clean(self, dataset: Dataset) -> Dataset:
-        """Flag faults, unless that was done for the same data and settings; return the data with the labels to use."""
-        headline("Clean")
-        write_json(self.paths.experiments / "data.json", {"data": dataset.fingerprint})
-        folder, weights, force = (
-            self.paths.data,
-            self.job.embedding_weights,
-            self.job.forces("clean"),
-        )
-        if not force and up_to_date(
-            folder / "cleaning.json", cleaning_inputs(dataset, folder, self.config, weights)
-        ):
-            say(f"done already ({folder / 'report.html'} shows it); --clean --force redoes it.")
-        else:
-            clean(dataset, folder, self.config, weights, force)
-        labels = read_cleaned(folder / "labels.npy", len(dataset.labels))
-        return (
-            dataset
-            if np.array_equal(labels, dataset.labels)
-            else dataclasses.replace(dataset, labels=labels)
-        )
-
-    def split(self, dataset: Dataset) -> Splits:
-        """Cut the kept pictures, unless that was done for the same mask and settings."""
+def run_stages(request: Request, clock: JobClock) -> None:
+    """Run the stages in order, as far as they are asked for."""
+    paths, config = request.paths, request.config
+    environment = describe_environment()
+    say(f"{paths.name}: {environment['device']}, keras {environment['keras']}, seed {config.seed}")
+    if request.wants("search") and request.storage:
+        open_storage(request.storage, config.search.heartbeat_seconds)  # refused now, if at all
+    dataset = load(request)
+    weights = choose_weights(
+        config.weights, request.backbones if request.trains else (), paths.weights
+    )
+    headline("Clean")
+    embedding = find_embedding_weights(config.weights, config.cleaning.backbone, paths.weights)
+    cleaned = clean(dataset, paths.data, config, embedding, request.forces("clean"))
+    results = Results()
+    if request.wants("split") or request.trains or request.asks_server:
         headline("Split")
-        folder = self.paths.data
-        inputs = splits_inputs(dataset, folder, self.config)
-        if not self.job.forces("split") and up_to_date(folder / "splits.json", inputs):
-            say(f"done already ({folder / 'splits.npz'}); --split --force redoes it.")
-            return read_splits(folder)
-        splits = split(dataset, folder, self.config)
-        table = pd.read_csv(folder / "balance.csv", index_col="class")
-        say(table.to_string())
-        counts = {
-            part: table[part].to_numpy() for part in ("all", "kept", "train", "validation", "test")
-        }
-        draw_class_balance(folder / "balance.png", counts, dataset.class_names)
-        return splits
+        splits = split(cleaned, paths.data, config, request.forces("split"))
+    if request.trains or request.asks_server:
+        data = prepare(cleaned, splits, config, paths.data / "prepared")
+    if request.trains:
+        run_backbones(request, data, weights, clock, results)
+        package(request, data, results)
+        cross_validate(request, data, cleaned, weights)
+        show_leaderboard(request)
+        if request.is_demo and request.wants("search"):
+            say("\n" + FIRST_STEPS)
+    if request.asks_server:
+        ask_server(request, data)
+    say(f"\nDone in {describe_seconds(clock.seconds_used)}.")
+    results.raise_for()
 
-    # -- training
 
-    def train(self, prepared: PreparedData) -> list[Path]:
-        """Return the folders of the runs: those at hand where only what follows them was asked for."""
-        runs = self._runs_of(prepared)
-        if runs and not (self.job.options.search or self.job.options.train):
-            return runs
-        return Campaign(self.job, self.workers).run(prepared)
+# -- the stages
 
-    def train_folds(self, dataset: Dataset, prepared: PreparedData) -> None:
-        """Train the packaged run's settings on each fold, beside the time budget, and say how the score varies."""
-        headline("Folds")
-        run = self._best_run(prepared)
-        settings, folder = read_json(run / "config.json")["settings"], self.paths.data
-        keep, groups, doubtful = (np.load(folder / f"{name}.npy") for name in CLEANED)
-        scores = []
-        for fold in range(self.job.options.folds):
-            config = with_settings(
-                unflatten(settings), {"split.folds": self.job.options.folds, "split.fold": fold}
-            )
-            made = make_splits(dataset, keep, groups, doubtful, config)
-            cut = prepare(dataset, made, config, self.paths.data / "prepared_fold")
-            weights, force = self.job.weights[config.model.backbone], self.job.forces("train")
-            trained = run_training(
-                config, cut, weights, self.paths.experiments / "folds", force=force
-            )
-            scores.append(float(pd.read_csv(trained / "history.csv")["val_accuracy"].max()))
-        mean, deviation = np.mean(scores), np.std(scores, ddof=1)
-        write_json(
-            self.paths.experiments / "folds" / "folds.json",
-            {"settings": settings, "selection_scores": scores},
+
+def load(request: Request) -> Dataset:
+    """Read the data set, or draw the demo's."""
+    headline("Load")
+    paths, path = request.paths, request.data
+    require_disk(paths.experiments, 300)
+    if path is None:
+        if not request.is_demo:
+            raise UserError(f"--name {paths.name} needs --data, or a file data/training_set.npz.")
+        say("NO DATA WAS GIVEN: this is the DEMO COMPETITION, whose blood cells a program draws.")
+        make_demo(paths.data, request.config.seed)
+        path = paths.data / "training_set.npz"
+    if request.published:
+        fetch(request.published, path)
+    dataset = load_dataset(path, request.config.data)
+    claim_folder(paths.experiments, dataset, path, request.force)
+    height, width = dataset.images.shape[1:3]
+    counts = np.bincount(dataset.labels)
+    classes = [f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)]
+    say(f"{path}: {len(dataset.labels)} images of {height}x{width}\n  {', '.join(classes)}")
+    return dataset
+
+
+def run_backbones(
+    request: Request,
+    data: PreparedData,
+    weights: Mapping[str, Weights],
+    clock: JobClock,
+    results: Results,
+) -> None:
+    """Search, train and evaluate each backbone in a task of its own."""
+    names, paths = request.backbones, request.paths
+    workers = request.workers or count_workers(len(names), has_accelerator())
+    costs = {name: get_backbone(name).cost for name in names}
+    first = names[0] if request.final == "best" else request.final
+    order = sorted(names, key=lambda name: (name != first, -costs[name]))
+    queues, turns = [order], dict[str, Turn]()
+    if request.budget_seconds is not None:
+        end = clock.deadline - packaging_seconds(request.budget_seconds)
+        queues = share_out(costs, first, workers)
+        turns = plan_turns(costs, first, workers, end)
+    describe_plan(request, data, weights, turns)
+    clock.watch(costs)
+    if request.forces("search") and not request.storage:
+        for file in paths.studies.glob("*.db*"):  # SQLite would play a journal into the next one
+            file.unlink()
+    tasks = {}
+    for name in names:
+        told = clock.task_path(name)
+        tasks[name] = partial(
+            run_backbone, request, data, name, weights[name], turns.get(name), told
         )
+    if request.wants("search"):  # workers beyond the backbones join a study
+        for number in range(1, 1 + max(0, workers - len(names))):
+            name = order[number % len(order)]
+            search = partial(
+                help_search, request, data, name, weights[name], turns.get(name), number
+            )
+            tasks[f"{name}, helper {number}"] = search
+            queues.append([f"{name}, helper {number}"])
+    with Workers(min(workers, len(tasks))) as pool:
+        for name, _ in pool.run_all(tasks, queues):
+            say(f"{name}: done")
+    results.failures += pool.failures
+
+
+def run_backbone(
+    request: Request,
+    data: PreparedData,
+    name: str,
+    weights: Weights,
+    turn: Turn | None,
+    told: Path,
+) -> None:
+    """Search, train and evaluate one backbone, as far as that is asked for and not done.
+
+    turn: its place in the time budget (None: the settings' numbers hold). told: the file in which
+    it tells its progress.
+    """
+    console.begin_task(told)
+    paths, config = request.paths, request.config
+    slot = turn.begin() if turn else None
+    search = make_search(request, data, name, weights, None)
+    search_share, train_share = plan_shares(request, data, search, slot)
+    search = replace(search, slot=slot and slot.next_part(search_share))
+    if request.wants("search"):
+        begin_part(0.0, search_share)
+        search_backbone(search, data.training, paths.features)
+    if request.wants("train") or not runs_of(paths.runs, data, name):
+        begin_part(search_share, search_share + train_share)
+        found = read_best(search)
+        say(f"{name}: {'the best settings of its search' if found else 'settings as given'}")
+        own = with_settings(config, {"model.backbone": name, **found})
+        time_for = None
+        if slot is not None and turn is not None and request.budget_seconds is not None:
+            scoring = (1 - search_share - train_share) * (slot.end - slot.start)
+            limit = turn.deadline - scoring
+            time_for = TrainingTime(
+                Slot(time.time(), slot.end - scoring), limit, request.budget_seconds
+            )
+        train_run(own, data, weights, paths.runs, time_for, request.forces("train"))
+    begin_part(search_share + train_share, 1.0)
+    for run in runs_of(paths.runs, data, name):
+        evaluate_run(config, data, run, slot, request.forces("evaluate"))
+
+
+def help_search(
+    request: Request,
+    data: PreparedData,
+    name: str,
+    weights: Weights,
+    turn: Turn | None,
+    number: int,
+) -> None:
+    """Take part in the search of a backbone that another process runs."""
+    slot = turn.begin() if turn else None
+    search = make_search(request, data, name, weights, None)
+    share = plan_shares(request, data, search, slot)[0]
+    search = replace(search, slot=slot and slot.next_part(share), worker=number)
+    search_backbone(search, data.training, request.paths.features)
+
+
+def package(request: Request, data: PreparedData, results: Results) -> None:
+    """Package the best run or the ensemble, prove the zip, and say what it is worth."""
+    if not request.wants("package"):
+        return
+    headline("Package")
+    paths, config = request.paths, request.config
+    try:
+        if request.ensemble:
+            run = make_ensemble(paths.runs, request.ensemble, data.fingerprint, config.seed)
+        else:
+            run = choose_run(paths.runs, data, config.training.select_by, request.final)
+        images = data.test.versions[PROFILE]
+        zip_path = paths.submissions / f"{run.name}.zip"
+        package = package_run(run, members_of(run), images, config, zip_path, request.server)
+        results.unchecked = package.unchecked
+        results.worthless = describe_worth(run)
+        if request.is_demo:
+            score_hidden_test(request, data, run)
+    except UserError as error:
+        results.failures.append(f"packaging: {error}")
+        say(f"packaging FAILED: {error}")
+
+
+def score_hidden_test(request: Request, data: PreparedData, run: Path) -> None:
+    """Say what the packaged zip reaches on the demo's hidden test, beside what was expected."""
+    paths, config = request.paths, request.config
+    images, labels = load_test(paths.data / "hidden_test.npz", config.data, data.class_names)
+    answers = run_ingestion(paths.submissions / f"{run.name}.zip", images, config.limits)
+    scores = read_json(run / "metrics.json")["test"][PROFILE]
+    expected = scores.get("augmented", scores["plain"])
+    low, high = expected["interval"]
+    say(
+        f"The demo's hidden test ({len(images)} images, distorted): "
+        f"{100 * np.mean(answers.labels == labels):.1f} %; expected "
+        f"{100 * expected['accuracy']:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+    )
+
+
+def cross_validate(
+    request: Request, data: PreparedData, cleaned: CleanedData, weights: Mapping[str, Weights]
+) -> None:
+    """Train the packaged run's settings on each fold, beside the time budget."""
+    if not request.folds:
+        return
+    headline("Folds")
+    paths, select_by = request.paths, request.config.training.select_by
+    run = choose_run(paths.runs, data, select_by, request.final)
+    own = weights[run.name.rpartition("_")[0]]
+    folder = paths.experiments / "folds"
+    train_folds(run, cleaned, own, request.folds, folder, request.forces("train"))
+
+
+def ask_server(request: Request, data: PreparedData) -> None:
+    """Do what was asked of the server at home, on distorted validation images or --on-test."""
+    paths, config = request.paths, request.config
+    if request.bundle:
+        write_bundle(paths.bundle, data, config)
+    if request.dry_run is not None:
+        show_dry_run(request.dry_run, data, config, paths, request.on_test)
+    if request.grade is not None:
+        grade(request.grade, data, config, paths, request.on_test, request.force)
+
+
+def show_leaderboard(request: Request) -> None:
+    """Write and print the leaderboard."""
+    headline("Leaderboard (accuracies in percent)")
+    folder = request.paths.experiments
+    say(write_leaderboard(request.paths.runs, folder, with_references=True))
+    say(f"\nall columns: {folder / 'leaderboard.csv'} and leaderboard.md")
+
+
+# -- parts of them
+
+
+def make_search(
+    request: Request, data: PreparedData, name: str, weights: Weights, slot: Slot | None
+) -> Search:
+    """Return the search of a backbone."""
+    training, folder = data.training, request.paths.studies
+    folder.mkdir(parents=True, exist_ok=True)
+    return Search(
+        config=with_settings(request.config, {"model.backbone": name}),
+        weights=weights,
+        folder=folder,
+        data={"splits": data.fingerprint, "training images": len(training.labels)},
+        backend=keras.config.backend(),
+        side=max(training.images.shape[1:3]),
+        storage=request.storage,
+        fixed=request.fixed_keys,
+        slot=slot,
+    )
+
+
+def plan_shares(
+    request: Request, data: PreparedData, search: Search, slot: Slot | None
+) -> tuple[float, float]:
+    """Return the shares of a backbone's time for searching and training; scoring has the rest.
+
+    In a slot they are settings. Else they only serve the status line, and are estimated from how
+    many images pass the network: all of it with gradients 1, a third without.
+    """
+    config = request.config
+    if slot is not None:
+        searching = (1 - SCORING_SHARE) * config.search.share if request.wants("search") else 0.0
+        return searching, 1 - SCORING_SHARE - searching
+    searching = sum(map(search.count_passes, search.rounds)) if request.wants("search") else 0.0
+    epochs = config.training.fine_tuning_epochs + config.training.frozen_epochs / 3
+    training = epochs * len(data.training.labels)
+    steps = plan_steps(config.training.select_by, config.evaluation.tta_views)
+    scoring = sum(step.views for step in steps) * len(data.test.labels) / 3
+    total = searching + training + scoring
+    return searching / total, training / total
+
+
+def describe_plan(
+    request: Request,
+    data: PreparedData,
+    weights: Mapping[str, Weights],
+    turns: Mapping[str, Turn],
+) -> None:
+    """Say what will happen, in which order, and the time that each backbone has."""
+    headline("Plan")
+    training = request.config.training
+    for name in request.backbones:
+        search = make_search(request, data, name, weights[name], None)
+        parts = []
+        if request.wants("search"):
+            rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
+            parts.append(f"search of {', '.join(rounds)} trials")
+        if name in turns:
+            share = turns[name].cost / sum(turn.cost for turn in turns.values())
+            parts.append(f"{share:.0%} of the work's time")
+        elif weights[name].is_pretrained:
+            parts.append(f"{training.frozen_epochs} epochs with a frozen backbone")
+            parts.append(f"{training.fine_tuning_epochs} of fine-tuning")
+        else:
+            parts.append(f"{training.frozen_epochs + training.fine_tuning_epochs} epochs")
+        say(f"{get_backbone(name).title}, {weights[name].origin} weights: {', '.join(parts)}")
+    if request.budget_seconds is not None:
         say(
-            f"{run.name} on {len(scores)} folds: selection score {mean:.4f}, standard deviation {deviation:.4f}"
+            f"Time budget {describe_seconds(request.budget_seconds)}; what one step does not use "
+            f"goes to the next. Packaging has {describe_seconds(packaging_seconds(request.budget_seconds))}."
         )
-
-    # -- results
-
-    def _runs_of(self, prepared: PreparedData) -> list[Path]:
-        """The trained runs on these splits."""
-        runs = [path.parent for path in sorted(self.paths.runs.glob("*/network.weights.h5"))]
-        return [
-            run for run in runs if read_json(run / "config.json")["splits"] == prepared.fingerprint
-        ]
-
-    def evaluate(self, prepared: PreparedData, runs: list[Path]) -> None:
-        """Score the runs that are not scored yet, and draw their curves and confusion."""
-        headline("Evaluate")
-        waiting = [
-            run
-            for run in runs
-            if self.job.forces("evaluate") or not is_scored(self.config, prepared, run)
-        ]
-        tasks = {run.name: partial(run_evaluation, self.config, prepared, run) for run in waiting}
-        for name, _ in self.workers.run_all(tasks):
-            self._show_scores(self.paths.runs / name, prepared)
-        for run in runs:
-            if run not in waiting:
-                say(f"{run.name}: scored already; --force scores anew.")
-
-    def _show_scores(self, run: Path, prepared: PreparedData) -> None:
-        metrics = read_json(run / "metrics.json")
-        accuracies = (
-            f"{metrics['test'][version]['augmented']['accuracy']:.4f} {version}"
-            for version in VERSIONS
-        )
-        say(
-            f"{run.name}: selection score {metrics['selection_score']:.4f}; test, the first two with "
-            f"{metrics['views']} views: {', '.join(accuracies)}; look number {metrics['test_looks']} at the test"
-        )
-        if doubtful := int(prepared.test.doubtful.sum()):
-            scores = (metrics["test"][version]["augmented"] for version in ("clean", PROFILE))
-            clean, distorted = (known["accuracy_without_doubtful"] for known in scores)
-            say(
-                f"  without its {doubtful} doubtful labels {clean:.4f} clean, {distorted:.4f} {PROFILE}"
-            )
-        draw_history(run / "history.png", pd.read_csv(run / "history.csv"))
-        confusion = np.array(metrics["test"][PROFILE]["augmented"]["confusion"])
-        draw_confusion(
-            run / "confusion.png", confusion, prepared.class_names, f"{run.name}, distorted test"
-        )
-
-    def package(self, prepared: PreparedData) -> None:
-        """Package the best run, run the zip as a server would, and score the demo's hidden test with it."""
-        headline("Package")
-        run = self._packaged_run(prepared)
-        metrics = read_json(run / "metrics.json")
-        zip_path = self.paths.submissions / f"{run.name}.zip"
-        expected = read_arrays(run / "predictions_test.npz")[PROFILE].mean(axis=0)
-        compared = Expected(prepared.test.versions[PROFILE], expected, metrics["views"])
-        self.unchecked = deliver(run, compared, self.config, zip_path, self.job.server)
-        if self.job.is_demo:
-            self._score_hidden_test(zip_path, prepared, metrics)
-
-    def _packaged_run(self, prepared: PreparedData) -> Path:
-        names = self.job.options.ensemble
-        if not names:
-            return self._best_run(prepared)
-        return make_ensemble(self.paths.runs, tuple(names), prepared.fingerprint, self.config.seed)
-
-    def _best_run(self, prepared: PreparedData) -> Path:
-        table = read_rows(self.paths.runs)
-        table = table[
-            (table["splits"] == prepared.fingerprint) & ~table["run"].str.startswith(PREFIX)
-        ]
-        select_by = self.config.training.select_by
-        if table.size and select_by not in set(table["select by"]):
-            others = ", ".join(sorted(set(table["select by"])))
-            raise UserError(
-                f"No run on these data was selected by {select_by}; add --select-by with one of {others}."
-            )
-        table = table[table["select by"] == select_by]
-        if self.job.final != "best":
-            table = table[[name.rpartition("_")[0] == self.job.final for name in table["run"]]]
-        if table.empty:
-            raise UserError(
-                f"No trained run of '{self.job.final}' on these data; train one: --train --backbone {self.job.final}."
-            )
-        return Path(self.paths.runs / table.iloc[0]["run"])
-
-    def _score_hidden_test(
-        self, zip_path: Path, prepared: PreparedData, metrics: dict[str, Any]
-    ) -> None:
-        images, labels = load_test(
-            self.paths.data / "hidden_test.npz", self.config.data, prepared.class_names
-        )
-        score = float(np.mean(run_ingestion(zip_path, images, self.config.limits).labels == labels))
-        expected = metrics["test"][PROFILE]["augmented"]
-        low, high = expected["interval"]
-        say(
-            f"The demo's hidden test ({len(images)} pictures, distorted): {score:.4f}; "
-            f"expected {expected['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}"
-        )
-
-    def record(self) -> None:
-        """Keep a public score."""
-        run_name, text = self.job.options.record
-        try:
-            score = float(text)
-        except ValueError:
-            raise UserError(
-                f"--record got the score '{text}', and expects a number from 0 to 1, as 0.82."
-            ) from None
-        record_public_score(self.paths.runs, run_name, score)
-
-    def show_leaderboard(self) -> None:
-        """Write and print the leaderboard."""
-        headline("Leaderboard (accuracies in percent)")
-        say(write_leaderboard(self.paths.runs, self.paths.experiments, with_references=True))
-        say(f"\nall columns: {self.paths.experiments / 'leaderboard.csv'} and leaderboard.md")

@@ -1,26 +1,89 @@
 """What the user sees: plain lines on standard output, progress bars on standard error."""
 
+import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
-_bar = {
-    "position": 0
-}  # the line of this process's progress bars, where several processes draw some
+STATUS_SECONDS = 60.0  # between two lines of status, where no terminal shows a bar
+# Of this process: the line of its bars, the log file, the file in which a task tells its progress
+# with the part of the task that is under way, and when the status was last said.
+_here: dict[str, Any] = {"position": 0, "log": None, "task": None, "part": (0.0, 1.0), "told": 0.0}
 
 
 def say(text: str = "") -> None:
-    """Print one line (or block) at once, also when the output is piped, without tearing a progress bar."""
+    """Print a line or block at once, without tearing a progress bar; the log file gets it too."""
+    if _here["log"] is not None:
+        with _here["log"].open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     if sys.stdout.isatty():  # what another process's bar has left on these lines is wiped out
         text = "\r" + text.replace("\n", "\x1b[K\n") + "\x1b[K"
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def log_to(path: Path | None) -> None:
+    """Let `say` append to a file, too."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _here["log"] = path
+
+
+def log_path() -> Path | None:
+    """Return the file that `say` appends to."""
+    path: Path | None = _here["log"]
+    return path
+
+
+def begin_task(path: Path | None) -> None:
+    """Let `tell_progress` write to a file, from which the main process knows of this task."""
+    _here.update(task=path, part=(0.0, 1.0))
+
+
+def begin_part(low: float, high: float) -> None:
+    """Say which part of the task is under way: from a share `low` of it to `high`, 0..1."""
+    _here["part"] = (low, high)
+
+
+def tell_progress(share: float, doing: str) -> None:
+    """Tell the main process that a share 0..1 of the part under way is done; cheap at every step."""
+    if _here["task"] is not None and time.monotonic() - _here["told"] > 2:
+        _here["told"] = time.monotonic()
+        low, high = _here["part"]
+        content = json.dumps({"share": low + share * (high - low), "doing": doing})
+        temporary = _here["task"].with_suffix(".new")
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, _here["task"])
+
+
+class Status:
+    """One line on where the whole job stands: on a terminal always, elsewhere once a minute."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.bar: Any = None
+        self.said = time.monotonic()
+
+    def show(self, text: str) -> None:
+        """Show the line."""
+        if sys.stderr.isatty():
+            self.bar = self.bar or tqdm(bar_format="{desc}", position=self.position, leave=False)
+            self.bar.set_description_str(text)
+        elif time.monotonic() - self.said >= STATUS_SECONDS:
+            self.said = time.monotonic()
+            say(text)
+
+    def close(self) -> None:
+        """Take it away."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def headline(text: str) -> None:
@@ -38,12 +101,12 @@ def progress(
 def draw_bar(items: Iterable[Any] | None = None, **settings: Any) -> Any:
     """Return a tqdm bar in the place of this process, silent where standard error is no terminal."""
     bar: Any = tqdm
-    return bar(items, disable=None, leave=False, **_bar, **settings)
+    return bar(items, disable=None, leave=False, position=_here["position"], **settings)
 
 
 def set_bar_position(position: int) -> None:
     """Draw this process's bars that many lines below the first."""
-    _bar["position"] = position
+    _here["position"] = position
 
 
 @contextmanager

@@ -16,6 +16,10 @@ class CheckFailedError(UserError):
     """A submission that fails a check: it does not run, answers otherwise, or exceeds a limit."""
 
 
+class WorthlessError(Exception):
+    """All is done, but what was packaged is no better than naming one class always."""
+
+
 class NotCheckedError(Exception):
     """A check that could not be made on this machine; the message says why."""
 

@@ -6,9 +6,10 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
@@ -18,21 +19,22 @@ from competition.common import console
 from competition.common.errors import UserError
 
 Result = TypeVar("Result")
-GIGABYTES_EACH = (
-    2.5  # what a worker takes while it trains, and what it leaves to the rest of the machine
-)
+Tasks = Mapping[str, Callable[[], Result]]
+GIGABYTES_EACH = 2.5  # a worker while it trains, with what it leaves to the rest of the machine
 
 
 def count_workers(tasks: int, accelerated: bool) -> int:
-    """Return how many processes serve `tasks` best: one with an accelerator, else one a core as far as memory goes.
+    """Return how many processes serve `tasks` best.
 
-    Two networks trained on one core each take far less time than one after the other on both.
+    One with an accelerator, else one per core as far as memory goes: two networks trained on one
+    core each take far less time than one after the other on both.
     """
     fitting = int(psutil.virtual_memory().available / 2**30 / GIGABYTES_EACH)
-    return 1 if accelerated else max(1, min(tasks, _count_cores(), fitting))
+    return 1 if accelerated else max(1, min(tasks, count_cores(), fitting))
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -43,7 +45,8 @@ class Workers:
     """
 
     def __init__(self, number: int) -> None:
-        self.number, self.stopped = number, False
+        self.number = number
+        self.stopped = False
         self.failures: list[str] = []
         self.context = multiprocessing.get_context("spawn")
         self.lock = self.context.RLock()  # of the progress bars
@@ -54,55 +57,32 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.stopped = True
-        if (
-            kind is not None
-        ):  # nobody waits for the tasks any more; each can go on from its last checkpoint
+        if kind is not None:  # nobody waits for the tasks; each can go on from what it saved last
             for child in multiprocessing.active_children():
                 child.kill()
         for pool in self.pools:
             pool.shutdown(cancel_futures=True)
 
-    def run(
-        self, tasks: Mapping[str, Callable[[], Result]]
-    ) -> Iterator[tuple[str, Result | UserError]]:
-        """Yield the name of each task and its result, or the UserError that it raised, in the order in which they end.
+    def run_all(
+        self, tasks: Tasks[Result], queues: Sequence[Sequence[str]] | None = None
+    ) -> Iterator[tuple[str, Result]]:
+        """Yield the name of each task and its result, in the order in which they end.
 
-        tasks: picklable, begun in their order. One whose process dies is run again when the others are over; one that
-        dies again gives an UserError. Any other error ends the iteration.
+        tasks: picklable. queues: the names that each process takes, in order; None: each takes the
+        next one in their order. A task that raises a UserError is told, remembered, and gives
+        nothing. One whose process dies is run again when the others are over, at most once. Any
+        other error ends the iteration.
         """
-        if not self.pools or len(tasks) == 1:  # one alone is faster with all cores, in this process
-            yield from ((name, _attempt(task)) for name, task in tasks.items())
-            return
-        waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        for name in tasks:
-            waiting.put(name)
-        for slot in range(self.number):
-            threading.Thread(
-                target=self._serve, args=(slot, tasks, waiting, ended), daemon=True
-            ).start()
-        lost = []
-        for _ in tasks:
-            name, result = ended.get()
+        for name, result in self._run(tasks, queues or [list(tasks)]):
             if isinstance(result, BrokenProcessPool):
-                lost.append(name)
-            elif isinstance(result, Exception) and not isinstance(result, UserError):
-                raise result
-            else:
-                yield name, result
-        if lost:
-            console.say(
-                f"A worker process died, often for want of memory; again, one at a time: {', '.join(lost)}"
-            )
-        for name in lost:
-            result = self._run_in(0, tasks[name])
-            yield name, _describe_death(name) if isinstance(result, BrokenProcessPool) else result
-
-    def run_all(self, tasks: Mapping[str, Callable[[], Result]]) -> Iterator[tuple[str, Result]]:
-        """Yield what the tasks give; what goes wrong in one is told, and ends the job only when all is over."""
-        for name, result in self.run(tasks):
+                result = UserError(
+                    f"The process of {name} died, killed from outside or for want of memory; close "
+                    "other programs, or lower training.batch_size, and give the same command again."
+                )
             if isinstance(result, UserError):
                 self.tell_failure(name, result)
+            elif isinstance(result, Exception):
+                raise result
             else:
                 yield name, result
 
@@ -111,9 +91,33 @@ class Workers:
         console.say(f"{name} FAILED: {error}")
         self.failures.append(f"{name}: {error}")
 
-    def _serve(
-        self, slot: int, tasks: Mapping[str, Callable[[], Any]], waiting: Any, ended: Any
-    ) -> None:
+    def _run(
+        self, tasks: Tasks[Result], queues: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[str, Result | Exception]]:
+        if not self.pools or len(tasks) == 1:  # one alone is faster with all cores, in this process
+            yield from ((name, _attempt(tasks[name])) for names in queues for name in names)
+            return
+        waiting: list[queue.SimpleQueue[str]] = [queue.SimpleQueue() for _ in queues]
+        for names, line in zip(queues, waiting, strict=True):
+            for name in names:
+                line.put(name)
+        ended: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        for slot in range(self.number):
+            serve = (slot, tasks, waiting[slot % len(waiting)], ended)
+            threading.Thread(target=self._serve, args=serve, daemon=True).start()
+        lost = []
+        for _ in tasks:
+            name, result = ended.get()
+            if isinstance(result, BrokenProcessPool):
+                lost.append(name)
+            else:
+                yield name, result
+        if lost:
+            names = ", ".join(lost)
+            console.say(f"A process died, often for want of memory; again, one at a time: {names}")
+        yield from ((name, self._run_in(0, tasks[name])) for name in lost)
+
+    def _serve(self, slot: int, tasks: Tasks[Any], waiting: Any, ended: Any) -> None:
         """Run what is waiting in one of the processes."""
         with contextlib.suppress(queue.Empty):
             while not self.stopped:
@@ -136,17 +140,10 @@ class Workers:
             return error
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
-        arguments = slot, max(1, _count_cores() // self.number), self.lock
+        arguments = slot, max(1, count_cores() // self.number), self.lock, console.log_path()
         return ProcessPoolExecutor(
             1, self.context, initializer=_prepare_process, initargs=arguments
         )
-
-
-def _describe_death(name: str) -> UserError:
-    return UserError(
-        f"The process of {name} died, killed from outside or for want of memory; close other programs, "
-        "or lower training.batch_size, and give the same command again."
-    )
 
 
 def _attempt(task: Callable[[], Result]) -> Result | UserError:
@@ -156,17 +153,17 @@ def _attempt(task: Callable[[], Result]) -> Result | UserError:
         return error
 
 
-def _prepare_process(slot: int, threads: int, lock: Any) -> None:
-    """Limit the threads before any library starts them, find a line for the progress bars, and end with the parent."""
+def _prepare_process(slot: int, threads: int, lock: Any, log: Path | None) -> None:
+    """Limit the threads before any library starts them, and end with the parent."""
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
     if threads == 1:
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
-        )
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
     tqdm.set_lock(lock)
     console.set_bar_position(slot)
+    console.log_to(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with console.quiet_import():
         import keras  # noqa: F401  # loads the backend while standard error is quiet

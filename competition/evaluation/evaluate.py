@@ -4,56 +4,162 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from competition.common.files import digest, read_json, write_json
+import numpy as np
+
+from competition.common.console import say
+from competition.common.figures import draw_confusion, draw_history
+from competition.common.files import digest, read_arrays, read_json, write_arrays, write_json
 from competition.config import Config, unflatten
-from competition.data.arrays import PreparedData
-from competition.data.dataset import CLASS_NAMES
-from competition.evaluation.metrics import relative_errors
-from competition.evaluation.predict import evaluate, selection_score
-from competition.training.runs import load_run
+from competition.data.arrays import PreparedData, ScoredSet
+from competition.distortion.profiles import PROFILE, selected_versions
+from competition.evaluation.metrics import bootstrap_interval, score, score_families
+from competition.evaluation.predict import Predictions, plan_steps, predict_all
+from competition.time_budget import Slot
+from competition.training.chance import beats_chance
+from competition.training.keepers import PREDICTIONS
+from competition.training.runs import WEIGHTS, load_run
+
+SPLITS = ("validation", "test")
 
 
-def run_evaluation(config: Config, prepared: PreparedData, run: Path) -> dict[str, Any]:
-    """Score a run on validation and test, write metrics.json and return it; each look at the test is counted."""
-    path, facts = run / "metrics.json", _scoring_facts(config, prepared, run)
-    looks = read_json(path)["test_looks"] if path.is_file() else 0
-    network = load_run(run)
-    validation = evaluate(network, prepared.validation, config.evaluation, run, config.seed)
-    test = evaluate(network, prepared.test, config.evaluation, run, config.seed)
+def evaluate_run(
+    config: Config, data: PreparedData, run: Path, slot: Slot | None = None, force: bool = False
+) -> None:
+    """Score a run on validation and test, unless that was done; write metrics.json and figures.
+
+    Each look at the test is counted. slot: what does not fit into it is left out, the most telling
+    versions last; a later call without one makes up for it.
+    """
+    facts = _scoring_facts(config, data, run)
+    path = run / "metrics.json"
+    old = read_json(path) if path.is_file() else {}
+    is_same = facts.items() <= old.items() and not force
+    if is_same and (slot is not None or not old["not_scored"]):
+        say(f"{run.name}: scored already; --evaluate --force scores anew.")
+        return
     select_by = unflatten(read_json(run / "config.json")["settings"]).training.select_by
-    result = {
-        "validation": validation,
-        "test": test,
-        "test_looks": looks + 1,
+    known = _read_predictions(run) if is_same else _selection_predictions(run, data, select_by)
+    network = load_run(run)
+    steps = plan_steps(select_by, config.evaluation.tta_views)
+    predictions, seconds, left_out = predict_all(
+        network, data, steps, config.evaluation, known, slot
+    )
+    result: dict[str, Any] = {}
+    for split in SPLITS:
+        scored = getattr(data, split)
+        result[split] = score_predictions(scored, predictions[split], config.seed)
+        _write_predictions(run, scored, predictions[split])
+    selection = selection_score(result["validation"], select_by)
+    result |= {
+        "selection_score": selection,
+        "select_by": select_by,
+        "beats_chance": beats_chance(selection, data.validation.labels),
+        "test_looks": old.get("test_looks", 0) + 1,
         "parameters": network.count_params(),
+        "milliseconds": old.get("milliseconds") if seconds is None else 1000 * seconds,
+        "zip_megabytes": len(zlib.compress((run / WEIGHTS).read_bytes())) / 2**20,
+        "not_scored": [step.title for step in left_out],
+        **facts,
     }
-    result |= {"selection_score": selection_score(validation, select_by), "select_by": select_by}
-    result |= {"zip_megabytes": _compressed_megabytes(run), **facts}
-    if prepared.class_names == CLASS_NAMES:
-        families = test["microscope"]["families"].items()
-        corrupted = {name: family["balanced_accuracy"] for name, family in families}
-        result["relative"] = relative_errors(test["clean"]["plain"]["balanced_accuracy"], corrupted)
     write_json(path, result)
+    _show(run, data, result)
+
+
+def score_predictions(
+    scored: ScoredSet, predictions: dict[str, np.ndarray], seed: int
+) -> dict[str, Any]:
+    """Return version -> `plain` (one view), `augmented` (all views, if there are more) -> scores.
+
+    predictions: probabilities (views, n, K) by version. The scores are those of `metrics.score`,
+    with `interval` (95 %, bootstrap) and `accuracy_without_wrong_labels`. A version that mixes
+    kinds of distortion has `families`, too.
+    """
+    result: dict[str, Any] = {}
+    for version, views in predictions.items():
+        kinds = {"plain": views[0]} | ({"augmented": views.mean(axis=0)} if len(views) > 1 else {})
+        result[version] = {kind: _score(scored, values, seed) for kind, values in kinds.items()}
+        if version in scored.families:
+            predicted = views[0].argmax(axis=1)
+            families = scored.families[version]
+            result[version]["families"] = score_families(scored.labels, predicted, families)
     return result
 
 
-def is_scored(config: Config, prepared: PreparedData, run: Path) -> bool:
-    """Tell whether metrics.json holds the scores of what the run trained last, on these pictures and views."""
-    path = run / "metrics.json"
-    return path.is_file() and bool(
-        _scoring_facts(config, prepared, run).items() <= read_json(path).items()
-    )
-
-
-def _scoring_facts(config: Config, prepared: PreparedData, run: Path) -> dict[str, Any]:
-    trained = digest(run / "network.weights.h5")
-    return {
-        "views": config.evaluation.tta_views,
-        "distortion": prepared.distortion_hash,
-        "trained": trained,
+def _score(scored: ScoredSet, probabilities: np.ndarray, seed: int) -> dict[str, Any]:
+    correct = probabilities.argmax(axis=1) == scored.labels
+    return score(scored.labels, probabilities) | {
+        "interval": bootstrap_interval(correct, seed),
+        "accuracy_without_wrong_labels": float(correct[~scored.doubtful].mean()),
     }
 
 
-def _compressed_megabytes(run: Path) -> float:
-    """Return what the weights take in a zip."""
-    return len(zlib.compress((run / "network.weights.h5").read_bytes())) / 2**20
+def selection_score(scores: dict[str, Any], select_by: str) -> float:
+    """Return the mean accuracy, with one view, over the versions that are selected by."""
+    versions = selected_versions(select_by)
+    return float(np.mean([scores[version]["plain"]["accuracy"] for version in versions]))
+
+
+def is_scored(run: Path) -> bool:
+    """Tell whether a run has scores."""
+    return (run / "metrics.json").is_file()
+
+
+def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, Any]:
+    """Return what scores depend on, as metrics.json holds it."""
+    return {
+        "views": config.evaluation.tta_views,
+        "distortion": data.distortion_hash,
+        "trained": digest(run / WEIGHTS),
+    }
+
+
+def _read_predictions(run: Path) -> Predictions:
+    stored = {split: read_arrays(run / f"predictions_{split}.npz") for split in SPLITS}
+    skipped = ("labels", "wrong_labels")
+    return {
+        split: {name: array for name, array in arrays.items() if name not in skipped}
+        for split, arrays in stored.items()
+    }
+
+
+def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Predictions:
+    """Return what training predicted of validation with the weights that it kept."""
+    known: Predictions = {split: {} for split in SPLITS}
+    if (run / PREDICTIONS).is_file():
+        versions = selected_versions(select_by)
+        probabilities = np.load(run / PREDICTIONS, allow_pickle=False)
+        if len(probabilities) == len(versions) * len(data.validation.labels):
+            parts = np.split(probabilities, len(versions))
+            known["validation"] = {
+                name: part[None] for name, part in zip(versions, parts, strict=True)
+            }
+    return known
+
+
+def _write_predictions(run: Path, scored: ScoredSet, predictions: dict[str, np.ndarray]) -> None:
+    facts = {"labels": scored.labels, "wrong_labels": scored.doubtful}
+    write_arrays(run / f"predictions_{scored.name}.npz", **facts, **predictions)
+
+
+def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
+    """Print the scores of a run, and draw its curves and its confusion under distortion."""
+    names = {"plain": "", "augmented": " TTA"}
+    accuracies = [
+        f"{version}{names[kind]} {100 * scores[kind]['accuracy']:.1f}"
+        for version, scores in metrics["test"].items()
+        for kind in names
+        if kind in scores
+    ]
+    say(
+        f"{run.name}: selection {100 * metrics['selection_score']:.1f}; test: "
+        f"{', '.join(accuracies)} (look number {metrics['test_looks']} at the test)"
+    )
+    if wrong := int(data.test.doubtful.sum()):
+        without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
+        say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
+    draw_history(run / "history.png", run / "history.csv")
+    best = metrics["test"][PROFILE]
+    confusion = np.array(best.get("augmented", best["plain"])["confusion"])
+    draw_confusion(
+        run / "confusion.png", confusion, data.class_names, f"{run.name}, distorted test"
+    )

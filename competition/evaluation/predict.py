@@ -1,93 +1,94 @@
-"""Predictions of a trained network on clean and distorted pictures, and the scores made of them."""
+"""Predictions of a trained network on all versions of validation and test, the most telling first."""
 
 import time
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from competition.common.console import progress
-from competition.common.files import write_arrays
+from competition.common.console import progress, say
 from competition.config import EvaluationConfig
-from competition.data.arrays import ScoredSet
-from competition.distortion.profiles import selected_versions
-from competition.evaluation.metrics import bootstrap_interval, score, score_families
+from competition.data.arrays import PreparedData
+from competition.distortion.profiles import PROFILE, VERSIONS, selected_versions
 from competition.networks.submission_model import predict_views
+from competition.time_budget import Slot
 
-# Versions that are scored with test-time augmentation too; the others, which say where a network breaks, with one view.
-WITH_VIEWS = ("clean", "revealed")
+TEST_TIME_AUGMENTED = (PROFILE, "clean")  # versions of test that all views are predicted of
+Predictions = dict[str, dict[str, np.ndarray]]
+"""Split -> version -> probabilities (views, n, K) float32."""
 
 
-def evaluate(
-    network: keras.Model, scored: ScoredSet, config: EvaluationConfig, folder: Path, seed: int
-) -> dict[str, Any]:
-    """Return the scores of every version with and without test-time augmentation, and keep the probabilities.
+@dataclass(frozen=True)
+class Step:
+    """One version of a split to predict; views: how many there are once it is done."""
 
-    The result maps version -> `plain` / `augmented` -> metrics.score plus `interval` (95 %, bootstrap) and
-    `accuracy_without_doubtful` (where labels are not), and version -> `families` -> metrics.score_families; and
-    `milliseconds` a picture and view. Versions other than WITH_VIEWS have one view, and so the same scores twice.
-    folder: takes predictions_<set>.npz with `<version>` (views, n, K), `labels` and `doubtful`.
+    split: str
+    version: str
+    views: int
+
+    @property
+    def title(self) -> str:
+        """Its name for a reader."""
+        return f"{self.split} {self.version}{' TTA' if self.views > 1 else ''}"
+
+
+def plan_steps(select_by: str, tta_views: int) -> list[Step]:
+    """Return what is predicted, in order: what ranks and what is expected come first."""
+    selected = selected_versions(select_by)
+    steps = [Step("test", PROFILE, 1), *(Step("validation", name, 1) for name in selected)]
+    steps.append(Step("test", "clean", 1))
+    if tta_views > 1:
+        steps.append(Step("test", PROFILE, tta_views))
+    steps += [Step("test", name, 1) for name in VERSIONS if name not in TEST_TIME_AUGMENTED]
+    if tta_views > 1:
+        steps.append(Step("test", "clean", tta_views))
+    return steps + [Step("validation", name, 1) for name in VERSIONS if name not in selected]
+
+
+def predict_all(
+    network: keras.Model,
+    data: PreparedData,
+    steps: list[Step],
+    config: EvaluationConfig,
+    known: Predictions,
+    slot: Slot | None,
+) -> tuple[Predictions, float | None, list[Step]]:
+    """Return the predictions, the seconds per image and view, and the steps for which time was out.
+
+    known: what was predicted before; it is added to, never predicted again. The selection score's
+    versions and the first of the test are always predicted; another step begins if it ends within
+    the slot at the rate of those before it.
     """
-    predictions, seconds = {}, 0.0
-    _warm_up(network, scored, config)
-    for version, images in scored.versions.items():
+    passed, seconds, left_out = 0, 0.0, []
+    for number, step in enumerate(steps):
+        done = known[step.split].get(step.version)
+        first_view = 0 if done is None else len(done)
+        images = getattr(data, step.split).versions[step.version]
+        passes = len(images) * (step.views - first_view)
+        if passes <= 0:
+            continue
+        is_late = slot is not None and passes * seconds / max(passed, 1) > slot.seconds_left
+        if is_late and not _is_needed(step, steps[:number]):
+            left_out.append(step)
+            continue
+        if not passed:
+            predict_views(network, images[:1], 1, config.batch_size)  # compiles
         started = time.perf_counter()
-        track = partial(progress, what=f"  {scored.name}, {version}", unit="batch")
-        predictions[version] = predict_views(
-            network, images, num_views(version, config), config.batch_size, track
+        track = partial(progress, what=f"  {step.title}", unit="batch")
+        predicted = predict_views(
+            network, images, step.views, config.batch_size, track, first_view=first_view
         )
+        passed += passes
         seconds += time.perf_counter() - started
-    result = score_predictions(scored.labels, scored.doubtful, predictions, seed)
-    for version, families in scored.families.items():
-        predicted = predictions[version][0].argmax(axis=1)
-        result[version]["families"] = score_families(scored.labels, predicted, families)
-    count = len(scored.labels) * sum(len(views) for views in predictions.values())
-    result["milliseconds"] = 1000 * seconds / count
-    write_arrays(
-        folder / f"predictions_{scored.name}.npz",
-        labels=scored.labels,
-        doubtful=scored.doubtful,
-        **predictions,
-    )
-    return result
+        known[step.split][step.version] = (
+            predicted if done is None else np.concatenate([done, predicted])
+        )
+    if left_out:
+        say(f"  NOT SCORED, for want of time: {', '.join(step.title for step in left_out)}")
+    return known, seconds / passed if passed else None, left_out
 
 
-def num_views(version: str, config: EvaluationConfig) -> int:
-    """Return how many views of each picture of a version are predicted."""
-    return config.tta_views if version in WITH_VIEWS else 1
-
-
-def score_predictions(
-    labels: np.ndarray, doubtful: np.ndarray, predictions: dict[str, np.ndarray], seed: int
-) -> dict[str, Any]:
-    """Return version -> `plain` / `augmented` -> scores, of probabilities (views, n, K) by version."""
-    return {
-        version: _scores(labels, doubtful, views, seed) for version, views in predictions.items()
-    }
-
-
-def selection_score(scores: dict[str, Any], select_by: str) -> float:
-    """Return the mean accuracy, with one view, over the versions that are selected by; scores: as of `evaluate`."""
-    return float(
-        np.mean([scores[version]["plain"]["accuracy"] for version in selected_versions(select_by)])
-    )
-
-
-def _warm_up(network: keras.Model, scored: ScoredSet, config: EvaluationConfig) -> None:
-    """Compile before the clock runs."""
-    predict_views(network, scored.versions["clean"][:1], 1, config.batch_size)
-
-
-def _scores(
-    labels: np.ndarray, doubtful: np.ndarray, views: np.ndarray, seed: int
-) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for kind, probabilities in {"plain": views[0], "augmented": views.mean(axis=0)}.items():
-        correct = probabilities.argmax(axis=1) == labels
-        result[kind] = score(labels, probabilities) | {
-            "interval": bootstrap_interval(correct, seed),
-            "accuracy_without_doubtful": float(correct[~doubtful].mean()),
-        }
-    return result
+def _is_needed(step: Step, before: list[Step]) -> bool:
+    """Tell whether a step belongs to the first of the test and the selection score."""
+    return all(other.split == "validation" or other == before[0] for other in [*before, step])

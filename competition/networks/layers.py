@@ -1,11 +1,10 @@
 """The network in training: built from the settings, frozen and unfrozen at block borders, penalised."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from competition.backbones import get_backbone
 from competition.config import ModelConfig
@@ -15,44 +14,16 @@ from competition.networks.weights import Weights, load_backbone
 SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller pictures are enlarged
 
 
-class TrainingModel(keras.Model):
-    """What trains: x is (pictures, labels), without y; gives (probabilities, labels as augmentation left them).
-
-    Loss and metrics compare its two outputs, so that a step may mix labels, on every backend. In the accuracy a mixed
-    picture is of the class that has the larger part of it.
-    Labels are (n, K). class_weights: (K,) float32, what each class counts in training; None: all the same.
-    """
-
-    class_weights: np.ndarray | None = None
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        probabilities, labels = y_pred
-        if training and self.class_weights is not None:
-            sample_weight = ops.matmul(labels, self.class_weights)
-        return super().compute_loss(x, labels, probabilities, sample_weight, training)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        probabilities, labels = y_pred
-        return super().compute_metrics(x, labels, probabilities, sample_weight)
-
-
 def network_spec(
-    config: ModelConfig, picture_shape: tuple[int, ...], num_classes: int
+    config: ModelConfig, image_shape: tuple[int, ...], num_classes: int
 ) -> dict[str, Any]:
     """Return what `submission_model.build_network` needs, as it stands in a submission's config.json."""
     entry = get_backbone(config.backbone)
-    side = config.input_size or picture_shape[0]
+    side = config.input_size or image_shape[0]
     return {
         "builder": entry.builder,
         "arguments": entry.arguments,
-        "picture_shape": list(picture_shape),
+        "image_shape": list(image_shape),
         "input_size": config.input_size if side >= SMALLEST_INPUT else SMALLEST_INPUT,
         "head_units": config.head_units,
         "dropout": config.dropout,
@@ -72,22 +43,24 @@ def find_backbone(network: keras.Model) -> keras.Model:
     return next(layer for layer in network.layers if isinstance(layer, keras.Model))
 
 
-def freeze_backbone(network: keras.Model) -> None:
-    """Let only the head train; BatchNorm of a frozen backbone runs in inference mode."""
-    find_backbone(network).trainable = False
+def set_trainable(
+    network: keras.Model, share: float, batch_norm: str, batch_norm_momentum: float
+) -> None:
+    """Let the head and the upper `share` of the backbone's layers train, from a block border on.
 
-
-def unfreeze_backbone(network: keras.Model, share: float) -> int:
-    """Let the upper `share` of the backbone's layers train, from the nearest block border; return how many do.
-
-    BatchNorm stays in inference mode: its statistics and scales are kept.
+    share: 0 freezes the backbone. batch_norm: `inference` keeps statistics and scales of the
+    backbone's BatchNorm layers; `training` lets those of the upper share learn new ones, with a
+    momentum that follows within a few dozen steps.
     """
     backbone = find_backbone(network)
-    border = find_border(backbone, share)
-    backbone.trainable = True
+    backbone.trainable = share > 0
+    border = find_border(backbone, share) if share else len(backbone.layers)
     for index, layer in enumerate(backbone.layers):
-        layer.trainable = index >= border and not isinstance(layer, keras.layers.BatchNormalization)
-    return len(backbone.layers) - border
+        layer.trainable = index >= border
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = index >= border and batch_norm == "training"
+            if layer.trainable:
+                layer.momentum = batch_norm_momentum
 
 
 def find_border(backbone: keras.Model, share: float) -> int:
@@ -123,13 +96,25 @@ def upper_part(network: keras.Model, border: int | None) -> keras.Model:
     return keras.Model(inputs, x)
 
 
-def train_everything(network: keras.Model, batch_norm_momentum: float) -> None:
-    """Let all layers train, BatchNorm in training mode with a momentum that follows within a few dozen steps."""
+def backbone_side(network: keras.Model) -> int:
+    """Return the side in pixels of the images that the backbone reads."""
+    resizing = [layer for layer in network.layers if isinstance(layer, keras.layers.Resizing)]
+    return int(resizing[0].height if resizing else network.input_shape[1])
+
+
+def resized_network(network: keras.Model, side: int) -> keras.Model:
+    """Return the same layers and weights for images whose backbone reads `side` pixels a side."""
     backbone = find_backbone(network)
-    backbone.trainable = True
-    for layer in backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = batch_norm_momentum
+    x = inputs = keras.Input((side, side, 3))
+    for layer in network.layers[network.layers.index(backbone) :]:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def list_blocks(backbone: keras.Model) -> list[list[Any]]:
+    """Return the layers of each block of a backbone, from the input on."""
+    borders = [0, *block_borders(backbone), len(backbone.layers)]
+    return [backbone.layers[low:high] for low, high in pairwise(borders)]
 
 
 def penalise_head(network: keras.Model, l2: float) -> None:

@@ -1,6 +1,7 @@
 """Pretrained weights: where they come from, and how they get into a backbone."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ RANDOM = Weights(None, "random")
 _unreachable: set[str] = set()
 
 
+def check_setting(setting: str, backbone: str) -> None:
+    """Raise UserError where `--weights setting` names a file that is missing."""
+    if setting not in KEYWORDS and get_backbone(backbone).pretrained:
+        _named_file(Path(setting), backbone)
+
+
 def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
     """Return the weights that `--weights setting` means for `backbone`.
 
@@ -57,6 +64,26 @@ def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
         raise UserError(f"{sentence}; put {local.name} there, or use --weights auto or none.")
     say(f"ATTENTION: {sentence}: RANDOM weights, and far lower scores.")
     return RANDOM
+
+
+def choose_weights(setting: str, backbones: Iterable[str], folder: Path) -> dict[str, Weights]:
+    """Return the weights of each backbone, said and checked before the long work."""
+    weights = {}
+    for name in backbones:
+        weights[name] = resolve_weights(setting, name, folder)
+        check_weights(weights[name], name)
+        say(f"  {get_backbone(name).title}: {weights[name].origin} weights")
+    return weights
+
+
+def find_embedding_weights(setting: str, backbone: str, folder: Path) -> Path | None:
+    """Return the weights that cleaning embeds images with, or None.
+
+    What is given for training need not fit the embedding's backbone.
+    """
+    if setting != "none" and not (Path(setting) / f"{backbone}{SUFFIX}").is_file():
+        setting = "auto"
+    return find_weights(setting, backbone, folder)
 
 
 def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
@@ -87,11 +114,7 @@ def _download(entry: Backbone, target: Path) -> bool:
 
     from competition.networks.submission_model import build_backbone
 
-    shape = (
-        224,
-        224,
-        3,
-    )  # no other shape changes the weights, and only this one goes without a warning
+    shape = (224, 224, 3)  # the one that goes without a warning; weights are those of any shape
     try:
         source = getattr(keras.applications, entry.builder)(
             input_shape=shape, include_top=False, weights="imagenet", **entry.arguments

@@ -1,223 +1,225 @@
-"""The search of one backbone: heads on cached features, trials of the whole network, and finals of the best of them."""
+"""The search of one backbone: its rounds one after the other, and what they settle."""
 
 import errno
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import optuna
 import psutil
 from optuna.exceptions import OptunaError
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from competition.common.console import say
-from competition.common.errors import UserError
-from competition.common.files import replacing, write_json
-from competition.config import with_settings
-from competition.data.arrays import TrainingData
+from competition.common.errors import TrialFailedError
+from competition.common.files import read_json, write_json
+from competition.common.settings import flatten
+from competition.config import PRESETS, with_settings
+from competition.data.arrays import TrainingData, count_skipped
 from competition.search.features import cache_features
-from competition.search.rounds import FINALS, FINE_TUNING_SPACE, HEADS, TRIALS, SearchJob
+from competition.search.report import write_report
+from competition.search.rounds import FINE_TUNING_SPACE, Round, Search
 from competition.search.study import (
     QUEUED,
     REASON,
     describe_settings,
-    failure_reason,
-    is_done,
+    inside_space,
+    is_finished,
     open_study,
-    reachable,
-    settings_as_given,
-    work,
+    rank,
+    run_trials,
+    suggest,
+    told_by_name,
 )
-from competition.search.study_report import write_report
-from competition.search.trial import Report, Trainer
+from competition.search.trial import TrialTrainer
+from competition.training.chance import beats_chance
 
 # A full disk or a storage that is gone are nothing that another trial would do better.
 NOT_THE_TRIALS_FAULT = (OSError, OptunaError, SQLAlchemyError)
-CHANCE_MARGIN = 0.02  # above chance, below which trials were too short to tell anything
-CONFIDENCE = 1.96  # standard errors of a difference of two scores: chance explains less (95 %)
-SCORED_ON = "validation pictures"  # attribute of a trial
+SIGNIFICANCE = 0.05  # probability under which chance explains a gain no more
+CORRECT = "correct"  # attribute of a trial: its right answers, as hexadecimal digits
 
 
-def search(job: SearchJob, data: TrainingData, features: Path) -> None:
-    """Run, or go on with, the studies of one backbone, which any number of processes may do at the same time.
+def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[str, Any]:
+    """Run the rounds of a search, or go on with them; return the settings that it changes.
 
-    features: the folder of cached features.
+    Any number of processes may do so at the same time; the one of worker 0 writes
+    <backbone>_best.json and the reports. features: the folder of cached features.
+    Settings change only where the gain over those as given is beyond chance, by McNemar's exact
+    test on the same images, corrected for the number of trials (Bonferroni).
     """
-    before: tuple[dict[str, Any], ...] = ()
-    for part in job.parts:
-        part = replace(part, before=before)
-        if part.part == FINALS and (len(before) < 2 or part.is_late):
-            break
-        study = open_study(part)
-        if not is_done(study, part):
-            trainer = _make_trainer(part, data, features)
-            work(study, part, _objective(part, trainer))
-        with reachable(part.url):
-            before = _choose(study, part)
+    given = flatten(search.config)
+    best: list[dict[str, Any]] = []  # settings that a round found, best first
+    settled: dict[str, Any] = {}
+    decision = "no trial was finished; the settings stay as given"
+    for item in search.rounds:
+        if item.is_final and len(best) < 2:
+            continue
+        current = replace(search, config=with_settings(search.config, settled))
+        queued = best[: search.count_trials(item)] if item.is_final else _first(current, item)
+        study = open_study(current, item, queued)
+        asked = len(queued) if item.is_final else search.count_trials(item)
+        _run_round(current, item, study, asked, data, features)
+        trials = rank(study)
+        if search.worker == 0:
+            write_report(study, search.folder, f"{search.backbone}_{item.name}")
+        if not trials:
+            continue
+        base = inside_space(given, search.space(item))
+        winner, decision = _settle(search, item, trials, base, data)
+        say(f"{search.backbone} {item.name}: {decision}")
+        # What goes on to the final: the settings as given, then the best others.
+        space = search.space(search.rounds[-1])
+        found = [given, *(given | settled | trial.params for trial in trials)]
+        best = _without_repeats([inside_space(settings, space) for settings in found])
+        changed = {} if winner == base else winner
+        if item.is_final:
+            settled = changed
+        elif not item.half_size:  # smaller images decide nothing without a final
+            settled = settled | changed
+    if search.worker == 0:
+        facts = {"settings": settled, "decision": decision, "data": search.data["splits"]}
+        facts |= {"weights": search.weights.fingerprint}
+        facts |= {"select_by": search.config.training.select_by}
+        write_json(search.folder / f"{search.backbone}_best.json", facts)
+    return settled
 
 
-def _choose(study: optuna.Study, job: SearchJob) -> tuple[dict[str, Any], ...]:
-    """Return the best settings, as many as go on to the finals; of trials those as given first, whatever they reach."""
-    best, given = [trial.params for trial in rank(study)], settings_as_given(job)
-    if job.part == TRIALS:
-        best = [given, *(settings for settings in best if settings != given)]
-    return tuple(best[: job.effort.trials.get(FINALS, 1)])
+def _without_repeats(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [item for index, item in enumerate(items) if item not in items[:index]]
 
 
-def _make_trainer(job: SearchJob, data: TrainingData, features: Path) -> Trainer:
-    few, cached = data.for_trial(job.effort.pictures(job.part), job.config.seed), None
-    if job.weights.is_pretrained:
-        known = "training.unfreeze" in job.fixed
-        shares = (
-            (job.config.training.unfreeze,) if known else FINE_TUNING_SPACE["training.unfreeze"]
-        )
-        place = features / job.backbone / (FINALS if job.part == FINALS else TRIALS)
-        cached = cache_features(job.config, few, job.weights, shares, place)
-    return Trainer(few, job.weights, cached, job.last_moment)
+def read_best(search: Search) -> dict[str, Any]:
+    """Return the settings that an earlier search of the same data and weights changed."""
+    path = search.folder / f"{search.backbone}_best.json"
+    best: dict[str, Any] = read_json(path) if path.is_file() else {}
+    same = {
+        "data": search.data["splits"],
+        "weights": search.weights.fingerprint,
+        "select_by": search.config.training.select_by,
+    }
+    if not same.items() <= best.items():
+        return {}
+    return {key: value for key, value in best["settings"].items() if key not in search.fixed}
 
 
-def suggest(trial: Trial, space: dict[str, Any]) -> dict[str, Any]:
-    """Return the trial's settings by dotted key."""
-    settings: dict[str, Any] = {}
-    for key, options in space.items():
-        if isinstance(options[-1], bool):
-            settings[key] = trial.suggest_float(key, options[0], options[1], log=options[2])
-        else:
-            settings[key] = trial.suggest_categorical(key, options)
-    return settings
+def _first(search: Search, item: Round) -> list[dict[str, Any]]:
+    """Return what a round tries first: the settings as given and the baseline's."""
+    settings = flatten(search.config)
+    first = [settings, settings | PRESETS["baseline"]]
+    return [inside_space(known, search.space(item)) for known in first[: search.count_trials(item)]]
 
 
-def _objective(job: SearchJob, trainer: Trainer) -> Callable[[Trial], float]:
-    train = trainer.train_head if job.part == HEADS else trainer.train
+def _run_round(
+    search: Search,
+    item: Round,
+    study: optuna.Study,
+    asked: int,
+    data: TrainingData,
+    features: Path,
+) -> None:
+    """Run what is missing of the trials of a round."""
+    finished = sum(map(is_finished, study.get_trials(deepcopy=False)))
+    if finished >= asked:
+        say(f"{study.study_name}: {finished} trials are done already; --trials asks for more.")
+    if finished >= asked or (search.slot is not None and search.slot.is_over):
+        return
+    few = data.for_trial(item.count_images(search.config.search), search.config.seed)
+    cached = None
+    if search.weights.is_pretrained:
+        known = "training.unfreeze" in search.fixed
+        shares = FINE_TUNING_SPACE["training.unfreeze"]
+        shares = (search.config.training.unfreeze,) if known else shares
+        place = features / search.backbone / ("final" if item.is_final else "trials")
+        cached = cache_features(search.config, few, search.weights, shares, place)
+    trainer = TrialTrainer(few, search.weights, cached)
+    title = f"{search.backbone} {item.name} trial"
+    with told_by_name(search.url):
+        run_trials(study, title, asked, search.slot, _objective(search, item, trainer))
+
+
+def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[Trial], float]:
+    train = trainer.train_head if item.fine_tuning == 0 else trainer.train
 
     def objective(trial: Trial) -> float:
-        config = with_settings(job.config, suggest(trial, job.space) | job.schedule)
+        suggested = suggest(trial, search.space(item))
+        config = with_settings(search.config, suggested | search.trial_settings(item))
+
+        def report(score: float, epoch: int) -> None:
+            trial.report(score, epoch)
+            late = search.slot is not None and search.slot.is_over
+            if late or (not trial.user_attrs.get(QUEUED) and trial.should_prune()):
+                raise optuna.TrialPruned
+
         try:
-            outcome = train(config, _pruning(trial))
-            if not math.isfinite(outcome.score):
-                raise UserError(f"The selection score is {outcome.score}.")
+            result = train(config, report)
         except optuna.TrialPruned:
             raise
-        except (
-            Exception
-        ) as error:  # a loss that diverged, or no memory, which each backend raises in its own way
+        except Exception as error:  # a loss that diverged, or no memory, which each backend raises
             if (
                 isinstance(error, NOT_THE_TRIALS_FAULT)
-                and getattr(error, "errno", None) != errno.ENOMEM
+                and getattr(error, "errno", 0) != errno.ENOMEM
             ):
                 raise
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             trial.set_user_attr(REASON, reason)
-            raise UserError(reason) from error
+            raise TrialFailedError(reason) from error
         finally:
-            keras.utils.clear_session(free_memory=True)  # collects the garbage too
-        trial.set_user_attr(SCORED_ON, len(trainer.data.validation_labels))
-        trial.set_user_attr("seconds", [outcome.compile_seconds, outcome.step_seconds])
+            keras.utils.clear_session(free_memory=True)
+        trial.set_user_attr(CORRECT, np.packbits(result.correct).tobytes().hex())
         trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
-        return outcome.score
+        return result.score
 
     return objective
 
 
-def _pruning(trial: Trial) -> Report:
-    """Return what takes the score after each epoch, and ends a trial that has no prospects, but for those queued."""
+def _settle(
+    search: Search,
+    item: Round,
+    trials: list[FrozenTrial],
+    base: dict[str, Any],
+    data: TrainingData,
+) -> tuple[dict[str, Any], str]:
+    """Return the settings of the best trial, or `base` where chance may explain its gain, and why.
 
-    def report(score: float, step: int) -> None:
-        trial.report(score, step)
-        if not trial.user_attrs.get(QUEUED) and trial.should_prune():
-            raise optuna.TrialPruned
-
-    return report
-
-
-def rank(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials with a score, best first."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda trial: (-_value(trial), trial.number))
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None
-    return trial.value
-
-
-def conclude(job: SearchJob) -> dict[str, Any]:
-    """Write what the studies of a backbone found into the job's folder; return what is in <backbone>_best.json.
-
-    <stem>_trials.csv, .png and .md of each part. Trials on pictures of half the size decide only what goes on to the
-    finals. Raises UserError where no trial succeeded.
+    trials: of one round, best first.
     """
-    ranked = [(part, _summarise(part)) for part in job.parts]
-    if not any(trials for part, trials in ranked if part.part != HEADS):
-        with reachable(job.url):
-            trials = open_study(job).get_trials(deepcopy=False)
-        reasons = sorted({reason for trial in trials if (reason := failure_reason(trial))})
-        raise UserError(
-            f"No trial of {job.backbone} succeeded ({'; '.join(reasons) or 'none was finished'})."
-        )
-    part, trials = next((part, trials) for part, trials in reversed(ranked) if trials)
-    best = _settle(part, trials)
-    learnt, reduced = _value(best) > job.chance + CHANCE_MARGIN, job.effort.is_reduced(part.part)
-    result = {
-        "settings": best.params if learnt and not reduced else {},
-        "selection_score": best.value,
-    }
-    result |= {"part": part.part, "trial": best.number, "trials": len(trials)}
-    result |= {"data": job.data["splits"], "weights": job.weights.fingerprint}
-    result |= {
-        "select_by": job.config.training.select_by,
-        "seconds": None if reduced else best.user_attrs["seconds"],
-    }
-    write_json(job.folder / f"{job.backbone}_best.json", result)
-    if not learnt:
-        say(
-            f"{job.backbone}: that is no better than naming one class always ({job.chance:.4f}); "
-            "the settings stay as given."
-        )
-    elif reduced:
-        say(
-            f"{job.backbone}: smaller pictures decide nothing without finals; the settings stay as given."
-        )
-    return result
-
-
-def _settle(job: SearchJob, trials: list[FrozenTrial]) -> FrozenTrial:
-    """Return the best of `trials`, or that of the settings as given where chance may explain the difference (95 %).
-
-    What short trials on few pictures prefer by less than that is often worse in a long training.
-    """
-    best, settings = trials[0], settings_as_given(job)
-    given = next((trial for trial in trials if trial.params == settings), None)
+    best = trials[0]
+    score = best.value or 0.0
+    found = f"best of {len(trials)} trials {score:.4f} with {describe_settings(best.params)}"
+    limit = item.count_images(search.config.search)
+    labels = data.validation_labels
+    if not beats_chance(score, labels[:: count_skipped(len(labels), limit)]):
+        return base, f"{found}: no better than naming one class always, the settings stay as given"
+    given = next((trial for trial in trials if trial.params == base), None)
     if given is None or given is best:
-        return best
-    variances = (
-        score * (1 - score) / best.user_attrs[SCORED_ON] for score in (_value(best), _value(given))
-    )
-    margin = CONFIDENCE * math.sqrt(sum(variances))
-    if _value(best) - _value(given) > margin:
-        return best
-    say(
-        f"{job.backbone}: the best trial is better than the settings as given by {_value(best) - _value(given):.4f}, "
-        f"which chance may explain (up to {margin:.4f}); these stay."
-    )
-    return given
-
-
-def _summarise(job: SearchJob) -> list[FrozenTrial]:
-    """Write the files of one part, and say what it found; return its trials with a score, best first."""
-    study = open_study(job)
-    with reachable(job.url):
-        ranked = rank(study)
-        with replacing(job.folder / f"{job.stem}_trials.csv") as temporary:
-            study.trials_dataframe().to_csv(temporary, index=False)
-    if ranked:
-        write_report(study, job)
-        best, settings = ranked[0], describe_settings(ranked[0].params)
-        say(
-            f"{job.title}: best of {len(ranked)} trials {best.value:.4f} (trial {best.number}) with {settings}"
+        return (
+            (base, f"{found}: these are the settings as given") if given else (best.params, found)
         )
-    return ranked
+    probability = compare_answers(best, given) * (len(trials) - 1)
+    if probability >= SIGNIFICANCE:
+        gain = 100 * (score - (given.value or 0.0))
+        return base, f"{found}: {gain:.1f} points above the settings as given, within chance"
+    return best.params, f"{found}: beyond chance (p = {probability:.2g})"
+
+
+def compare_answers(better: FrozenTrial, worse: FrozenTrial) -> float:
+    """Return the probability that a trial is that much better, or more, by chance alone, 0..1.
+
+    McNemar's exact test (1947), one-sided, on the answers to the same images.
+    """
+    from scipy.stats import binomtest
+
+    first, second = (
+        np.unpackbits(np.frombuffer(bytes.fromhex(trial.user_attrs[CORRECT]), np.uint8))
+        for trial in (better, worse)
+    )
+    gained = int(np.sum(first > second))
+    lost = int(np.sum(first < second))
+    if not gained + lost:
+        return 1.0
+    return float(binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue)

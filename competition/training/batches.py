@@ -1,108 +1,97 @@
-"""Batches of pictures or features, shuffled and augmented anew each epoch by seed; how a model is fitted to them."""
+"""Batches of images or features, shuffled and augmented anew each epoch by seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import keras
 import numpy as np
+from keras import ops
 
-from competition.augmentation.augment import Augmentation, compile_augmentation
-from competition.common.devices import has_accelerator
-from competition.config import AugmentationConfig
+from competition.augmentation.augment import compile_augmentation
+from competition.config import Config
+from competition.data.arrays import TrainingData, one_hot
+from competition.training.tensorflow_workarounds import Batch, stream
 
-VALIDATION_BATCH_SIZE = 64
+Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class Batches(keras.utils.PyDataset):
-    """Shuffled batches of one size; the order is drawn from the seed and the epoch, which `begin` sets.
+@dataclass(frozen=True)
+class Batches:
+    """Batches of one size; their order and augmentation follow from the seed and the epoch.
 
-    views: (K, n, ...), of which each epoch takes one, in turn; labels: (K, n, classes). share: of them in an epoch.
-    augmentation: what pictures go through. `layer` is its layer, for the model to contain; it is None on TensorFlow's
-    CPU, where batches come augmented, and without augmentation.
+    copies: (K, n, ...), of which each epoch takes one in turn. labels: (K, n, classes).
+    augment: (state (2,) uint32, images, labels) -> the augmented (images, labels), or None.
+    class_weights: (classes,) float32, or None: all examples count the same.
     """
 
-    def __init__(
-        self,
-        views: np.ndarray,
-        labels: np.ndarray,
-        batch_size: int,
-        seed: int,
-        share: float = 1.0,
-        augmentation: AugmentationConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.views, self.labels, self.seed, self.share, self.epoch = views, labels, seed, share, 0
-        self.batch_size = min(batch_size, labels.shape[1])
-        self.layer, self.augment = None, None
-        if augmentation and (keras.backend.backend() != "tensorflow" or has_accelerator()):
-            self.layer = Augmentation(augmentation, seed)
-        elif augmentation:
-            self.augment = compile_augmentation(augmentation, views.shape[2:], labels.shape[-1])
+    copies: np.ndarray
+    labels: np.ndarray
+    batch_size: int
+    seed: int
+    augment: Augment | None = None
+    class_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return max(1, int(self.share * self.labels.shape[1]) // self.batch_size)
+        """Return the number of batches of an epoch; what fills no batch is left out."""
+        return max(1, self.labels.shape[1] // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.labels.shape[1])
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        view = self.epoch % len(self.views)
-        images, labels = self.views[view, chosen], self.labels[view, chosen]
+    def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield (images, labels), with weights (n,) where classes have some, from batch `first` on."""
+        size = min(self.batch_size, self.labels.shape[1])
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.labels.shape[1])
+        copy = epoch % len(self.copies)
+        for index in range(first, len(self)):
+            chosen = order[index * size : (index + 1) * size]
+            images, labels = self.copies[copy, chosen], self.labels[copy, chosen]
+            if self.augment is not None:
+                state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
+                images, labels = self.augment(state, images, labels)
+            if self.class_weights is None:
+                yield images, labels
+            else:
+                yield images, labels, labels @ self.class_weights
+
+    def resized(self, side: int) -> "Batches":
+        """Return the same, whose images are made that small or large once they are augmented."""
+        assert self.augment is not None
+        return replace(self, augment=partial(_augment_and_resize, self.augment, side))
+
+    def stream(self, epoch: int, first: int) -> Any:
+        """Return these batches as `fit` takes them."""
+        kind = self.copies.dtype if self.augment is None else np.dtype(np.float32)
+        side: tuple[int | None, ...] = self.copies.shape[2:]
         if self.augment is not None:
-            state = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(2)
-            images, labels = self.augment(state, images, labels)
-        return ((images, labels),)
-
-    def begin(self, epoch: int) -> None:
-        """Set the epoch's draw, so that a resumed training repeats what it would have done."""
-        self.epoch = epoch
-        if self.layer is not None:
-            state = self.layer.seed_generator.state
-            state.assign(keras.ops.convert_to_tensor([self.seed, epoch << 16], state.dtype))
+            side = (None, None, 3)  # the side that `resized` asks for
+        shapes: list[tuple[tuple[int | None, ...], Any]] = [(side, kind)]
+        shapes += [(self.labels.shape[2:], np.float32)]
+        shapes += [] if self.class_weights is None else [((), np.float32)]
+        return stream(partial(self.draw, epoch, first), shapes)
 
 
-def fit(
-    model: keras.Model,
-    batches: Batches,
-    epochs: range,
-    validation: tuple[np.ndarray, np.ndarray],
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> None:
-    """Train a model of pictures and labels; validation: (m, ...) and (m, classes)."""
-    model.fit(
-        _prefetch(batches) if keras.backend.backend() == "tensorflow" else batches,
-        epochs=epochs.stop,
-        initial_epoch=epochs.start,
-        validation_data=(validation,),
-        validation_batch_size=VALIDATION_BATCH_SIZE,
-        callbacks=[
-            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: batches.begin(epoch)),
-            *callbacks,
-        ],
-        shuffle=False,
-        verbose=0,
+def image_batches(data: TrainingData, config: Config) -> Batches:
+    """Return the training images, augmented as the settings say."""
+    labels = one_hot(data.labels, data.num_classes)
+    augment = compile_augmentation(config.augmentation, data.images.shape[1:], data.num_classes)
+    return Batches(
+        data.images[None],
+        labels[None],
+        config.training.batch_size,
+        config.seed,
+        augment,
+        _class_weights(data.labels, data.num_classes) if config.training.class_weights else None,
     )
 
 
-def _prefetch(batches: Batches) -> Any:
-    """Return the batches as a tensorflow.data.Dataset that prepares the next ones while one is trained on.
+def _augment_and_resize(
+    augment: Augment, side: int, state: np.ndarray, images: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = augment(state, images, labels)
+    return ops.convert_to_numpy(ops.image.resize(images, (side, side))), labels
 
-    The one that Keras makes tunes itself in a thread, and the end of each epoch waits seconds for that thread to end:
-    half the time of a search's trial of the custom CNN.
-    """
-    import tensorflow
 
-    def generate() -> Any:
-        yield from (batches[index] for index in range(len(batches)))
-
-    kind = batches.views.dtype if batches.augment is None else "float32"
-    signature = (
-        tensorflow.TensorSpec((None, *batches.views.shape[2:]), kind),
-        tensorflow.TensorSpec((None, *batches.labels.shape[2:]), batches.labels.dtype),
-    )
-    dataset = tensorflow.data.Dataset.from_generator(generate, output_signature=(signature,))
-    dataset = dataset.apply(tensorflow.data.experimental.assert_cardinality(len(batches))).prefetch(
-        2
-    )
-    options = tensorflow.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)
+def _class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return weights (K,) that make up for unequal classes, as scikit-learn's `balanced`."""
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
+    return weights.astype(np.float32)

@@ -1,4 +1,4 @@
-"""One experiment: a Config and prepared data in, a run's folder with weights, history and scores out."""
+"""Runs: full trainings in folders of their own, found again by what they were made of."""
 
 import platform
 import shutil
@@ -8,22 +8,34 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 
 from competition.common.console import describe_seconds, say
 from competition.common.devices import describe_device
-from competition.common.errors import UserError
-from competition.common.files import digest, read_json, write_json
-from competition.config import Config, flatten, training_settings
+from competition.common.errors import TrialFailedError
+from competition.common.files import digest, read_json, replacing, write_json
+from competition.common.settings import flatten
+from competition.config import Config, training_settings
 from competition.data.arrays import PreparedData
 from competition.networks.layers import create_network, network_spec
 from competition.networks.weights import RANDOM, Weights
+from competition.time_budget import TrainingTime
+from competition.training.keepers import PREDICTIONS, Checkpoint
 from competition.training.train import train
 
+WEIGHTS = "network.weights.h5"  # written last: a run that has it is trained
 
-def run_fingerprint(config: Config, prepared: PreparedData, weights: Weights) -> str:
-    """Return the hash that tells whether a run is the same experiment: its settings, data, weights and backend."""
-    data = prepared.fingerprint, prepared.selection_hash
-    return digest(training_settings(config), *data, weights.fingerprint, keras.backend.backend())
+
+def fingerprint_run(
+    config: Config, data: PreparedData, weights: Weights, budget: float | None
+) -> str:
+    """Return the hash that tells whether a run is the same experiment.
+
+    It goes over settings, data, weights, backend, and the time budget in seconds, if there is one.
+    """
+    backend = keras.backend.backend()
+    made_of = data.fingerprint, data.selection_hash, weights.fingerprint, backend
+    return digest(training_settings(config), *made_of, *([] if budget is None else [budget]))
 
 
 def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
@@ -31,70 +43,96 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
 
     force: a finished run does not count, one that was interrupted does.
     """
-    folders = sorted(runs.glob(f"{backbone}_[0-9]*"))
-    for folder in reversed(folders):
-        known = (folder / "config.json").is_file() and read_json(folder / "config.json")[
-            "fingerprint"
-        ] == fingerprint
-        if known and not (force and (folder / "network.weights.h5").is_file()):
+    for folder in sorted(runs.glob(f"{backbone}_[0-9]*"), reverse=True):
+        config = folder / "config.json"
+        known = config.is_file() and read_json(config)["fingerprint"] == fingerprint
+        if known and not (force and is_trained(folder)):
             return folder
     return name_run(runs, backbone)
 
 
 def name_run(runs: Path, prefix: str) -> Path:
     """Return the folder of a new run: `prefix` and the number after the last one's."""
-    numbers = [int(folder.name.rpartition("_")[2]) for folder in runs.glob(f"{prefix}_[0-9]*")]
+    folders = runs.glob(f"{prefix}_[0-9]*")
+    numbers = [int(folder.name.rpartition("_")[2]) for folder in folders]
     return runs / f"{prefix}_{max(numbers, default=0) + 1:03d}"
 
 
-def run_training(
+def is_trained(run: Path) -> bool:
+    """Tell whether a run's training is over."""
+    return (run / WEIGHTS).is_file()
+
+
+def train_run(
     config: Config,
-    prepared: PreparedData,
+    data: PreparedData,
     weights: Weights,
     runs: Path,
-    deadline: float | None = None,
+    time_for: TrainingTime | None = None,
     force: bool = False,
 ) -> Path:
-    """Train the network of `config` fully, or go on where an earlier call ended; return the run's folder.
+    """Train the network of `config` fully, or go on where an earlier call ended; return its run.
 
-    deadline (of time.monotonic): what is cut short by it counts as trained, and the next call goes on with it.
+    time_for: the training ends, annealed, when its slot is over; None: the settings' epochs hold.
+    force: a finished run is trained anew. Raises TrialFailedError where the loss diverges.
     """
-    fingerprint = run_fingerprint(config, prepared, weights)
+    budget = time_for.budget if time_for else None
+    fingerprint = fingerprint_run(config, data, weights, budget)
     run = find_run(runs, config.model.backbone, fingerprint, force)
-    if (run / "network.weights.h5").is_file() and not (run / "checkpoint").is_dir():
-        say(f"{run.name}: trained already with these settings; --force trains anew.")
+    if is_trained(run):
+        say(f"{run.name}: trained already with these settings; --train --force trains anew.")
         return run
-    say(
-        f"{run.name}: {'resumes' if (run / 'checkpoint').is_dir() else 'starts'}, weights {weights.origin}"
-    )
-    spec = network_spec(
-        config.model, prepared.training.images.shape[1:], prepared.training.num_classes
-    )
+    resumes = (run / "checkpoint" / "state.json").is_file()
+    say(f"{run.name}: {'resumes' if resumes else 'starts'}, {weights.origin} weights")
+    spec = network_spec(config.model, data.training.images.shape[1:], data.training.num_classes)
     run.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {
         "fingerprint": fingerprint,
-        "splits": prepared.fingerprint,
-        "distortion": prepared.distortion_hash,
+        "settings": flatten(config),
+        "splits": data.fingerprint,
+        "distortion": data.distortion_hash,
+        "network": spec,
+        "weights": weights.origin,
+        "class_names": data.class_names,
+        "time_budget_seconds": budget,
     }
-    facts |= {"network": spec, "weights": weights.origin, "class_names": prepared.class_names}
-    write_json(run / "config.json", {"settings": flatten(config), **facts})
+    write_json(run / "config.json", facts)
     write_json(run / "environment.json", describe_environment())
     started = time.monotonic()
+    keras.utils.set_random_seed(config.seed)
+    keeper = Checkpoint(run / "checkpoint", create_network(spec, weights))
     try:
-        complete = train(config, prepared.training, weights, run, deadline)
-    except UserError:  # a loss that diverged would do so again from its checkpoint
+        train(config, data.training, weights, keeper, time_for)
+    except TrialFailedError:  # it would diverge again from its checkpoint
         shutil.rmtree(run / "checkpoint", ignore_errors=True)
         raise
+    _finish_run(run, keeper)
     say(f"{run.name}: trained in {describe_seconds(time.monotonic() - started)}")
-    if complete:
-        shutil.rmtree(run / "checkpoint")
     return run
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's history.csv, one per epoch."""
+    table = pd.read_csv(run / "history.csv")
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _finish_run(run: Path, keeper: Checkpoint) -> None:
+    """Write what stays of a training, its weights last."""
+    with replacing(run / "history.csv") as temporary:
+        pd.DataFrame(keeper.history).to_csv(temporary, index=False)
+    predictions = keeper.folder / PREDICTIONS
+    if predictions.is_file():
+        predictions.replace(run / PREDICTIONS)
+    with replacing(run / WEIGHTS) as temporary:
+        keeper.network.save_weights(temporary)
+    shutil.rmtree(keeper.folder)
 
 
 def load_run(run: Path) -> keras.Model:
     """Return the trained network of a run."""
     network = create_network(read_json(run / "config.json")["network"], RANDOM)
-    network.load_weights(run / "network.weights.h5")
+    network.load_weights(run / WEIGHTS)
     return network
 
 

@@ -1,252 +1,339 @@
-"""Training in two stages: a frozen backbone under a new head, then its upper part with it; resumable at every epoch."""
+"""The training loop: one for trials and final trainings, driven by progress from 0 to 1."""
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 from keras import ops
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from competition.common.errors import UserError
-from competition.common.files import replacing
+from competition.common.console import describe_seconds, say, tell_progress
+from competition.common.errors import TrialFailedError
 from competition.config import Config, TrainingConfig
-from competition.data.arrays import TrainingData, one_hot
+from competition.data.arrays import TrainingData
 from competition.networks.layers import (
-    TrainingModel,
+    backbone_side,
     create_network,
-    freeze_backbone,
+    list_blocks,
     network_spec,
-    penalise_head,
-    train_everything,
-    unfreeze_backbone,
+    resized_network,
 )
 from competition.networks.weights import Weights
-from competition.training.batches import Batches, fit
-from competition.training.callbacks import (
-    SCORE,
-    Checkpoint,
-    ProgressBar,
-    TimeLimit,
-    finish_stage,
-    read_state,
-)
+from competition.time_budget import Slot, TrainingTime
+from competition.training.batches import Batches, image_batches
+from competition.training.callbacks import Average, StepWatcher
+from competition.training.chance import beats_chance
+from competition.training.keepers import SCORE, Checkpoint, Keeper, Position
+from competition.training.stages import Stage, begin_stage, plan_stages
+from competition.training.tensorflow_workarounds import update_without_strategy
 
+VALIDATION_BATCH_SIZE = 64
+CHANCE_IMAGES = 400  # validation images that tell whether a network has learnt anything
+SHORTEST_EXTENSION = 0.2  # of its slot, by which a training goes on that has learnt nothing
+SIZE_STEP = 16  # pixels by which a growing input grows
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
     "lion": keras.optimizers.Lion,
 }
-
-
-def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return weights (K,) that make up for unequal classes, as scikit-learn's "balanced"; 0 for a class with none."""
-    counts = np.bincount(labels, minlength=num_classes)
-    return np.where(counts > 0, len(labels) / (num_classes * np.maximum(counts, 1)), 0.0)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: what is trained (`prepare` sets it on the network), for how long, how fast, with what penalty."""
-
-    name: str
-    epochs: int
-    learning_rate: float
-    l2: float
-    prepare: Callable[[keras.Model], Any]
-
-
-def plan_stages(config: Config, weights: Weights) -> list[Stage]:
-    """Return the stages: two from pretrained weights; from random ones one stage of as many epochs."""
-    training, model = config.training, config.model
-    epochs = training.frozen_epochs + training.fine_tuning_epochs
-    if not epochs:
-        raise UserError(
-            "training.frozen_epochs and training.fine_tuning_epochs are 0; at least one must be more."
-        )
-    if not weights.is_pretrained:
-        prepare = partial(train_everything, batch_norm_momentum=training.batch_norm_momentum)
-        return [Stage("from scratch", epochs, training.head_learning_rate, model.l2, prepare)]
-    unfreeze = partial(unfreeze_backbone, share=training.unfreeze)
-    frozen = Stage(
-        "frozen", training.frozen_epochs, training.head_learning_rate, model.l2, freeze_backbone
-    )
-    rate, l2 = training.fine_tuning_learning_rate, training.fine_tuning_l2
-    fine_tuning = Stage("fine-tuning", training.fine_tuning_epochs, rate, l2, unfreeze)
-    return [stage for stage in (frozen, fine_tuning) if stage.epochs]
+UNDECAYED = ["bias", "gamma", "beta"]  # variables that weight decay leaves alone
 
 
 def train(
     config: Config,
     data: TrainingData,
     weights: Weights,
-    folder: Path,
-    deadline: float | None = None,
-) -> bool:
-    """Train the network of `config`; return whether all was done, rather than cut short by `deadline`.
+    keeper: Checkpoint,
+    time_for: TrainingTime | None,
+) -> None:
+    """Train the network of `keeper` in all its stages, or go on where `keeper` is; load the best.
 
-    folder: takes network.weights.h5 (of the best epoch by the selection score), history.csv and a checkpoint, from
-    which another call goes on. deadline (of time.monotonic): ends after the last epoch that fits. Raises UserError
-    where the loss diverges, or no epoch is asked for.
+    time_for: each stage takes its share of the slot; None: the stages have as many epochs as the
+    settings say. Should the network be no better than chance when its slot is over, it trains on
+    for as long again, while its limit allows. Raises TrialFailedError where the loss diverges.
     """
-    keras.utils.set_random_seed(config.seed)
-    data = data.limited(config.training.limit, config.seed)
-    network = create_network(
-        network_spec(config.model, data.images.shape[1:], data.num_classes), weights
-    )
-    checkpoints = folder / "checkpoint"
-    checkpoints.mkdir(parents=True, exist_ok=True)
+    batches = image_batches(data.limited(config.training.limit, config.seed), config)
+    validation = data.validation_images, data.validation_labels
     stages = plan_stages(config, weights)
+
+    def run(stage: Stage, slot: Slot | None) -> None:
+        if stage.name not in keeper.state["stages"]:
+            stage.prepare(keeper.network, config.training.batch_norm_momentum)
+            fit_stage(keeper.network, batches, validation, stage, config, keeper, slot)
+            keeper.finish_stage(stage.name)
+        keeper.load_best(keeper.network)
+
     for number, stage in enumerate(stages):
-        if stage.name not in read_state(checkpoints)["stages"]:
-            limit = _stage_deadline(deadline, stages[number:])
-            done = _train_stage(stage, network, config, data, checkpoints, limit)
-            if done or number + 1 < len(stages):
-                finish_stage(checkpoints, stage.name)
-        network.load_weights(checkpoints / "best.weights.h5")
-    with replacing(folder / "history.csv") as temporary:
-        pd.DataFrame(read_state(checkpoints)["history"]).to_csv(temporary, index=False)
-    with replacing(
-        folder / "network.weights.h5"
-    ) as temporary:  # last: it says that the training is finished
-        network.save_weights(temporary)
-    return len(read_state(checkpoints)["stages"]) == len(stages)
+        begun = keeper.position(stage.name).progress
+        run(stage, begin_stage(stages[number:], begun, time_for.slot) if time_for else None)
+    extra = 1
+    while time_for and _is_at_chance(keeper.network, validation):
+        slot = Slot(time.time(), min(time_for.limit, time.time() + time_for.slot.length))
+        if slot.length < SHORTEST_EXTENSION * time_for.slot.length:
+            break
+        extra += 1
+        say(f"  no better than chance yet: it trains on for {describe_seconds(slot.length)}")
+        run(replace(stages[-1], name=f"{stages[-1].name} {extra}"), slot)
 
 
-def _stage_deadline(deadline: float | None, stages: list[Stage]) -> float | None:
-    """Leave the stages that follow their share of the time; a frozen epoch takes about a third of another."""
-    if deadline is None:
-        return None
-    costs = [stage.epochs * (1 / 3 if stage.name == "frozen" else 1) for stage in stages]
-    now = time.monotonic()
-    return now + (deadline - now) * costs[0] / sum(costs)
+def _is_at_chance(network: keras.Model, validation: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Tell whether a network is no better than naming one class, on some validation images."""
+    every = -(-len(validation[1]) // CHANCE_IMAGES)
+    images, labels = validation[0][::every], validation[1][::every]
+    accuracy = float(np.mean(predict(network, images).argmax(axis=1) == labels))
+    return not beats_chance(accuracy, labels)
 
 
-def _train_stage(
+def build_network(config: Config, data: TrainingData, weights: Weights) -> keras.Model:
+    """Return the network of `config` for `data`, with `weights` in its backbone."""
+    spec = network_spec(config.model, data.images.shape[1:], data.num_classes)
+    return create_network(spec, weights)
+
+
+def fit_stage(
+    network: keras.Model,
+    batches: Batches,
+    validation: tuple[np.ndarray, np.ndarray],
     stage: Stage,
-    network: keras.Model,
     config: Config,
-    data: TrainingData,
-    folder: Path,
-    deadline: float | None,
-) -> bool:
-    """Train one stage; return whether it came to its end before `deadline`."""
-    stage.prepare(network)
-    targets = one_hot(data.labels, data.num_classes)
+    keeper: Keeper,
+    slot: Slot | None = None,
+) -> None:
+    """Train a network, or its upper part on features, until its progress is 1 or it has stalled.
+
+    validation: inputs (m, ...) and labels (m,), predicted after each whole epoch. Progress is the
+    share of the epochs that is done, or of the slot's time, added to what was done before it
+    began. It drives the learning rate and the input size, so that each training ends annealed.
+    Raises TrialFailedError where the loss is no number.
+    """
     training = config.training
-    batches = Batches(
-        data.images[None],
-        targets[None],
-        training.batch_size,
-        config.seed,
-        training.epoch_share,
-        config.augmentation,
-    )
-    model = build_training_model(network, stage, training, batches)
-    rules = stopping_rules(training)
-    checkpoint = Checkpoint(folder, network, stage.name, rules)
-    checkpoint.set_model(model)
-    checkpoint.restore()
-    done, limit = checkpoint.epochs_done, TimeLimit(deadline)
-    callbacks = [keras.callbacks.TerminateOnNaN(), *rules]
-    callbacks += [checkpoint, ProgressBar(checkpoint.title, done), limit]
-    if done < stage.epochs and not _stopped(checkpoint):
-        validation = data.validation_images, one_hot(data.validation_labels, data.num_classes)
-        fit(model, batches, range(done, stage.epochs), validation, callbacks)
-        _require_finite(checkpoint, stage)
-    return not limit.reached
+    average = Average(network, training.average) if training.average else None
+    trainer = _Trainer(network, batches, stage, training)
+    position = keeper.position(stage.name)
+    if position != Position():
+        keeper.restore(trainer.model, average)
+    clock = _Clock(len(batches), stage.epochs, slot, position.progress)
+    epoch, step = position.epoch, position.step
+    started = time.monotonic()
+    losses: list[tuple[int, float, float]] = []
+    while not keeper.has_begun(stage.name) or not (
+        clock.progress(epoch, step) >= 1 or has_stalled(keeper.scores(stage.name), training)
+    ):
+        if step == 0:
+            started, losses = time.monotonic(), []
+        factor = plateau_factor(keeper.scores(stage.name), training)
+        side = trainer.side(clock.progress(epoch, step))
+
+        def rate(done: int, epoch: int = epoch, factor: float = factor) -> float:
+            return factor * stage.learning_rate * shape_rate(clock.progress(epoch, done), training)
+
+        def must_stop(done: int, epoch: int = epoch, side: int = side) -> bool:
+            progress = clock.progress(epoch, done)
+            tell_progress(progress, f"{stage.name} {progress:.0%}")
+            return progress >= 1 or trainer.side(progress) != side
+
+        def save(done: int, epoch: int = epoch) -> None:
+            if isinstance(keeper, Checkpoint) and keeper.is_due() and done < len(batches):
+                place = Position(epoch, done, clock.progress(epoch, done))
+                keeper.save(trainer.model, stage.name, place, average)
+
+        watcher = StepWatcher(
+            step, rate, must_stop, save, average, f"  {stage.name}, epoch {epoch + 1}"
+        )
+        logs = trainer.run(side, epoch, step, watcher)
+        if not math.isfinite(logs["loss"]):
+            raise diverged(stage)
+        losses.append((watcher.steps_done - step, logs["loss"], logs["accuracy"]))
+        step = watcher.steps_done
+        progress = clock.progress(epoch, step)
+        if step < len(batches) and progress < 1:
+            continue  # only the input size changes
+        if average is not None:
+            average.update()
+            average.swap()
+        predictions = None
+        if step >= len(batches):
+            predictions = predict(network, validation[0])
+        row = _describe_epoch(stage, epoch, progress, losses, predictions, validation[1])
+        row |= {"learning_rate": rate(step - 1), "seconds": round(time.monotonic() - started, 2)}
+        keeper.add_epoch(row | {"side": side}, network, predictions)
+        if average is not None:
+            average.swap()
+        epoch, step = epoch + 1, 0
+        keeper.save(
+            trainer.model, stage.name, Position(epoch, 0, clock.progress(epoch, 0)), average
+        )
 
 
-def build_training_model(
-    network: keras.Model, stage: Stage, config: TrainingConfig, batches: Batches
-) -> TrainingModel:
-    """Return the compiled model that trains `network` in `stage`, with its penalty and class weights."""
-    penalise_head(network, stage.l2)
-    model = compile_model(
-        network, batches.layer, config, stage.learning_rate, stage.epochs * len(batches)
-    )
-    if config.class_weights:
-        labels = batches.labels[0].argmax(axis=1)
-        model.class_weights = class_weights(labels, batches.labels.shape[-1]).astype(np.float32)
-    return model
+class _Clock:
+    """Progress 0..1 of a stage: by its epochs, or by the clock where it has a slot."""
+
+    def __init__(self, steps: int, epochs: int, slot: Slot | None, before: float) -> None:
+        self.steps = steps
+        self.epochs = epochs
+        self.slot = slot
+        self.before = before
+
+    def progress(self, epoch: int, step: int) -> float:
+        if self.slot is None:
+            return min(1.0, (epoch + step / self.steps) / self.epochs)
+        return self.before + (1 - self.before) * self.slot.passed
 
 
-def compile_model(
-    network: keras.Model,
-    augmentation: keras.layers.Layer | None,
-    config: TrainingConfig,
-    learning_rate: float,
-    steps: int,
-) -> TrainingModel:
-    """Return the training model around `network`: inputs and labels, augmented in training, and the loss.
+class _Trainer:
+    """The compiled models that train one network, one per input size, with one optimiser."""
 
-    With augmentation inputs are uint8 pictures; without, features or augmented pictures, of any dtype.
-    """
-    images = keras.Input(network.input_shape[1:], dtype="uint8" if augmentation else "float32")
-    labels = keras.Input(network.output_shape[1:])
-    augmented, mixed = augmentation(images, labels) if augmentation else (images, labels)
-    model = TrainingModel([images, labels], [network(augmented), mixed])
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, max(1, steps))
-    rate = schedule if config.schedule == "cosine" else learning_rate
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
-    model.compile(_build_optimizer(config.optimizer, rate), loss=loss, metrics=["accuracy"])
-    _build_all(model)
-    return model
+    def __init__(
+        self, network: keras.Model, batches: Batches, stage: Stage, config: TrainingConfig
+    ) -> None:
+        self.network = network
+        self.batches = batches
+        self.config = config
+        self.optimizer = build_optimizer(network, stage, config)
+        self.full = 0 if batches.augment is None else backbone_side(network)
+        self.models: dict[int, tuple[keras.Model, Batches]] = {}
+        self.model = self._at_side(self.full)[0]
+
+    def side(self, progress: float) -> int:
+        """Return the side in pixels of the images that are trained on; 0 of features."""
+        start = self.config.start_size
+        if not 0 < start < self.full:
+            return self.full
+        grown = start + progress * (self.full - start + SIZE_STEP)
+        return min(self.full, start + int((grown - start) / SIZE_STEP) * SIZE_STEP)
+
+    def run(self, side: int, epoch: int, first: int, watcher: StepWatcher) -> dict[str, float]:
+        """Train from the step `first` of an epoch on; return mean loss and accuracy."""
+        model, batches = self._at_side(side)
+        steps = len(batches) - first
+        stream = batches.stream(epoch, first)
+        model.fit(stream, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watcher])
+        return {name: values[-1] for name, values in model.history.history.items()}
+
+    def _at_side(self, side: int) -> tuple[keras.Model, Batches]:
+        if side not in self.models:
+            # Another model of the same layers: a compiled one would store its optimiser, too.
+            model, batches = keras.Model(self.network.inputs, self.network.outputs), self.batches
+            if side != self.full:
+                model = resized_network(self.network, side)
+                batches = batches.resized(side)
+            loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.config.label_smoothing)
+            model.compile(self.optimizer, loss, metrics=["accuracy"])
+            _build_all(model)
+            self.models[side] = model, batches
+        return self.models[side]
 
 
-def _build_optimizer(name: str, rate: Any) -> keras.optimizers.Optimizer:
-    """Return an optimiser that updates one variable after the other.
-
-    Keras does so through TensorFlow's distribution strategy, after which the graph and all variables stay in memory for
-    good: some 5 MB for each head that a search tries, 50 MB for each MobileNet.
-    """
-    optimizer = OPTIMIZERS[name](rate)
-    if keras.backend.backend() == "tensorflow":
-        for method in ("_backend_update_step", "_apply_weight_decay"):
-            setattr(optimizer, method, partial(getattr(BaseOptimizer, method), optimizer))
+def build_optimizer(
+    network: keras.Model, stage: Stage, config: TrainingConfig
+) -> keras.optimizers.Optimizer:
+    """Return the optimiser of a stage, built for the variables that train."""
+    arguments: dict[str, Any] = {"global_clipnorm": config.clip_norm or None}
+    if config.optimizer != "adam":
+        arguments["weight_decay"] = config.weight_decay
+    optimizer = OPTIMIZERS[config.optimizer](stage.learning_rate, **arguments)
+    if config.optimizer != "adam":
+        optimizer.exclude_from_weight_decay(var_names=UNDECAYED)
+    update_without_strategy(optimizer, _decay_by_layer(network, config.layer_decay))
+    optimizer.build(network.trainable_variables)
     return optimizer
 
 
+def _decay_by_layer(network: keras.Model, decay: float) -> dict[str, float]:
+    """Return by variable's path what its rate is multiplied by: `decay` per block below the head.
+
+    Clark et al. 2020, ELECTRA (arXiv 2003.10555), appendix A.
+    """
+    backbones = [layer for layer in network.layers if isinstance(layer, keras.Model)]
+    if decay == 1 or not backbones:
+        return {}
+    blocks = list_blocks(backbones[0])
+    return {
+        variable.path: decay ** (len(blocks) - number)
+        for number, layers in enumerate(blocks)
+        for layer in layers
+        for variable in layer.trainable_variables
+    }
+
+
 def _build_all(model: keras.Model) -> None:
-    """Create the variables of optimiser, loss and metrics: where a step creates them, TensorFlow traces it twice."""
-    model.optimizer.build(model.trainable_variables)
-    example = [ops.full((1, shape[-1]), 1 / shape[-1]) for shape in model.output_shape]
-    model.compute_loss(y_pred=example)
-    model.compute_metrics(None, None, example)
+    """Create the variables of loss and metrics: a step that creates them is traced twice."""
+    example = ops.full((1, model.output_shape[-1]), 1 / model.output_shape[-1])
+    model.compute_metrics(None, example, example)
     model.reset_metrics()
 
 
-def stopping_rules(config: TrainingConfig) -> list[keras.callbacks.Callback]:
-    """Return early stopping, first, and what lowers the rate where no schedule does."""
-    stopping = keras.callbacks.EarlyStopping(SCORE, mode="max", patience=config.stopping_patience)
+def shape_rate(progress: float, config: TrainingConfig) -> float:
+    """Return the share 0..1 of the learning rate at a progress 0..1: warm-up, then the schedule.
+
+    Cosine: Loshchilov and Hutter 2017, SGDR (arXiv 1608.03983). Linear: Li et al. 2020, Budgeted
+    Training (arXiv 1905.04753).
+    """
+    if progress < config.warm_up:
+        return max(progress / config.warm_up, 1e-3)
+    rest = (progress - config.warm_up) / (1 - config.warm_up)
     if config.schedule == "cosine":
-        return [stopping]
-    factor, patience = config.plateau_factor, config.plateau_patience
-    return [
-        stopping,
-        keras.callbacks.ReduceLROnPlateau(SCORE, mode="max", factor=factor, patience=patience),
-    ]
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, rest)))
+    return 1.0 if config.schedule == "plateau" else max(0.0, 1 - rest)
 
 
-def _stopped(checkpoint: Checkpoint) -> bool:
-    """Tell whether early stopping had already ended this stage when the process died."""
-    return bool(checkpoint.epochs_done) and bool(checkpoint.state["callbacks"][0]["stopped_epoch"])
+def plateau_factor(scores: Sequence[float], config: TrainingConfig) -> float:
+    """Return what the rate is multiplied by after epochs with these scores, by the plateau rule."""
+    factor, best, wait = 1.0, -1.0, 0
+    for score in scores if config.schedule == "plateau" else ():
+        wait = 0 if score > best else wait + 1
+        best = max(best, score)
+        if wait >= config.plateau_patience:
+            factor, wait = factor * config.plateau_factor, 0
+    return factor
 
 
-def _require_finite(checkpoint: Checkpoint, stage: Stage) -> None:
-    history = [row for row in checkpoint.state["history"] if row["stage"] == stage.name]
-    if not checkpoint.best_path.is_file() or not history or not np.isfinite(history[-1]["loss"]):
-        raise diverged(stage)
+def has_stalled(scores: Sequence[float], config: TrainingConfig) -> bool:
+    """Tell whether early stopping ends a stage after epochs with these scores."""
+    if not scores or not config.stopping_patience:
+        return False
+    best = scores.index(max(scores))
+    return len(scores) - 1 - best >= config.stopping_patience
 
 
-def diverged(stage: Stage) -> UserError:
+def predict(network: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """Return the probabilities (m, K) float32 of inputs (m, ...), in batches of one shape."""
+    size = min(VALIDATION_BATCH_SIZE, len(inputs))
+    result = np.empty((len(inputs), network.output_shape[-1]), np.float32)
+    for start in range(0, len(inputs), size):
+        first = min(start, len(inputs) - size)  # the last batch overlaps the one before it
+        batch = inputs[first : first + size].astype(np.float32)
+        result[first : first + size] = ops.convert_to_numpy(network.predict_on_batch(batch))
+    return result
+
+
+def _describe_epoch(
+    stage: Stage,
+    epoch: int,
+    progress: float,
+    losses: list[tuple[int, float, float]],
+    predictions: np.ndarray | None,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    steps = [count for count, _, _ in losses]
+    row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "progress": round(progress, 4)}
+    row["loss"] = float(np.average([loss for _, loss, _ in losses], weights=steps))
+    row["accuracy"] = float(np.average([accuracy for _, _, accuracy in losses], weights=steps))
+    row |= {"val_loss": None, SCORE: None}
+    if predictions is not None:
+        own = predictions[np.arange(len(labels)), labels]
+        row["val_loss"] = float(-np.log(np.maximum(own, 1e-7)).mean())
+        row[SCORE] = float(np.mean(predictions.argmax(axis=1) == labels))
+    return row
+
+
+def diverged(stage: Stage) -> TrialFailedError:
     """Return the error of a stage whose loss is no number any more."""
-    return UserError(
-        f"The loss of stage '{stage.name}' became infinite or NaN at a learning rate of {stage.learning_rate:g}; "
-        "a lower rate is needed (--set training.head_learning_rate=... or training.fine_tuning_learning_rate=...)."
+    return TrialFailedError(
+        f"The loss of stage '{stage.name}' became infinite or NaN at a learning rate of "
+        f"{stage.learning_rate:g}; a lower rate is needed (--set training.head_learning_rate=... "
+        "or training.fine_tuning_learning_rate=...)."
     )

@@ -1,0 +1,78 @@
+"""The runs of one data set: which there are, which is packaged, and what it is worth."""
+
+from pathlib import Path
+from typing import Any
+
+from competition.common.errors import UserError
+from competition.common.files import read_json, write_json
+from competition.data.arrays import Dataset, PreparedData
+from competition.evaluation.ensemble import PREFIX
+from competition.evaluation.leaderboard import read_rows
+from competition.training.runs import is_trained
+
+FORMAT = 2  # of runs and studies: raise it where an older one cannot be read on
+
+
+def claim_folder(experiments: Path, dataset: Dataset, source: Path, force: bool) -> None:
+    """Note that `experiments` holds results of `dataset`.
+
+    Raises UserError where it holds those of other data or of an earlier version of this program,
+    unless `force`.
+    """
+    marker = experiments / "data.json"
+    now = {"data": dataset.fingerprint, "format": FORMAT}
+    known = {"format": 1} | read_json(marker) if marker.is_file() else now
+    if known["data"] != now["data"] and not force:
+        raise UserError(
+            f"{experiments} holds studies and runs of another data set than {source} "
+            f"({known['data']}, now {now['data']}); give this one folders of its own with --name, "
+            "or use --force."
+        )
+    if known["format"] != FORMAT:
+        raise UserError(
+            f"{experiments} holds studies and runs of an earlier version of this program, which "
+            "do not compare with today's; keep them and give new ones a folder of their own with "
+            "--name, or delete that folder."
+        )
+    write_json(marker, now)
+
+
+def runs_of(runs: Path, data: PreparedData, backbone: str | None = None) -> list[Path]:
+    """Return the trained runs on these splits, of one backbone or of all."""
+    found = [path for path in sorted(runs.glob(f"{backbone or '*'}_[0-9]*")) if is_trained(path)]
+    return [run for run in found if read_json(run / "config.json")["splits"] == data.fingerprint]
+
+
+def choose_run(runs: Path, data: PreparedData, select_by: str, final: str) -> Path:
+    """Return the run of the backbone `final` (`best`: of any) with the best selection score.
+
+    Raises UserError where there is none.
+    """
+    table = read_rows(runs)
+    table = table[(table["splits"] == data.fingerprint) & ~table["run"].str.startswith(PREFIX)]
+    if table.size and select_by not in set(table["select by"]):
+        others = ", ".join(sorted(set(table["select by"])))
+        raise UserError(
+            f"No run on these data was selected by {select_by}; "
+            f"add --select-by with one of {others}."
+        )
+    table = table[table["select by"] == select_by]
+    if final != "best":
+        table = table[[name.rpartition("_")[0] == final for name in table["run"]]]
+    if table.empty:
+        raise UserError(
+            f"No trained run of '{final}' on these data; train one: --train --backbone {final}."
+        )
+    return Path(runs / table.iloc[0]["run"])
+
+
+def describe_worth(run: Path) -> str:
+    """Return a warning where a run is no better than naming one class always, else nothing."""
+    metrics: dict[str, Any] = read_json(run / "metrics.json")
+    if metrics.get("beats_chance", True):
+        return ""
+    return (
+        f"{run.name} IS WORTH NOTHING: ITS SELECTION SCORE OF {metrics['selection_score']:.4f} IS "
+        "NO BETTER THAN NAMING THE COMMONEST CLASS ALWAYS. Give it more time (--time-budget) or "
+        "pretrained weights (--weights), or look into its history.csv."
+    )

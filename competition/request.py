@@ -1,0 +1,215 @@
+"""One call of the command line, typed, and checked before any work."""
+
+import argparse
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from competition.backbones import COMPARED, get_backbone
+from competition.common.errors import UserError
+from competition.config import PRESETS, Config, with_settings
+from competition.data.download import Published, find_published
+from competition.distortion.profiles import selected_versions
+from competition.networks.weights import check_setting
+from competition.paths import Paths
+from competition.submission.server_versions import parse_requirements
+
+STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
+SERVER_ACTIONS = ("dry_run", "grade", "bundle")
+DEFAULT_FINAL = "mobilenetv3large"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call asks for.
+
+    data: the training file or folder (None: the demo's). published: where `data` is downloaded
+    from. stages: those of STAGES that were named. final: the backbone that is packaged, or `best`.
+    budget_seconds: the time budget. fixed_keys: settings that no search changes: those that --set
+    names, and where nothing is searched those of --preset. record: a run and its public score.
+    ensemble: the runs that are averaged. server: requirements of --check-server. workers: the
+    processes asked for (None: as many as serve best).
+    """
+
+    stages: frozenset[str]
+    data: Path | None
+    published: Published | None
+    is_demo: bool
+    paths: Paths
+    config: Config
+    backbones: tuple[str, ...]
+    final: str
+    budget_seconds: float | None
+    workers: int | None
+    folds: int
+    force: bool
+    fixed_keys: frozenset[str]
+    storage: str | None
+    record: tuple[str, float] | None
+    ensemble: tuple[str, ...]
+    dry_run: Path | None
+    grade: Path | None
+    bundle: bool
+    on_test: bool
+    server: tuple[str, ...]
+
+    def wants(self, *stages: str) -> bool:
+        """Tell whether one of `stages` was asked for; --search asks for all."""
+        return "search" in self.stages or bool(self.stages & set(stages))
+
+    def forces(self, stage: str) -> bool:
+        """Tell whether a stage is to be redone."""
+        return self.force and self.wants(stage)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it needs trained runs."""
+        return self.wants("train", "evaluate", "package")
+
+    @property
+    def asks_server(self) -> bool:
+        """Whether it asks for something of the server at home."""
+        return self.bundle or self.dry_run is not None or self.grade is not None
+
+
+def read_request(options: argparse.Namespace) -> Request:
+    """Return the request of a parsed command line.
+
+    Raises UserError for unknown names, bad values, files that are missing and options that
+    contradict each other.
+    """
+    _check_numbers(options)
+    stages = {stage for stage in STAGES if getattr(options, stage)}
+    if options.ensemble:
+        stages.add("package")
+    given: Path | None = options.data
+    published = None if given is None or given.exists() else find_published(str(given))
+    data = _find_data(options, published)
+    is_demo = data is None and options.name in (None, "demo")
+    demo = f"demo_{options.seed}" if options.seed else "demo"
+    name = options.name or (data.resolve().stem if data else demo)
+    config = _configure(options, is_demo)
+    backbones = tuple(dict.fromkeys(options.backbone or COMPARED))
+    user_keys = frozenset(text.partition("=")[0] for text in options.set)
+    preset = PRESETS[options.preset] if options.preset and not options.search else {}
+    request = Request(
+        stages=frozenset(stages),
+        data=data,
+        published=published,
+        is_demo=is_demo,
+        paths=Paths(options.workdir, name),
+        config=config,
+        backbones=backbones,
+        final=_choose_final(options.final, backbones),
+        budget_seconds=options.time_budget,
+        workers=options.workers,
+        folds=options.folds,
+        force=options.force,
+        fixed_keys=user_keys | preset.keys(),
+        storage=options.storage,
+        record=_read_record(options.record),
+        ensemble=tuple(options.ensemble or ()),
+        dry_run=options.dry_run,
+        grade=options.grade,
+        bundle=options.bundle,
+        on_test=options.on_test,
+        server=parse_requirements(options.check_server) if options.check_server else (),
+    )
+    _check(request)
+    return request
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    if options.folds < 0 or options.folds == 1:
+        raise UserError(f"--folds got {options.folds}, and expects 2 or more.")
+    for flag in ("workers", "trials"):
+        value = getattr(options, flag)
+        if value is not None and value < 1:
+            raise UserError(f"--{flag} got {value}, and expects 1 or more.")
+
+
+def _find_data(options: argparse.Namespace, published: Published | None) -> Path | None:
+    paths = Paths(options.workdir, "")
+    if published:
+        return paths.downloads / published.file
+    if options.data is not None:
+        return Path(options.data)
+    return paths.default_training_set if paths.default_training_set.is_file() else None
+
+
+def _configure(options: argparse.Namespace, is_demo: bool) -> Config:
+    """Return the settings: defaults, then the demo's, then --preset, then single options, last --set."""
+    changes: dict[str, Any] = dict(PRESETS["demo"]) if is_demo else {}
+    changes |= PRESETS[options.preset] if options.preset else {}
+    single = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}
+    single["training.select_by"] = options.select_by
+    changes |= {key: value for key, value in single.items() if value is not None}
+    for assignment in options.set:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise UserError(
+                f"--set got '{assignment}', and expects KEY=VALUE, as training.batch_size=16."
+            )
+        changes.pop(key, None)  # what is given last is applied last
+        changes[key] = value
+    config = with_settings(Config(), changes)
+    select_by = "+".join(selected_versions(config.training.select_by))  # one order, one fingerprint
+    return with_settings(config, {"training.select_by": select_by})
+
+
+def _choose_final(final: str | None, backbones: tuple[str, ...]) -> str:
+    """Return what is packaged: as asked for, else MobileNetV3Large if it trains, else the first."""
+    for name in backbones:
+        get_backbone(name)
+    if final is None:
+        return DEFAULT_FINAL if DEFAULT_FINAL in backbones else backbones[0]
+    if final != "best":
+        get_backbone(final)
+        if final not in backbones:
+            raise UserError(f"--final names {final}, which is not trained; add --backbone {final}.")
+    return final
+
+
+def _read_record(given: list[str] | None) -> tuple[str, float] | None:
+    if given is None:
+        return None
+    run, text = given
+    try:
+        return run, float(text)
+    except ValueError:
+        raise UserError(
+            f"--record got the score '{text}', and expects a number from 0 to 1, as 0.82."
+        ) from None
+
+
+def _check(request: Request) -> None:
+    """Raise UserError where something named is not there, or options do not go together."""
+    if request.trains:
+        for name in request.backbones:
+            check_setting(request.config.weights, name)
+    if request.dry_run is not None and not request.dry_run.is_file():
+        raise UserError(f"--dry-run got {request.dry_run}, which is no file; give a zip.")
+    if request.grade is not None and not any(request.grade.glob("*.zip")):
+        raise UserError(
+            f"--grade got {request.grade}, which holds no zip; give the folder with the zips."
+        )
+    for name in request.ensemble:
+        if not (request.paths.runs / name).is_dir():
+            raise UserError(f"--ensemble names {name}, but {request.paths.runs} has no such run.")
+    if request.bundle:
+        request.config.codabench.opening_day()
+    if request.on_test and request.dry_run is None and request.grade is None:
+        raise UserError("--on-test says which images --dry-run and --grade take; give one of them.")
+    if request.server and not request.wants("package"):
+        raise UserError("--check-server tries the zip that --package writes; give both.")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of 90m, 1.5h, 600s or 600; raises argparse.ArgumentTypeError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([hms]?)", text.strip())
+    seconds = float(match[1]) * {"h": 3600, "m": 60, "s": 1, "": 1}[match[2]] if match else 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a duration as 90m, 1.5h or 600s")
+    return seconds

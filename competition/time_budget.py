@@ -1,0 +1,214 @@
+"""How a time budget is shared out: slots of the clock, and progress through them. Nothing is forecast.
+
+Seconds are those of time.time(), since slots cross processes.
+"""
+
+import contextlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from competition.common.console import Status, describe_seconds, say
+from competition.common.files import read_json, write_json
+
+PACKAGED_SHARE = 2.0  # the backbone that is packaged gets this many times its cost
+PACKAGING_SHARE = 0.05  # of the budget, for packaging and the leaderboard ...
+PACKAGING_SECONDS = (40.0, 90.0)  # ... within these bounds
+TASKS = "tasks"  # the folder in which tasks tell their progress
+STATUS_POSITION = 4  # the line of the status, below the bars
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A span of time that a loop may take: from `start` to `end`, seconds since the epoch."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        """Seconds in all, at least 0."""
+        return max(0.0, self.end - self.start)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the end, at least 0."""
+        return max(0.0, self.end - time.time())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end has come."""
+        return time.time() >= self.end
+
+    @property
+    def passed(self) -> float:
+        """The share of the slot that has passed, 0..1."""
+        if self.length == 0:
+            return 1.0
+        return min(1.0, max(0.0, (time.time() - self.start) / self.length))
+
+    def next_part(self, share: float) -> "Slot":
+        """Return the slot of a `share` (0..1) of the time that is left, from now on."""
+        return Slot(time.time(), time.time() + share * self.seconds_left)
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """The time of one training: its slot, and the seconds of the budget that it is a part of.
+
+    limit: until when it may go on, should the network know nothing when its slot is over.
+    """
+
+    slot: Slot
+    limit: float
+    budget: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One backbone's place among those that a worker takes one after the other.
+
+    deadline: when the last of them must end. cost, following: relative costs of this one, and of
+    all that come after it.
+    """
+
+    deadline: float
+    cost: float
+    following: float = 0.0
+
+    def begin(self) -> Slot:
+        """Return the slot from now on: what earlier ones left over goes to this one and the rest."""
+        return Slot(time.time(), self.deadline).next_part(self.cost / (self.cost + self.following))
+
+
+def share_out(costs: Mapping[str, float], packaged: str, workers: int) -> list[list[str]]:
+    """Return the names that each worker takes, in order: the costliest go to the freest worker.
+
+    The one that is packaged comes first, so that it is there whatever happens later.
+    """
+    queues: list[list[str]] = [[] for _ in range(min(workers, len(costs)))]
+    names = sorted(costs, key=lambda name: (name != packaged, -costs[name]))
+    for name in names:
+        min(queues, key=lambda queue: sum(costs[other] for other in queue)).append(name)
+    return queues
+
+
+def plan_turns(
+    costs: Mapping[str, float], packaged: str, workers: int, deadline: float
+) -> dict[str, Turn]:
+    """Return the turn of each backbone, those of one worker one after the other."""
+    weighted = {
+        name: cost * (PACKAGED_SHARE if name == packaged else 1.0) for name, cost in costs.items()
+    }
+    turns = {}
+    for queue in share_out(weighted, packaged, workers):
+        for place, name in enumerate(queue):
+            following = sum(weighted[other] for other in queue[place + 1 :])
+            turns[name] = Turn(deadline, weighted[name], following)
+    return turns
+
+
+def packaging_seconds(budget: float) -> float:
+    """Return the seconds of a budget that packaging and the leaderboard get."""
+    low, high = PACKAGING_SECONDS
+    return min(high, max(low, PACKAGING_SHARE * budget))
+
+
+class JobClock:
+    """The time that a command has used, over all its calls until it is done; a context.
+
+    A command that was stopped and is given again goes on with what it has left of its budget. While
+    tasks run, the time left is shown. Without a budget it is estimated from what is done so far.
+    """
+
+    TICK_SECONDS = 5.0
+
+    def __init__(self, folder: Path, command: str, budget: float | None) -> None:
+        """folder: keeps the time used and the tasks' progress. command: tells it from others."""
+        self.folder = folder
+        self.command = command
+        self.budget = budget
+        self.costs: dict[str, float] = {}
+        self.before = 0.0
+        self.started = time.time()
+        self.done = threading.Event()
+
+    def __enter__(self) -> "JobClock":
+        shutil.rmtree(self.folder / TASKS, ignore_errors=True)
+        known = read_json(self._path) if self._path.is_file() else {}
+        if self.budget is not None and known.get("command") == self.command:
+            self.before = float(known["seconds"])
+            say(f"This command goes on: {describe_seconds(self.before)} of its budget are used.")
+        threading.Thread(target=self._tick, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        self.done.set()
+        shutil.rmtree(self.folder / TASKS, ignore_errors=True)
+        if kind is None or self.budget is None:
+            self._path.unlink(missing_ok=True)
+        else:
+            self._save()
+
+    @property
+    def seconds_used(self) -> float:
+        """Seconds that this command has taken, earlier calls included."""
+        return self.before + time.time() - self.started
+
+    @property
+    def deadline(self) -> float:
+        """When the budget is over."""
+        assert self.budget is not None
+        return self.started + self.budget - self.before
+
+    def task_path(self, name: str) -> Path:
+        """Return the file in which the task of a backbone tells its progress."""
+        (self.folder / TASKS).mkdir(parents=True, exist_ok=True)
+        return self.folder / TASKS / f"{name}.json"
+
+    def watch(self, costs: Mapping[str, float]) -> None:
+        """Let the status go over the tasks of backbones with these relative costs."""
+        self.costs = dict(costs)
+
+    def describe(self) -> str:
+        """Return the time used, the time left, and what each task is doing."""
+        told = {}
+        for path in sorted((self.folder / TASKS).glob("*.json")):
+            with contextlib.suppress(OSError, ValueError):  # just being replaced
+                told[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        if self.budget is not None:
+            left = f"{describe_seconds(max(0.0, self.deadline - time.time()))} left"
+        else:
+            done = sum(self.costs.get(name, 0.0) * task["share"] for name, task in told.items())
+            share = done / (sum(self.costs.values()) or 1.0)
+            rest = self.seconds_used * (1 - share) / share if share > 0.01 else None
+            left = (
+                "time left not known yet"
+                if rest is None
+                else f"about {describe_seconds(rest)} left"
+            )
+        doing = "; ".join(f"{name} {task['doing']}" for name, task in told.items())
+        return (
+            f"-- {describe_seconds(self.seconds_used)} gone, {left}{': ' if doing else ''}{doing}"
+        )
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "clock.json"
+
+    def _save(self) -> None:
+        write_json(self._path, {"command": self.command, "seconds": self.seconds_used})
+
+    def _tick(self) -> None:
+        status = Status(STATUS_POSITION)
+        while not self.done.wait(self.TICK_SECONDS):
+            if self.budget is not None:
+                self._save()
+            if self.costs:
+                status.show(self.describe())
+        status.close()

@@ -1,0 +1,184 @@
+"""What is kept of a training: in memory for a trial, and for a run in a checkpoint on disk."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from competition.common.console import describe_seconds, say
+from competition.common.files import (
+    read_arrays,
+    read_json,
+    replacing,
+    write_array,
+    write_arrays,
+    write_json,
+)
+from competition.training.callbacks import Average
+
+SAVE_SECONDS = 60.0  # of training that a process that is killed may lose
+PREDICTIONS = "selection.npy"  # of the best weights, on the images that are selected by
+SCORE = "val_accuracy"  # the selection score of an epoch, in its row of the history
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training goes on: in which epoch, after how many steps, at which progress 0..1."""
+
+    epoch: int = 0
+    step: int = 0
+    progress: float = 0.0
+
+
+class Keeper:
+    """Keeps the history and the best weights of a training in memory, as a trial needs them.
+
+    report: told the score and the number of each epoch that was validated; it may raise.
+    """
+
+    def __init__(self, report: Callable[[float, int], None] | None = None) -> None:
+        self.report = report
+        self.history: list[dict[str, Any]] = []
+        self.predictions: np.ndarray | None = None  # (m, K), of the best weights
+        self._weights: list[np.ndarray] = []
+
+    def scores(self, stage: str) -> list[float]:
+        """Return the selection scores of the epochs of a stage that were validated."""
+        rows = [row for row in self.history if row["stage"] == stage]
+        return [row[SCORE] for row in rows if row[SCORE] is not None]
+
+    def has_begun(self, stage: str) -> bool:
+        """Tell whether an epoch of `stage` is kept."""
+        return any(row["stage"] == stage for row in self.history)
+
+    @property
+    def best_score(self) -> float:
+        """The best selection score so far, -1 before any."""
+        scores = [row[SCORE] for row in self.history if row[SCORE] is not None]
+        return max(scores, default=-1.0)
+
+    def position(self, stage: str) -> Position:
+        """Return where the training of `stage` goes on."""
+        return Position()
+
+    def restore(self, model: keras.Model, average: Average | None) -> None:
+        """Load what belongs to that position."""
+
+    def save(
+        self, model: keras.Model, stage: str, position: Position, average: Average | None
+    ) -> None:
+        """Keep what is needed to go on from `position`."""
+
+    def add_epoch(
+        self, row: dict[str, Any], network: keras.Model, predictions: np.ndarray | None
+    ) -> None:
+        """Add a row to the history, and keep the weights where they are the best or the last.
+
+        predictions: (m, K) of the validation images; None where time ended the epoch before its
+        validation: such a training is annealed, and its last weights are its best.
+        """
+        is_best = row[SCORE] is None or row[SCORE] > self.best_score
+        self.history.append(row)
+        if is_best:
+            self.keep(network, predictions)
+        if self.report is not None and row[SCORE] is not None:
+            self.report(row[SCORE], row["epoch"])
+
+    def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
+        """Keep the weights as the best ones."""
+        self._weights = network.get_weights()
+        self.predictions = predictions
+
+    def load_best(self, network: keras.Model) -> None:
+        """Load the best weights."""
+        network.set_weights(self._weights)
+
+
+class Checkpoint(Keeper):
+    """Keeps a training in a folder, from which it goes on after a crash as if it had not stopped.
+
+    state.json is written last and names the files that belong to it. `network` is the whole
+    network, whatever part of it trains.
+    """
+
+    def __init__(self, folder: Path, network: keras.Model) -> None:
+        super().__init__()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.network = network
+        self.state: dict[str, Any] = {"history": [], "stages": [], "saved": None, "number": 0}
+        if (folder / "state.json").is_file():
+            self.state = read_json(folder / "state.json")
+        self.history = self.state["history"]
+        self.saved_at = time.monotonic()
+
+    @property
+    def title(self) -> str:
+        """The name of the run."""
+        return self.folder.parent.name.strip(".")
+
+    def position(self, stage: str) -> Position:
+        saved = self.state["saved"]
+        return Position(*saved["position"]) if saved and saved["stage"] == stage else Position()
+
+    def restore(self, model: keras.Model, average: Average | None) -> None:
+        saved = self.state["saved"]
+        model.load_weights(self.folder / f"{saved['name']}.weights.h5")
+        if average is not None:
+            stored = read_arrays(self.folder / f"{saved['name']}.average.npz")
+            average.seen = int(stored.pop("seen"))
+            average.mean = [stored[str(index)] for index in range(len(stored))]
+
+    def save(
+        self, model: keras.Model, stage: str, position: Position, average: Average | None
+    ) -> None:
+        number = self.state["number"] + 1
+        name = f"{stage.replace(' ', '_')}_{number:04d}"
+        with replacing(self.folder / f"{name}.weights.h5") as temporary:
+            model.save_weights(temporary)
+        if average is not None:
+            means = {str(index): mean for index, mean in enumerate(average.mean)}
+            write_arrays(self.folder / f"{name}.average.npz", seen=np.array(average.seen), **means)
+        place = [position.epoch, position.step, position.progress]
+        self._write_state(saved={"stage": stage, "name": name, "position": place}, number=number)
+        self.saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Tell whether it is time to save within an epoch."""
+        return time.monotonic() - self.saved_at > SAVE_SECONDS
+
+    def add_epoch(
+        self, row: dict[str, Any], network: keras.Model, predictions: np.ndarray | None
+    ) -> None:
+        super().add_epoch(row, network, predictions)
+        score = "not validated" if row[SCORE] is None else f"selection score {row[SCORE]:.4f}"
+        say(
+            f"  {self.title}, {row['stage']} epoch {row['epoch'] + 1} ({row['progress']:.0%}): "
+            f"loss {row['loss']:.3f}, {score}, {describe_seconds(row['seconds'])}"
+        )
+
+    def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
+        with replacing(self.folder / "best.weights.h5") as temporary:
+            self.network.save_weights(temporary)
+        (self.folder / PREDICTIONS).unlink(missing_ok=True)
+        if predictions is not None:
+            write_array(self.folder / PREDICTIONS, predictions)
+
+    def load_best(self, network: keras.Model) -> None:
+        self.network.load_weights(self.folder / "best.weights.h5")
+
+    def finish_stage(self, stage: str) -> None:
+        """Note that `stage` is over, so that a training that goes on does not enter it again."""
+        self._write_state(saved=None, stages=[*self.state["stages"], stage])
+
+    def _write_state(self, **changes: Any) -> None:
+        old = self.state["saved"]
+        self.state = self.state | changes | {"history": self.history}
+        write_json(self.folder / "state.json", self.state)
+        if old and old != self.state["saved"]:
+            for file in self.folder.glob(f"{old['name']}.*"):
+                file.unlink()
