@@ -85,7 +85,7 @@ def test_the_main_job_leaves_a_verified_zip_and_a_leaderboard(finished: Path) ->
     figures = json.loads(
         (finished / "experiments/blobs/runs/tiny_cnn_001/package.json").read_text()
     )
-    assert figures["pictures"] == 27
+    assert figures["images"] == 27
     assert figures["largest_difference"] < 1e-4
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv")
     assert table["run"].tolist()[0] == "tiny_cnn_001"
@@ -142,7 +142,7 @@ def test_a_dry_run_and_a_grading_score_the_packaged_zip(
     arguments = ["--grade", str(zips), "--on-test", "--data", str(blobs_path)]
     assert call(finished, *arguments, "--dry-run", str(zips / "tiny_cnn_001.zip")) == 0
     output = capsys.readouterr().out
-    assert "27 distorted pictures of the test split" in output
+    assert "27 distorted images of the test split" in output
     assert "look number 1 at the test with tiny_cnn_001.zip" in output
     assert call(finished, *arguments) == 0
     assert "look number 2 at the test with blobs" in capsys.readouterr().out
@@ -170,7 +170,7 @@ def test_a_check_that_was_not_possible_is_no_success(
     def fail(requirements: tuple[str, ...], cache: Path) -> Path:
         raise NotCheckedError("no internet")
 
-    monkeypatch.setattr("competition.packaging.server_python", fail)
+    monkeypatch.setattr("competition.submission.package.server_python", fail)
     arguments = [
         "--package",
         "--check-server",
@@ -181,7 +181,7 @@ def test_a_check_that_was_not_possible_is_no_success(
     assert call(finished, *arguments) == 3
     output = capsys.readouterr()
     assert "server versions: NOT CHECKED (no internet)" in output.out
-    assert "on the server, 5000 pictures on 2 cores: about" in output.out
+    assert "on the server, 5000 images on 2 cores: about" in output.out
     assert "NOT CHECKED" in output.err
     assert (finished / "submissions/blobs/tiny_cnn_001.zip").is_file()
 

@@ -12,7 +12,7 @@ import pytest
 from competition.config import SubmissionConfig
 from competition.networks import submission_model
 from competition.networks.submission_model import VIEWS, convert_images, predict_views
-from competition.submission.package import package
+from competition.submission.package import write_submission
 from tests.factories import IMAGES, make_run
 
 
@@ -20,8 +20,8 @@ from tests.factories import IMAGES, make_run
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The packaged model of a tiny network, with two views and batches of 16."""
     run, _ = make_run(tmp_path_factory.mktemp("runs"), "tiny_cnn")
-    package([run], 2, SubmissionConfig(batch_size=16), run.parent / "zips" / "a.zip", run.name)
-    folder = run.parent / "zips" / run.name
+    folder = run.parent / "unpacked"
+    write_submission([run], 2, SubmissionConfig(batch_size=16), folder)
     made = submission_model.Model(folder)
     assert made.config == json.loads((folder / "config.json").read_text())
     return made
