@@ -47,39 +47,31 @@ def compile_augmentation(
     TensorFlow on a CPU would compile it for each model and keep it for good, at half a second and
     2.4 MB each.
     """
-    layer = Augmentation(config, 0)
+    seed = keras.random.SeedGenerator(0)
 
-    def augment_by(state: Tensor, images: Tensor, labels: Tensor) -> Any:
-        with keras.StatelessScope([(layer.seed_generator.state, state)]):
-            return layer(images, labels, training=True)
+    def augment_by(state: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with keras.StatelessScope([(seed.state, state)]):
+            return augment_batch(images, labels, config, seed)
 
     kinds = ((2,), "uint32"), ((None, *image_shape), "uint8"), ((None, num_classes), "float32")
     return operations.compile_once(augment_by, *kinds)
 
 
-class Augmentation(keras.layers.Layer):
-    """Images (n, h, w, 3) in 0..255 and labels (n, K) -> both as float32, images in 0..255.
+def augment_batch(
+    images: Tensor,
+    labels: Tensor,
+    config: AugmentationConfig,
+    seed: keras.random.SeedGenerator,
+) -> tuple[Tensor, Tensor]:
+    """Return images (n, h, w, 3) in 0..255 as float32 and labels (n, K), both augmented.
 
-    Augments when called with `training=True`, and mixes the labels where `config` says so.
-    Otherwise it only casts. seed_generator: its only source of randomness; one state gives the same
-    images.
+    seed: the only source of randomness; one state of it gives the same images.
     """
-
-    def __init__(self, config: AugmentationConfig, seed: int) -> None:
-        super().__init__(name="augmentation", dtype="float32", trainable=False)
-        self.config = config
-        self.seed_generator = keras.random.SeedGenerator(seed)
-
-    def call(self, images: Tensor, labels: Tensor, training: bool = False) -> Any:
-        if training:
-            draws = draw(ops.shape(images), self.config, self.seed_generator)
-            images = augment(images, draws, self.config)
-            if self.config.cutmix or self.config.mixup:
-                images, labels = mix(images, labels, draws, self.config)
-        return ops.cast(images, "float32"), labels
-
-    def compute_output_shape(self, images_shape: Any, labels_shape: Any) -> Any:
-        return images_shape, labels_shape
+    draws = draw(ops.shape(images), config, seed)
+    images = augment(images, draws, config)
+    if config.cutmix or config.mixup:
+        return mix(images, labels, draws, config)
+    return images, labels
 
 
 def draw(

@@ -21,8 +21,8 @@ from competition.augmentation import rand_augment
 from competition.augmentation.augment import (
     EVEN_DRAWS,
     OPERATION_DRAWS,
-    Augmentation,
     augment,
+    augment_batch,
     compile_augmentation,
     draw,
     mix,
@@ -66,9 +66,11 @@ def to_numpy(tensor: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(tensor))
 
 
-def pass_through(layer: Augmentation, images: np.ndarray, training: bool = True) -> np.ndarray:
-    """Return images, each of a class of its own, after the layer."""
-    return to_numpy(layer(images, np.eye(len(images), dtype=np.float32), training=training)[0])
+def augment_by_seed(config: AugmentationConfig, images: np.ndarray, seed: Any = 0) -> np.ndarray:
+    """Return images, each of a class of its own, augmented by a seed or a generator of seeds."""
+    generator = keras.random.SeedGenerator(seed) if isinstance(seed, int) else seed
+    labels = np.eye(len(images), dtype=np.float32)
+    return to_numpy(augment_batch(images, labels, config, generator)[0])
 
 
 def each(images: np.ndarray, *functions: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -386,9 +388,9 @@ def test_cutmix_pastes_a_box_and_labels_count_its_pixels() -> None:
 
 def test_mixing_draws_partners_shares_and_boxes_for_every_image_at_its_rate() -> None:
     count, config = 2000, dataclasses.replace(STILL, cutmix=0.3, mixup=0.2)
-    layer = Augmentation(config, 0)
     labels = np.eye(count, dtype=np.float32)
-    images, mixed = layer(np.zeros((count, 8, 8, 3), np.uint8), labels, training=True)
+    zeros, seed = np.zeros((count, 8, 8, 3), np.uint8), keras.random.SeedGenerator(0)
+    images, mixed = augment_batch(zeros, labels, config, seed)
     own = to_numpy(mixed).diagonal()
     assert to_numpy(images).shape == (count, 8, 8, 3)
     np.testing.assert_allclose(to_numpy(mixed).sum(axis=1), 1, rtol=1e-5)
@@ -398,12 +400,9 @@ def test_mixing_draws_partners_shares_and_boxes_for_every_image_at_its_rate() ->
 
 
 def test_labels_pass_untouched_where_nothing_mixes() -> None:
-    labels = np.eye(4, dtype=np.float32)
-    for preset, training in (("baseline", True), ("strong", False)):
-        layer = Augmentation(PRESETS[preset], 0)
-        np.testing.assert_array_equal(
-            to_numpy(layer(make_images(), labels, training=training)[1]), labels
-        )
+    labels, seed = np.eye(4, dtype=np.float32), keras.random.SeedGenerator(0)
+    _, same = augment_batch(make_images(), labels, PRESETS["baseline"], seed)
+    np.testing.assert_array_equal(to_numpy(same), labels)
 
 
 def test_tone_operations_agree_with_pillow() -> None:
@@ -430,23 +429,17 @@ def test_tone_operations_agree_with_pillow() -> None:
         )  # Pillow rounds down, and keeps bytes
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_without_training_an_image_is_only_cast(preset: str) -> None:
+def test_the_preset_none_only_casts() -> None:
     images = make_images()
-    result = pass_through(Augmentation(PRESETS[preset], 0), images, training=False)
+    result = augment_by_seed(PRESETS["none"], images)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, images)
-
-
-def test_the_preset_none_changes_nothing_in_training() -> None:
-    images = make_images()
-    np.testing.assert_array_equal(pass_through(Augmentation(PRESETS["none"], 0), images), images)
 
 
 @pytest.mark.parametrize("preset", ["default", "baseline", "strong"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_augmented_images_stay_in_range_and_differ_within_a_batch(preset: str, dtype: str) -> None:
-    result = pass_through(Augmentation(PRESETS[preset], 0), equal_images(12).astype(dtype))
+    result = augment_by_seed(PRESETS[preset], equal_images(12).astype(dtype))
     assert result.shape == (12, SIDE, SIDE, 3)
     assert result.dtype == np.float32
     assert np.isfinite(result).all()
@@ -476,27 +469,27 @@ def test_operations_magnitudes_and_signs_are_drawn_independently() -> None:
 
 
 def test_a_rate_of_zero_leaves_out_every_operation() -> None:
-    layer = Augmentation(AugmentationConfig(num_operations=3, rate=0.0, flips=False), 0)
-    np.testing.assert_allclose(pass_through(layer, make_images()), make_images(), atol=0.01)
+    config = AugmentationConfig(num_operations=3, rate=0.0, flips=False)
+    np.testing.assert_allclose(augment_by_seed(config, make_images()), make_images(), atol=0.01)
 
 
 def test_the_same_seed_and_state_give_the_same_images() -> None:
-    images = make_images()
-    one, other = (Augmentation(PRESETS["default"], 3) for _ in range(2))
-    state = to_numpy(one.seed_generator.state)
-    first, second = pass_through(one, images), pass_through(one, images)
-    assert (first != second).any()
-    np.testing.assert_array_equal(pass_through(other, images), first)
-    one.seed_generator.state.assign(state)
-    np.testing.assert_array_equal(pass_through(one, images), first)
+    images, config = make_images(), PRESETS["default"]
+    one = keras.random.SeedGenerator(3)
+    state = to_numpy(one.state)
+    first = augment_by_seed(config, images, one)
+    assert (augment_by_seed(config, images, one) != first).any()
+    np.testing.assert_array_equal(augment_by_seed(config, images, 3), first)
+    one.state.assign(state)
+    np.testing.assert_array_equal(augment_by_seed(config, images, one), first)
 
 
-def test_compiled_on_its_own_it_does_as_the_layer_by_the_state_that_it_gets() -> None:
+def test_compiled_it_does_the_same_by_the_state_that_it_gets() -> None:
     config, images = dataclasses.replace(PRESETS["strong"], mixup=0.5), make_images()
     labels, state = np.eye(len(images), dtype=np.float32), np.array([5, 70000], np.uint32)
-    layer = Augmentation(config, 0)
-    layer.seed_generator.state.assign(state)
-    expected = [to_numpy(result) for result in layer(images, labels, training=True)]
+    seed = keras.random.SeedGenerator(0)
+    seed.state.assign(state)
+    expected = [to_numpy(result) for result in augment_batch(images, labels, config, seed)]
     augment = compile_augmentation(config, images.shape[1:], len(labels))
     for _ in range(2):
         found = [to_numpy(result) for result in augment(state, images, labels)]
@@ -508,19 +501,6 @@ def test_compiled_on_its_own_it_does_as_the_layer_by_the_state_that_it_gets() ->
     other = augment(state + 1, images, labels)
     assert np.abs(to_numpy(other[0]) - expected[0]).mean() > 5
     assert compile_augmentation(config, images.shape[1:], len(labels)) is augment
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_compiled_fit_trains_through_the_layer(jit_compile: bool) -> None:
-    inputs = [keras.Input((SIDE, SIDE, 3), dtype="uint8"), keras.Input((2,))]
-    augmented, _ = Augmentation(PRESETS["default"], 0)(*inputs)
-    model = keras.Model(
-        inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(augmented))
-    )
-    model.compile("sgd", keras.losses.MeanSquaredError(), jit_compile=jit_compile)
-    zeros = np.zeros((6, 2), np.float32)
-    history = model.fit((make_images(6), zeros), zeros, batch_size=4, epochs=1, verbose=0)
-    assert np.isfinite(history.history["loss"][0])
 
 
 # Together they hold every setting, so that two compilations show all.
