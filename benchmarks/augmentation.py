@@ -1,44 +1,53 @@
-"""Throughput of the augmentation layer beside `keras.layers.RandAugment`, and what it adds to a training step.
+"""Throughput of the augmentation beside `keras.layers.RandAugment`; its cost in a training step.
 
     python -m benchmarks.augmentation      (about three minutes on two cores)
 
-First both do 3 operations on 96x96 pictures in batches of 64, Keras' layer per picture in tf.data, in turn, on the same
-cores: expect a ratio of at least 8. Then MobileNetV3Large trains as by default, with each preset in turn for a few
-steps, each after its batch: expect `strong` to cost at most 1.10 times `none`. (`fit` makes batches ahead.)
+First both do 3 operations on 96x96 images in batches of 64, Keras' layer per image in tf.data, in
+turn, on the same cores: expect a ratio of at least 8. Then MobileNetV3Large trains as by default,
+with each preset in turn for a few steps, each after its batch: expect `strong` to cost at most 1.10
+times `none`. (`fit` makes batches ahead.)
 """
 
 import dataclasses
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from competition.augmentation.augment import compile_augmentation
-from competition.config import SECTION_PRESETS, AugmentationConfig, ModelConfig, TrainingConfig
-from competition.data.arrays import one_hot
-from competition.networks.layers import create_network, network_spec, unfreeze_backbone
-from competition.networks.weights import RANDOM
-from competition.training.batches import Batches
-from competition.training.train import compile_model
+from competition.config import SECTION_PRESETS, AugmentationConfig, Config
+from competition.data.arrays import TrainingData, one_hot
+from competition.networks.weights import RANDOM, Weights
+from competition.training.batches import image_batches
+from competition.training.stages import plan_stages
+from competition.training.train import build_network, build_optimizer
 
-SIDE, BATCH_SIZE, NUM_BATCHES, NUM_OPERATIONS, NUM_ROUNDS, SECONDS = 96, 64, 2, 3, 3, 1.0
-STEPS, STEP_ROUNDS, CLASSES = 4, 12, 8
+SIDE = 96
+BATCH_SIZE = 64
+NUM_BATCHES = 2
+NUM_OPERATIONS = 3
+NUM_ROUNDS = 3
+SECONDS = 1.0
+STEPS = 4
+STEP_ROUNDS = 12
+CLASSES = 8
 REFERENCE = "keras.layers.RandAugment, 3 operations"
 
 
-def make_pictures(count: int) -> np.ndarray:
+def make_images(count: int) -> np.ndarray:
     """Return smooth coloured noise (count, SIDE, SIDE, 3) uint8."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), np.uint8)
     return np.asarray(tf.cast(tf.image.resize(coarse, (SIDE, SIDE)), tf.uint8))
 
 
-def reference(pictures: np.ndarray) -> Callable[[], None]:
-    """Return a function that fetches NUM_BATCHES batches from tf.data, augmented picture by picture."""
+def reference(images: np.ndarray) -> Callable[[], None]:
+    """Return a function that fetches NUM_BATCHES batches from tf.data, augmented image by image."""
     layer = keras.layers.RandAugment(value_range=(0, 255), num_ops=NUM_OPERATIONS, factor=0.5)
-    data = tf.data.Dataset.from_tensor_slices(pictures).repeat()
+    data = tf.data.Dataset.from_tensor_slices(images).repeat()
     data = data.map(lambda image: layer(image, training=True), num_parallel_calls=os.cpu_count())
     batches = iter(data.batch(BATCH_SIZE).prefetch(1))
 
@@ -49,22 +58,26 @@ def reference(pictures: np.ndarray) -> Callable[[], None]:
     return run
 
 
-def ours(pictures: np.ndarray, config: AugmentationConfig) -> Callable[[], None]:
-    """Return a function that augments `pictures` once, batch by batch, as batches are for `fit` on a CPU."""
+def ours(images: np.ndarray, config: AugmentationConfig) -> Callable[[], None]:
+    """Return a function that augments `images` once, batch by batch, as for training."""
     augment = compile_augmentation(config, (SIDE, SIDE, 3), CLASSES)
     labels = one_hot(np.arange(BATCH_SIZE) % CLASSES, CLASSES)
 
     def run() -> None:
-        for start in range(0, len(pictures), BATCH_SIZE):
-            augment(np.array([0, start], np.uint32), pictures[start : start + BATCH_SIZE], labels)
+        for start in range(0, len(images), BATCH_SIZE):
+            augment(np.array([0, start], np.uint32), images[start : start + BATCH_SIZE], labels)
 
     return run
 
 
-def pictures_per_second(run: Callable[[], None]) -> float:
-    """Return the throughput of `run`, repeated for SECONDS, without what tf.data made before or makes afterwards."""
+def images_per_second(run: Callable[[], None]) -> float:
+    """Return the throughput of `run`, repeated for SECONDS.
+
+    Batches that tf.data made before, or makes afterwards, do not count.
+    """
     run()
-    start, passes = time.perf_counter(), 0
+    start = time.perf_counter()
+    passes = 0
     while time.perf_counter() - start < SECONDS:
         run()
         passes += 1
@@ -74,54 +87,61 @@ def pictures_per_second(run: Callable[[], None]) -> float:
 
 
 def compare_throughput() -> None:
-    """Measure both layers in turn, NUM_ROUNDS times, and print medians and ratios."""
-    pictures = make_pictures(NUM_BATCHES * BATCH_SIZE)
+    """Measure both in turn, NUM_ROUNDS times, and print medians and ratios."""
+    images = make_images(NUM_BATCHES * BATCH_SIZE)
     presets = SECTION_PRESETS["augmentation"]
     plain = AugmentationConfig(num_operations=NUM_OPERATIONS, magnitude=0.5, rate=1.0, flips=False)
     runs = {
-        REFERENCE: reference(pictures),
-        "ours, 3 operations, bilinear": ours(pictures, plain),
+        REFERENCE: reference(images),
+        "ours, 3 operations, bilinear": ours(images, plain),
         "ours, 3 operations, nearest": ours(
-            pictures, dataclasses.replace(plain, interpolation="nearest")
+            images, dataclasses.replace(plain, interpolation="nearest")
         ),
-        **{f"ours, preset {name}": ours(pictures, preset) for name, preset in presets.items()},
+        **{f"ours, preset {name}": ours(images, preset) for name, preset in presets.items()},
     }
     for run in runs.values():
         run()  # compiles
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(NUM_ROUNDS):
         for name, run in runs.items():
-            speeds[name].append(pictures_per_second(run))
+            speeds[name].append(images_per_second(run))
     for name, values in speeds.items():
         ratios = np.divide(values, speeds[REFERENCE])
-        print(f"{name:42} {np.median(values):8,.0f} pictures/s {np.median(ratios):7.1f} x")
+        print(f"{name:42} {np.median(values):8,.0f} images/s {np.median(ratios):7.1f} x")
 
 
 def training_steps(
     network: keras.Model, config: AugmentationConfig
 ) -> Callable[[], tuple[float, float]]:
-    """Return a function that trains STEPS steps and returns their seconds, by the clock and of the processors."""
-    settings = TrainingConfig()
-    pictures, labels = (
-        make_pictures(settings.batch_size),
-        one_hot(np.arange(settings.batch_size) % CLASSES, CLASSES),
-    )
-    batches = Batches(pictures[None], labels[None], settings.batch_size, 0, augmentation=config)
-    model = compile_model(network, batches.layer, settings, settings.fine_tuning_learning_rate, 1)
+    """Return a function that trains STEPS steps of fine-tuning, and returns their seconds.
+
+    The seconds are those of the clock, and those of the processors.
+    """
+    settings = dataclasses.replace(Config(), augmentation=config)
+    images = make_images(settings.training.batch_size)
+    labels = np.arange(len(images)) % CLASSES
+    batches = image_batches(TrainingData(images, labels, images, labels, CLASSES), settings)
+    stage = plan_stages(settings, Weights(Path(), "pretrained"))[-1]
+    stage.prepare(network, settings.training.batch_norm_momentum)
+    model = keras.Model(network.inputs, network.outputs)
+    loss = keras.losses.CategoricalCrossentropy()
+    model.compile(build_optimizer(network, stage, settings.training), loss, metrics=["accuracy"])
 
     def run() -> tuple[float, float]:
-        clock, processors = time.perf_counter(), time.process_time()
+        clock = time.perf_counter()
+        processors = time.process_time()
         for _ in range(STEPS):
-            model.train_on_batch(*batches[0])
+            model.train_on_batch(*next(batches.draw(0)))
         return time.perf_counter() - clock, time.process_time() - processors
 
     return run
 
 
 def compare_training() -> None:
-    """Train with each preset in turn, STEP_ROUNDS times, and print medians and their ratios to `none`."""
-    network = create_network(network_spec(ModelConfig(), (SIDE, SIDE, 3), CLASSES), RANDOM)
-    unfreeze_backbone(network, TrainingConfig().unfreeze)
+    """Train with each preset in turn, STEP_ROUNDS times, and print medians and ratios to `none`."""
+    blank = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    data = TrainingData(blank, np.zeros(1, int), blank, np.zeros(1, int), CLASSES)
+    network = build_network(Config(), data, RANDOM)
     runs = {
         name: training_steps(network, SECTION_PRESETS["augmentation"][name])
         for name in ("none", "baseline", "strong")
@@ -136,8 +156,8 @@ def compare_training() -> None:
     for name, (clock, processors) in medians.items():
         ratios = medians[name] / medians["none"]
         print(
-            f"MobileNetV3Large with preset {name:7} {1000 * clock:6.0f} ms a step ({ratios[0]:.3f} x), "
-            f"{1000 * processors:6.0f} ms of processors ({ratios[1]:.3f} x)"
+            f"MobileNetV3Large with preset {name:8} {1000 * clock:6.0f} ms per step "
+            f"({ratios[0]:.3f} x), {1000 * processors:6.0f} ms of processors ({ratios[1]:.3f} x)"
         )
 
 

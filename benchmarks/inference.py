@@ -1,8 +1,11 @@
-"""The submitted model against Keras' own loop: python -m benchmarks.inference (about six minutes on two cores).
+"""The submitted model against Keras' own loop.
 
-Packages MobileNetV3Large with random weights and prints, for 96 px pictures: the milliseconds a picture of one view, of
-five, and of `keras.Model.predict` at its best batch size, in turns, with the ratios; and the peak memory of a process
-that predicts 2,000 and of one that predicts 20,000 pictures, the pictures themselves left out.
+    python -m benchmarks.inference      (about six minutes on two cores)
+
+Packages MobileNetV3Large with random weights. Prints, for 96 px images, the milliseconds per image
+of one view, of five, and of `keras.Model.predict` at its best batch size, in turn, with the ratios.
+Then the peak memory of a process that predicts 2,000 images, and of one that predicts 20,000, the
+images themselves left out.
 """
 
 import os
@@ -23,9 +26,12 @@ from competition.networks.layers import create_network, network_spec
 from competition.networks.submission_model import Model
 from competition.networks.weights import RANDOM
 
-SIZE, PICTURES, ROUNDS = 96, 1024, 6
+SIZE = 96
+IMAGES = 1024
+ROUNDS = 6
 BATCH_SIZES = (32, 64, 128, 256)
-FEW, MANY = 2_000, 20_000
+FEW = 2_000
+MANY = 20_000
 
 
 def write_submission(folder: Path, backbone: str, views: int) -> Path:
@@ -37,22 +43,20 @@ def write_submission(folder: Path, backbone: str, views: int) -> Path:
         "class_names": list("abcdefgh"),
         "views": views,
         "batch_size": SubmissionConfig().batch_size,
+        "members": [{"network": spec, "weights": "a.weights.h5"}],
     }
-    write_json(
-        folder / "config.json",
-        settings | {"members": [{"network": spec, "weights": "a.weights.h5"}]},
-    )
+    write_json(folder / "config.json", settings)
     return folder
 
 
-def draw_pictures(count: int) -> np.ndarray:
-    """Return random pictures (count, SIZE, SIZE, 3) uint8."""
+def draw_images(count: int) -> np.ndarray:
+    """Return random images (count, SIZE, SIZE, 3) uint8."""
     return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
 
 
 def time_all(root: Path) -> None:
-    """Print what a picture takes each way, the best of the rounds, and the ratios."""
-    images = draw_pictures(PICTURES)
+    """Print the time per image of each way, the best of the rounds, and the ratios."""
+    images = draw_images(IMAGES)
     one, five = (
         Model(write_submission(root / str(views), "mobilenetv3large", views)) for views in (1, 5)
     )
@@ -62,9 +66,8 @@ def time_all(root: Path) -> None:
         for size in BATCH_SIZES
     }
     ways |= {"one view": partial(one.predict, images), "five views": partial(five.predict, images)}
-    ways["one view, five times"] = lambda: [
-        one.predict(images) for _ in range(5)
-    ]  # as long as five views, for noise
+    # As long as five views, so that both meet the same noise.
+    ways["one view, five times"] = lambda: [one.predict(images) for _ in range(5)]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(ROUNDS + 1):  # the first compiles
         for name, way in ways.items():
@@ -73,16 +76,16 @@ def time_all(root: Path) -> None:
             seconds[name] += [time.perf_counter() - started] if turn else []
     best = {name: min(times) for name, times in seconds.items()}
     for name, value in best.items():
-        print(f"{name:22} {1000 * value / PICTURES:6.2f} ms a picture")
+        print(f"{name:22} {1000 * value / IMAGES:6.2f} ms per image")
     bare = min(value for name, value in best.items() if name.startswith("keras"))
     print(f"one view / best of keras: {best['one view'] / bare:.2f}")
     print(f"five views / one view: {5 * best['five views'] / best['one view, five times']:.2f}")
 
 
 def measure_peak(folder: Path, count: int) -> float:
-    """Return how far the peak of a process that predicts `count` pictures is above the pictures, in MB.
+    """Return the peak memory of a process that predicts `count` images, without these, in MB.
 
-    The process is watched from outside: what it says of its own peak holds that of its parent too.
+    The process is watched from outside: its own account of its peak holds that of its parent too.
     """
     command = [sys.executable, "-m", "benchmarks.inference", str(folder), str(count)]
     root = Path(__file__).parents[1]
@@ -99,7 +102,8 @@ def main() -> None:
         folder = write_submission(Path(place) / "small", "mobilenetv3small", 1)
         few, many = (measure_peak(folder, count) for count in (FEW, MANY))
         print(
-            f"peak memory beside the pictures: {few:.0f} MB for {FEW}, {many:.0f} MB for {MANY}: {many - few:+.0f} MB"
+            f"peak memory beside the images: {few:.0f} MB for {FEW}, {many:.0f} MB for {MANY}: "
+            f"{many - few:+.0f} MB"
         )
 
 
@@ -107,4 +111,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     else:  # what `measure_peak` starts
-        Model(Path(sys.argv[1])).predict(draw_pictures(int(sys.argv[2])))
+        Model(Path(sys.argv[1])).predict(draw_images(int(sys.argv[2])))
