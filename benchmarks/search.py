@@ -49,10 +49,11 @@ from competition.search.trial import TrialTrainer, ignore_epoch
 
 HEAD, FINE_TUNING, FINAL = PRETRAINED
 SCRATCH = FROM_RANDOM[0]
+# Rounds of a backbone, and how often a trial of each is timed.
 SPEED = {
-    "mobilenetv3large": {HEAD: 5, FINE_TUNING: 2, FINAL: 1},
-    "custom_cnn": {SCRATCH: 2, FROM_RANDOM[1]: 1},
-}  # rounds of a backbone, and how often a trial of each is timed
+    "mobilenetv3large": ((HEAD, 5), (FINE_TUNING, 2), (FINAL, 1)),
+    "custom_cnn": ((SCRATCH, 2), (FROM_RANDOM[1], 1)),
+}
 MEMORY = {"mobilenetv3small": (HEAD, FINE_TUNING), "custom_cnn": (SCRATCH,)}
 MEMORY_TRIALS = 100
 MEMORY_IMAGES = 64
@@ -94,7 +95,7 @@ def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> 
     side = data.images.shape[1]
     seconds: dict[str, float] = {}
     rounds = SPEED[backbone]
-    for item, repeats in rounds.items():
+    for item, repeats in rounds:
         few = data.for_trial(item.count_images(Config().search), 0)
         config = configure(backbone, side, item)
         trainer = make_trainer(few, weights, config, place / f"speed_{backbone}_{item.name}")
@@ -104,7 +105,7 @@ def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> 
         ]
         seconds[item.name] = min(times)
         say(f"{backbone}, {item.name}: {len(few.labels)} images take {seconds[item.name]:.1f} s")
-    config = with_settings(configure(backbone, side, list(rounds)[-1]), {"training.limit": 0})
+    config = with_settings(configure(backbone, side, rounds[-1][0]), {"training.limit": 0})
     trainer = make_trainer(data, weights, config, None)
     seconds["plain"] = _time(partial(trainer.train, config, ignore_epoch))
     return seconds

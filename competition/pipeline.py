@@ -379,7 +379,7 @@ def describe_plan(
     for name in request.backbones:
         search = make_search(request, data, name, weights[name], None)
         parts = []
-        if request.wants("search"):
+        if request.wants("search") and search.rounds:
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
         if name in turns:

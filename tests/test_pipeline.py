@@ -4,10 +4,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,10 @@ import pandas as pd
 import pytest
 
 import run
-from competition import campaign
-from competition.common.errors import NotCheckedError, UserError
+from competition import pipeline
+from competition.common.errors import NotCheckedError, TrialFailedError
 from competition.config import Config
-from competition.costs import Costs, Sizes, Speed
-from competition.job import Job
-from competition.planning import Planner
-from competition.search.rounds import SearchJob
-from tests.factories import draw_blobs, make_data
+from tests.factories import draw_blobs
 
 TINY = [
     "--backbone",
@@ -251,38 +246,21 @@ def test_another_data_set_under_the_same_name_is_refused(
     assert (finished / "data/blobs/keep.npy").read_bytes() == before
 
 
-def test_another_search_space_is_refused_before_the_training(
-    finished: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    runs = sorted((finished / "experiments/blobs/runs").iterdir())
-    assert (
-        call(
-            finished, "--search", "--data", str(blobs_path), *TRIALS, "--set", "model.dropout=0.05"
-        )
-        == 2
-    )
-    assert (
-        "has another space (model.dropout [0.0, 0.6, False], now 0.05); use --force"
-        in capsys.readouterr().err
-    )
-    assert sorted((finished / "experiments/blobs/runs").iterdir()) == runs
-
-
 def test_one_backbone_that_fails_does_not_take_the_others_along(
     tmp_path: Path,
     blobs_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = vars(campaign)["run_training"]
+    original = vars(pipeline)["train_run"]
 
     def fail_for_the_custom_cnn(config: Config, *arguments: Any) -> Path:
         if config.model.backbone == "custom_cnn":
-            raise UserError("The loss became infinite.")
+            raise TrialFailedError("The loss became infinite.")
         finished: Path = original(config, *arguments)
         return finished
 
-    monkeypatch.setattr(campaign, "run_training", fail_for_the_custom_cnn)
+    monkeypatch.setattr(pipeline, "train_run", fail_for_the_custom_cnn)
     arguments = [
         "--train",
         "--package",
@@ -298,78 +276,60 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
     assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
 
 
-class FewTasks:
-    """Stands for five workers; keeps the names of the tasks, and runs them one after the other."""
-
-    number = 5
-
-    def __init__(self) -> None:
-        self.names: list[list[str]] = []
-
-    def run_all(self, tasks: dict[str, Any]) -> Any:
-        self.names.append(list(tasks))
-        return ((name, task()) for name, task in tasks.items())
-
-
-@pytest.fixture
-def searching(
-    tmp_path: Path, blobs_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[list[list[str]], list[SearchJob]]]:
-    """Return what searches with the given arguments, each study with no trial, and tells the tasks and the jobs."""
-
-    def search(*arguments: str) -> tuple[list[list[str]], list[SearchJob]]:
-        jobs: list[SearchJob] = []
-
-        def search_nothing(job: SearchJob, *_: Any) -> None:
-            jobs.append(job)
-
-        monkeypatch.setattr(campaign, "search", search_nothing)
-        monkeypatch.setattr(campaign, "conclude", lambda job: {"seconds": [0.1, 0.1]})
-        options = [
-            "--search",
-            "--data",
-            str(blobs_path),
-            "--workdir",
-            str(tmp_path),
-            "--weights",
-            "none",
-            *arguments,
-        ]
-        workers: Any = FewTasks()
-        made = campaign.Campaign(Job(run.build_parser().parse_args(options)), workers)
-        planner = Planner(Costs(Speed(0.1, 0.1, 0.1), Sizes(9, 9, 9), made.job.weights), 5)
-        prepared: Any = SimpleNamespace(fingerprint="1", training=make_data())
-        made.search(prepared, made.config, planner)
-        return workers.names, jobs
-
-    return search
-
-
-def test_workers_beyond_the_number_of_backbones_share_their_studies(searching: Any) -> None:
-    names, jobs = searching(
-        "--backbone", "tiny_cnn", "--backbone", "custom_cnn", "--time-budget", "9m"
-    )
-    assert len(names[0]) == 4
-    expected = {(name, worker) for name in ("tiny_cnn", "custom_cnn") for worker in (0, 1)}
-    assert {(job.backbone, job.worker) for job in jobs} == expected
-    assert len({job.url for job in jobs}) == 2
-    assert all(job.deadline is not None for job in jobs)
+def test_workers_beyond_the_number_of_backbones_share_a_study(
+    tmp_path: Path, blobs_path: Path
+) -> None:
+    arguments = ["--search", "--data", str(blobs_path), "--trials", "4", "--workers", "2"]
+    assert call(tmp_path, *arguments, "--set", "search.finalists=0") == 0
+    table = pd.read_csv(tmp_path / "experiments/blobs/studies/tiny_cnn_scratch_trials.csv")
+    assert 4 <= (table["state"] == "COMPLETE").sum() <= 5  # a surplus trial harms nobody
+    log = (tmp_path / "experiments/blobs/log.txt").read_text()
+    assert "tiny_cnn, helper 1: done" in log
 
 
 def test_where_everything_is_set_there_is_nothing_to_search(
-    searching: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = (
-        "model.head_units=9",
-        "model.dropout=0.1",
-        "model.l2=0",
-        "training.head_learning_rate=0.001",
-    )
-    names, _ = searching(
-        "--backbone", "tiny_cnn", *(item for key in keys for item in ("--set", key))
-    )
-    assert names == [[], []]
-    assert "tiny_cnn: nothing to search" in capsys.readouterr().out
+    settings = ["model.head_units=9", "model.dropout=0.1", "model.l2=0"]
+    settings.append("training.head_learning_rate=0.001")
+    arguments = [item for setting in settings for item in ("--set", setting)]
+    assert call(tmp_path, "--search", "--data", str(blobs_path), *arguments) == 0
+    output = capsys.readouterr().out
+    assert "nothing to search" in output
+    assert "tiny_cnn: settings as given" in output
+
+
+def test_a_time_budget_is_used_and_not_overrun(
+    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    arguments = ["--search", "--data", str(blobs_path), "--time-budget", "75s", *TRIALS]
+    assert call(tmp_path, *arguments) in (0, 4)
+    assert 25 < time.monotonic() - started < 105
+    output = capsys.readouterr().out
+    assert "Time budget 1 min 15 s" in output
+    history = pd.read_csv(tmp_path / "experiments/blobs/runs/tiny_cnn_001/history.csv")
+    assert history["learning_rate"].iloc[-1] < 0.05 * history["learning_rate"].max()
+    assert not (tmp_path / "experiments/blobs/clock.json").exists()
+
+
+def test_what_is_no_better_than_chance_is_packaged_with_a_warning_and_exit_code_4(
+    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--train", "--package", "--data", str(blobs_path)]
+    assert call(tmp_path, *arguments, "--set", "training.head_learning_rate=1e-8") == 4
+    assert "IS WORTH NOTHING" in capsys.readouterr().err
+    assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
+
+
+def test_results_of_an_earlier_version_are_refused_with_one_sentence(
+    tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(tmp_path, "--clean", "--data", str(blobs_path)) == 0
+    marker = tmp_path / "experiments/blobs/data.json"
+    marker.write_text(json.dumps({"data": json.loads(marker.read_text())["data"]}))
+    assert call(tmp_path, "--train", "--data", str(blobs_path)) == 2
+    assert "of an earlier version of this program" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(

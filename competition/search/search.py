@@ -52,6 +52,8 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
     Settings change only where the gain over those as given is beyond chance, by McNemar's exact
     test on the same images, corrected for the number of trials (Bonferroni).
     """
+    if not search.rounds:
+        say(f"{search.backbone}: nothing to search, --set says it all.")
     given = flatten(search.config)
     best: list[dict[str, Any]] = []  # settings that a round found, best first
     settled: dict[str, Any] = {}
