@@ -110,5 +110,5 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
-    else:  # what `measure_peak` starts
+    else:  # started by `measure_peak`
         Model(Path(sys.argv[1])).predict(draw_images(int(sys.argv[2])))

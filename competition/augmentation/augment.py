@@ -84,7 +84,8 @@ def draw(
     that all images read, each from its own `noise_offset` on. A field per image would cost more
     than all the rest.
     """
-    count, number = shape[0], config.num_operations
+    count = shape[0]
+    number = config.num_operations
     even = keras.random.uniform((count, len(EVEN_DRAWS) + number * len(OPERATION_DRAWS)), seed=seed)
     draws = {name: even[:, column] for column, name in enumerate(EVEN_DRAWS)}
     if number:

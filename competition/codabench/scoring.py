@@ -109,7 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     names: list[str] = settings["class_names"]
     labels = np.load(reference / "labels.npy", allow_pickle=False)
     with np.load(options.input / "res" / "predictions.npz", allow_pickle=False) as answers:
-        predicted, seconds = answers["labels"], answers["seconds"]
+        predicted = answers["labels"]
+        seconds = answers["seconds"]
     confusion = count_confusion(labels, predicted, len(names))
     scores = compute_scores(confusion) | {"duration": round(float(seconds[:2].sum()), 2)}
     (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")

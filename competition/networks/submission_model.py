@@ -166,7 +166,7 @@ def _in_byte_range(images: np.ndarray, notes: "Counter[str]") -> np.ndarray:
 
 
 class Model:
-    """What the competition's server runs: `Model().predict(X)`, with files beside this one.
+    """The class that the server loads, with its files beside this one: `Model().predict(X)`.
 
     config.json: class_names, views, batch_size and members, each with a network's spec and the file
     of its weights.

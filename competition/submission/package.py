@@ -58,14 +58,16 @@ def package_run(
 ) -> Package:
     """Write the submission of `run` to `zip_path` once all checks pass.
 
-    members: the runs whose networks are averaged, `run` itself or those of an ensemble. images:
-    distorted test images (n, h, w, 3) uint8, of which the first 256 are tried. server: requirements
-    of the server, as `tensorflow==2.17.0`, under which the zip is tried too. The unpacked zip lies
-    in a folder beside it, and the figures of the checks in `run`/package.json. Raises
-    CheckFailedError where a check fails, and UserError for server versions that do not exist.
+    members: the runs whose networks are averaged, `run` itself or those of an ensemble.
+    images: distorted test images (n, h, w, 3) uint8; the zip is tried on the first 256.
+    server: requirements of the server, as `tensorflow==2.17.0`; the zip is tried under them too.
+    The unpacked zip lies in a folder beside it, and the figures of the checks in
+    `run`/package.json. Raises CheckFailedError where a check fails, and UserError for server
+    versions that do not exist.
     """
     images = images[:CHECKED_IMAGES]
-    limits, settings = config.limits, config.submission
+    limits = config.limits
+    settings = config.submission
     views = config.evaluation.tta_views
     folder = zip_path.with_suffix("")
     write_submission(members, views, settings, folder)
