@@ -43,7 +43,7 @@ FLAGS: dict[str, dict[str, set[str]]] = {
         "low information": {"low_information", "odd_brightness", "blank"},
         "brightness": {"odd_brightness", "low_information", "blank"},
         NON_CELLS: {"non_cell"},
-        UNRELATED: {"non_cell", "odd_picture", "odd_brightness"},
+        UNRELATED: {"non_cell", "odd_image", "odd_brightness"},
         WRONG_LABELS: {"wrong_label"},
     },
     "cleanvision": {
@@ -84,18 +84,18 @@ def clean_by_ours(
     """Run the whole cleaning stage; also returns the mask of what it keeps (n,)."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        keep = clean(dataset, Path(folder), config, weights)
+        keep = clean(dataset, Path(folder), config, weights).keep
         with (Path(folder) / "issues.csv").open(encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     seconds = time.perf_counter() - started
     flags: dict[str, set[int]] = {}
     for row in rows:
-        flags.setdefault(row["issue"], set()).add(int(row["index"]))
+        flags.setdefault(row["kind"], set()).add(int(row["index"]))
     partners: dict[str, dict[int, set[int]]] = {}
     for kind, names in COPY_ISSUES.items():
         groups: dict[str, set[int]] = {}
         for row in rows:
-            if row["issue"] in names:
+            if row["kind"] in names:
                 groups.setdefault(row["group"], set()).add(int(row["index"]))
         partners[kind.split()[0]] = {
             one: group - {one} for group in groups.values() for one in group

@@ -69,7 +69,7 @@ def _measure(
 
     wall, processors = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        keep = clean(dataset, Path(folder), config, weights)
+        keep = clean(dataset, Path(folder), config, weights).keep
     wall, processors = time.perf_counter() - wall, time.process_time() - processors
     memory = (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - dataset.images.nbytes / 2**20

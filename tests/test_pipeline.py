@@ -240,10 +240,10 @@ def test_another_data_set_under_the_same_name_is_refused(
 ) -> None:
     images, labels = draw_blobs(60, 3, seed=9)
     np.savez(tmp_path / "blobs.npz", images=images, labels=labels)
-    before = (finished / "data/blobs/keep.npy").read_bytes()
+    before = (finished / "data/blobs/cleaned.npz").read_bytes()
     assert call(finished, "--search", "--data", str(tmp_path / "blobs.npz"), *TRIALS) == 2
     assert "another data set" in capsys.readouterr().err
-    assert (finished / "data/blobs/keep.npy").read_bytes() == before
+    assert (finished / "data/blobs/cleaned.npz").read_bytes() == before
 
 
 def test_one_backbone_that_fails_does_not_take_the_others_along(

@@ -1,1 +1,1 @@
-"""Dataset -> issues.csv, keep.npy, labels.npy, report.html: `clean(dataset, folder, config, weights)`."""
+"""Dataset -> issues.csv, cleaned.npz, report.html: `clean(dataset, folder, config, weights)`."""

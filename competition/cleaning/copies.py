@@ -1,4 +1,4 @@
-"""Copies: pictures equal to another one, or nearly so once turned, shifted and fitted in brightness."""
+"""Copies: images equal to another, or nearly so once turned, shifted and fitted in brightness."""
 
 import functools
 import hashlib
@@ -13,10 +13,11 @@ from competition.config import CleaningConfig
 
 # Side in pixels below which different cells cannot be told from near copies.
 SMALLEST_SIDE = 48
-# Side in pixels at which candidates are looked for, and how many of its frequencies along an axis tell pictures apart.
+# Side in pixels at which candidates are looked for.
 SMALL_SIDE = 24
+# Frequencies along an axis that tell images of that side apart.
 NUM_FREQUENCIES = 8
-# Amplitude, of a picture of unit norm, below which a frequency is noise.
+# Amplitude, of an image of unit norm, below which a frequency is noise.
 FLOOR = 0.14
 # Likeness in small that a copy may lose, for each share of the side by which it may be shifted.
 LOSS_BY_SHIFT = 5.0
@@ -24,11 +25,14 @@ LOSS_BY_SHIFT = 5.0
 ALIGNED_CORRELATION = 0.8
 # Turns that are this much less alike in small than the best one are looked at too.
 TURN_MARGIN = 0.01
-# Detail lies between these sigmas, in pixels: finer is noise and compression, coarser is what all cells share.
-FINE, COARSE = 1.0, 3.0
-# Grey levels by which what is coarser may differ at any place; noise that is clipped at white makes for up to 15.
+# Detail lies between these sigmas, in pixels: noise and compression are finer, and all cells share
+# the coarser.
+FINE = 1.0
+COARSE = 3.0
+# Grey levels by which the coarser image may differ at any place; noise that is clipped at white
+# makes for up to 15.
 COARSE_DIFFERENCE = 16
-# Of the mean power of details: what places with less of it are taken to have.
+# Share of the mean power of details that is added to the power of each place.
 LEAST_POWER = 0.3
 # Grey levels from black and white within which brightening or darkening may have clipped a pixel.
 CLIPPED = 3
@@ -48,10 +52,10 @@ TURNS = (
 
 @dataclass(frozen=True)
 class Copy:
-    """Picture `index` shows what `original` shows, the first picture of its group.
+    """Image `index` shows what `original` shows, the first image of its group.
 
-    exact: equal to an earlier picture. score: 1, or the share of the fine details that both show. how: from which
-    picture of the group it was made, and by what.
+    exact: equal to an earlier image. score: 1, or the share of the fine details that both show.
+    how: the image of the group that it was made from, and the way.
     """
 
     index: int
@@ -63,7 +67,10 @@ class Copy:
 
 @dataclass(frozen=True)
 class Match:
-    """How a picture is made from another one: turned (a place in TURNS), moved by pixels, brighter by grey levels."""
+    """How an image is made from another one.
+
+    turn: a place in TURNS. down, right: pixels. brighter: grey levels.
+    """
 
     score: float
     turn: int
@@ -72,22 +79,22 @@ class Match:
     brighter: float
 
     def describe(self, source: int) -> str:
-        """Return what was done to picture `source`."""
+        """Return how the image was made from image `source`."""
         steps = [TURNS[self.turn]] if self.turn else []
         if self.down or self.right:
             steps.append(f"shifted by ({self.down}, {self.right})")
         if abs(self.brighter) >= 1:
-            steps.append(
-                f"{abs(self.brighter):.0f} grey levels {'brighter' if self.brighter > 0 else 'darker'}"
-            )
-        return f"picture {source} " + (", ".join(steps) or "with other noise or compression")
+            direction = "brighter" if self.brighter > 0 else "darker"
+            steps.append(f"{abs(self.brighter):.0f} grey levels {direction}")
+        return f"image {source} " + (", ".join(steps) or "with other noise or compression")
 
 
 def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -> list[Copy]:
-    """Return the copies among the pictures (n, h, w, 3) uint8 of the mask `sound` (n,), ordered by index.
+    """Return the copies among images (n, h, w, 3) uint8, ordered by index.
 
-    A copy of a copy belongs to the group too; each group's first picture is no copy. Spoiled pictures, and those that
-    share one unrelated picture, must not be `sound`: they are alike without being copies.
+    sound: (n,) bool, the images to look at. Spoiled images, and those that share one unrelated
+    image, must not be among them: they are alike without being copies.
+    A copy of a copy belongs to the group too; each group's first image is no copy.
     """
     firsts = _find_equal(images, np.flatnonzero(sound))
     different = firsts == np.arange(len(images))
@@ -100,19 +107,17 @@ def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -
     for index in np.flatnonzero(sources >= 0).tolist():
         source, original = int(sources[index]), int(originals[index])
         if firsts[index] == source:
-            copies.append(Copy(index, original, True, 1.0, f"picture {source}, pixel by pixel"))
+            copies.append(Copy(index, original, True, 1.0, f"image {source}, pixel by pixel"))
         else:
-            match = matches.get((source, index)) or match_pictures(
+            match = matches.get((source, index)) or match_images(
                 images[source], images[index], config.copy_shift
             )
-            copies.append(
-                Copy(index, original, False, round(match.score, 3), match.describe(source))
-            )
+            copies.append(Copy(index, original, False, match.score, match.describe(source)))
     return copies
 
 
 def group_copies(copies: list[Copy], count: int) -> np.ndarray:
-    """Return groups (count,) int64: the index of the first picture that shows the same."""
+    """Return groups (count,) int64: the index of the first image that shows the same."""
     groups = np.arange(count)
     for copy in copies:
         groups[copy.index] = copy.original
@@ -122,9 +127,10 @@ def group_copies(copies: list[Copy], count: int) -> np.ndarray:
 def find_matches(
     images: np.ndarray, indices: np.ndarray, config: CleaningConfig
 ) -> dict[tuple[int, int], Match]:
-    """Return the pairs of near copies, lower index first, among the pictures `indices`, which all differ.
+    """Return the pairs of near copies, lower index first, among images that all differ.
 
-    Pictures of less than SMALLEST_SIDE pixels show too little detail for it, and have none.
+    images: (n, h, w, 3) uint8. indices: (m,), the images to look at. Images of less than
+    SMALLEST_SIDE pixels show too little detail and have none.
     """
     if min(images.shape[1:3]) < SMALLEST_SIDE:
         return {}
@@ -139,20 +145,21 @@ def find_matches(
         for pair, row in zip(batch[alike], likeness[alike], strict=True):
             first, second = indices[pair].tolist()
             turns = np.flatnonzero(row > row.max() - TURN_MARGIN).tolist()
-            match = match_pictures(images[first], images[second], config.copy_shift, turns)
+            match = match_images(images[first], images[second], config.copy_shift, turns)
             if match.score >= config.copy_score:
                 matches[first, second] = match
     return matches
 
 
-def match_pictures(
+def match_images(
     source: np.ndarray, copy: np.ndarray, reach: int, turns: Sequence[int] = range(len(TURNS))
 ) -> Match:
-    """Return how to make `copy` from `source`, both (h, w, 3) uint8, in the best of `turns` and shifts up to `reach`.
+    """Return how to make `copy` from `source`, both (h, w, 3) uint8.
 
-    The pictures are aligned by the cross-correlation of their details, and each channel is fitted by a gain and an
-    offset, with both pictures clipped where either is. The score is the share of the fine details that both show: 0,
-    with no fit, where they cannot be aligned.
+    turns: the turns to try. reach: largest shift along each axis, in pixels.
+    The images are aligned by the cross-correlation of their details. Each channel is fitted by a
+    gain and an offset, with both images clipped where either is. The score is the share of the fine
+    details that both show: 0, with no fit, where they cannot be aligned.
     """
     possible = [turn for turn in turns if turn in _list_turns(source.shape)]
     detail = _extract_detail(copy)
@@ -170,7 +177,7 @@ def match_pictures(
 
 
 def _find_equal(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return for each picture the first of `indices` with the same pixels, or itself: (n,) int64."""
+    """Return for each image the first of `indices` with the same pixels, or itself: (n,) int64."""
     firsts = np.arange(len(images))
     seen: dict[bytes, int] = {}
     for index in indices.tolist():
@@ -179,7 +186,10 @@ def _find_equal(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def _trace(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each picture the first of its group, and the one a step nearer to that, or -1: (count,) each."""
+    """Return for each image the first of its group, and the image a step nearer to it or -1.
+
+    Both (count,).
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
@@ -190,68 +200,70 @@ def _trace(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     _, groups = connected_components(join(pairs), directed=False)
     _, firsts, members = np.unique(groups[:count], return_index=True, return_inverse=True)
-    roots = np.stack(
-        [np.full(len(firsts), count), firsts], 1
-    )  # one more node, from which all groups are reached
+    # One more node, from which all groups are reached.
+    roots = np.stack([np.full(len(firsts), count), firsts], 1)
     _, sources = breadth_first_order(join(np.concatenate([pairs, roots])), count, directed=False)
     return firsts[members], np.where(sources[:count] == count, -1, sources[:count])
 
 
 def _list_turns(shape: tuple[int, ...]) -> Sequence[int]:
-    """Return the turns that keep the shape (h, w, ...) of a picture: those by halves, where it is not square."""
+    """Return the turns that keep the shape (h, w, ...) of an image."""
     return range(len(TURNS)) if shape[0] == shape[1] else (0, 2, 5, 7)
 
 
 def _turn(image: np.ndarray, turn: int) -> np.ndarray:
-    """Return the picture (h, w, ...) after one of TURNS."""
+    """Return the image (h, w, ...) after one of TURNS."""
     return np.rot90(image if turn < 4 else image.swapaxes(0, 1), turn % 4)
 
 
 def _shrink_all(images: np.ndarray, indices: np.ndarray, reach: int) -> np.ndarray:
-    """Return the inner parts of the pictures in grey and small, with zero mean and unit norm: (m, s, t) float16."""
+    """Return the inner parts of images small, in grey, with zero mean and unit norm.
+
+    (m, s, t) float16.
+    """
     height, width = images.shape[1:3]
     block = max(1, min(height, width) // SMALL_SIDE)
-    rows, columns = ((length - 2 * reach) // block for length in (height, width))
-    top, left = (height - rows * block) // 2, (width - columns * block) // 2
+    rows = (height - 2 * reach) // block
+    columns = (width - 2 * reach) // block
+    top = (height - rows * block) // 2
+    left = (width - columns * block) // 2
+    inner = images[:, top : top + rows * block, left : left + columns * block]
     small = np.empty((len(indices), rows, columns), np.float16)
     for start in progress(range(0, len(indices), 128), "looking for copies", unit="batch"):
-        batch = images[
-            indices[start : start + 128], top : top + rows * block, left : left + columns * block
-        ]
-        grey = batch.reshape(len(batch), rows, block, columns, block, 3).mean(
-            (2, 4, 5), dtype=np.float32
-        )
+        batch = inner[indices[start : start + 128]]
+        blocks = batch.reshape(len(batch), rows, block, columns, block, 3)
+        grey = blocks.mean((2, 4, 5), dtype=np.float32)
         grey -= grey.mean((1, 2), keepdims=True)
-        small[start : start + 128] = grey / np.maximum(
-            np.linalg.norm(grey, axis=(1, 2), keepdims=True), 1e-3
-        )
+        norm = np.linalg.norm(grey, axis=(1, 2), keepdims=True)
+        small[start : start + 128] = grey / np.maximum(norm, 1e-3)
     return small
 
 
 def _find_neighbours(small: np.ndarray, count: int) -> np.ndarray:
-    """Return the pairs (m, 2), first < second, of each picture (n, s, t) and its `count` nearest in the spectrum."""
+    """Return the pairs (m, 2), first < second, of images (n, s, t) with alike spectra.
+
+    Each image is paired with its `count` nearest.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     if len(small) < 2:
         return np.empty((0, 2), np.int64)
-    spectra = np.concatenate(
-        [_describe_spectrum(part) for part in np.array_split(small, -(-len(small) // BATCH_SIZE))]
-    )
-    search = NearestNeighbors(n_neighbors=min(count, len(small) - 1), algorithm="brute").fit(
-        spectra
-    )
-    neighbours = search.kneighbors(return_distance=False)
+    parts = np.array_split(small, -(-len(small) // BATCH_SIZE))
+    spectra = np.concatenate([_describe_spectrum(part) for part in parts])
+    search = NearestNeighbors(n_neighbors=min(count, len(small) - 1), algorithm="brute")
+    neighbours = search.fit(spectra).kneighbors(return_distance=False)
     pairs = np.stack([np.arange(len(small)).repeat(neighbours.shape[1]), neighbours.ravel()], 1)
     return np.unique(np.sort(pairs, 1), axis=0)
 
 
 def _describe_spectrum(small: np.ndarray) -> np.ndarray:
-    """Return the lowest frequencies' logarithmic amplitudes (n, d), the same for all turns and shifts of a picture."""
+    """Return the lowest frequencies' logarithmic amplitudes (n, d).
+
+    They are the same for all turns and shifts of an image.
+    """
     from scipy.fft import fft2
 
-    window = np.outer(*(np.hanning(length + 2)[1:-1] for length in small.shape[1:])).astype(
-        np.float32
-    )
+    window = _make_window(*small.shape[1:])
     size = min(NUM_FREQUENCIES, min(small.shape[1:]) // 2)
     amplitudes = np.log(np.abs(fft2(small * window)[:, :size]) + FLOOR)
     mirrored = amplitudes[:, :, :size] + amplitudes[:, :, -np.arange(size)]
@@ -260,13 +272,15 @@ def _describe_spectrum(small: np.ndarray) -> np.ndarray:
 
 
 def _compare_small(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the correlation of each pair's second picture with the first in each turn: (m, 8), -1 where none."""
+    """Return the correlation of each pair's second image with each turn of the first: (m, 8).
+
+    It is -1 for turns that change the shape.
+    """
     first, second = (small[indices].astype(np.float32) for indices in pairs.T)
     likeness = np.full((len(pairs), len(TURNS)), -1, np.float32)
     for turn in _list_turns(small.shape[1:]):
-        likeness[:, turn] = np.einsum(
-            "nhw,nhw->n", _turn(np.moveaxis(first, 0, -1), turn).transpose(2, 0, 1), second
-        )
+        turned = np.moveaxis(_turn(np.moveaxis(first, 0, -1), turn), -1, 0)
+        likeness[:, turn] = np.einsum("nhw,nhw->n", turned, second)
     return likeness
 
 
@@ -283,9 +297,10 @@ def _extract_detail(image: np.ndarray) -> np.ndarray:
 def _align(
     source: np.ndarray, copy: np.ndarray, shape: tuple[int, ...], reach: int
 ) -> tuple[float, int, int]:
-    """Return the correlation of two details, and the pixels down and right by which `copy` is shifted, up to `reach`.
+    """Return the correlation of two details, and the pixels down and right that align them.
 
-    Half of a spectrum has half of the power: doubling makes good for it, near enough.
+    shape: of the images. reach: largest shift. Half of a spectrum has half of the power: doubling
+    makes good for it, near enough.
     """
     from scipy.fft import irfft2
 
@@ -296,50 +311,55 @@ def _align(
     return float(products.max()), int(down) - reach, int(right) - reach
 
 
+def _make_window(height: int, width: int) -> np.ndarray:
+    """Return a window (h, w) float32 that hides the border."""
+    rows, columns = (np.hanning(length + 2)[1:-1] for length in (height, width))
+    return np.outer(rows, columns).astype(np.float32)
+
+
 @functools.cache
 def _make_filter(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a window (h, w) that hides the border, and the share (h, w // 2 + 1) of each frequency that is detail."""
-    window = np.outer(*(np.hanning(length + 2)[1:-1] for length in (height, width))).astype(
-        np.float32
-    )
+    """Return a window (h, w), and the share (h, w // 2 + 1) of each frequency that is detail."""
     square = np.add.outer(np.square(np.fft.fftfreq(height)), np.square(np.fft.rfftfreq(width)))
     fine, coarse = (np.exp(-2 * np.square(np.pi * sigma) * square) for sigma in (FINE, COARSE))
-    return window, (fine - coarse).astype(np.float32)
+    return _make_window(height, width), (fine - coarse).astype(np.float32)
 
 
 def _overlap(
     source: np.ndarray, copy: np.ndarray, down: int, right: int, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what both pictures show for certain, where `copy` is `source` shifted: two (h', w', 3) float32."""
+    """Return the area that both images show for certain, `copy` being `source` shifted.
+
+    Two (h', w', 3) float32.
+    """
     height, width = copy.shape[:2]
     moved = source[reach - down : height - reach - down, reach - right : width - reach - right]
-    return moved.astype(np.float32), copy[reach : height - reach, reach : width - reach].astype(
-        np.float32
-    )
+    still = copy[reach : height - reach, reach : width - reach]
+    return moved.astype(np.float32), still.astype(np.float32)
 
 
 def _fit(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `first` in the brightness of `second`, and both clipped to the values that both can have."""
+    """Return `first` in the brightness of `second`, and `second`, clipped to their common range."""
     usable = (np.minimum(first, second) > CLIPPED) & (np.maximum(first, second) < 255 - CLIPPED)
     usable |= usable.mean((0, 1)) < 0.05
     weight = usable / usable.sum((0, 1), dtype=np.float32)
-    means = [np.einsum("hwc,hwc->c", weight, image) for image in (first, second)]
-    variances = [
-        np.einsum("hwc,hwc->c", weight, np.square(image - mean))
-        for image, mean in zip((first, second), means, strict=True)
-    ]
-    gain = np.sqrt(np.maximum(variances[1], 1e-3) / np.maximum(variances[0], 1e-3))
+    both = np.stack([first, second])
+    means = np.einsum("hwc,ahwc->ac", weight, both)
+    variances = np.einsum("hwc,ahwc->ac", weight, np.square(both - means[:, None, None]))
+    deviations = np.sqrt(np.maximum(variances, 1e-3))
+    gain = deviations[1] / deviations[0]
     offset = means[1] - gain * means[0]
-    low, high = np.maximum(0, offset), np.minimum(255, 255 * gain + offset)
+    low = np.maximum(0, offset)
+    high = np.minimum(255, 255 * gain + offset)
     return np.clip(gain * first + offset, low, high), np.clip(second, low, high)
 
 
 def _compare_details(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the share of the fine details (h, w, 3) of one picture that the other shows; 0 if coarse ones differ.
+    """Return the share of one image's fine details (h, w, 3) that the other shows.
 
-    It is the slope of the regression of one on the other, divided by the smaller variance: 1 for a copy with added
-    noise, where the correlation would fall. Places count by the inverse of their power, lest outlines, which cells
-    have in common, outweigh the rest.
+    It is the covariance divided by the smaller variance: 1 for a copy with added noise, where the
+    correlation would fall. Places count by the inverse of their power, lest outlines, which cells
+    have in common, outweigh the rest. It is 0 where coarse details differ.
     """
     from scipy.ndimage import gaussian_filter
 

@@ -1,4 +1,4 @@
-"""What a picture looks like as a short vector, and all pictures as points of a plane."""
+"""Images as short vectors, and as points of a plane."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,24 +11,23 @@ from competition.common.console import progress
 BATCH_SIZE = 128
 # Below this side keras.applications builds no backbone.
 MINIMUM_SIDE = 32
-# Side in pixels at which principal components of pixels are taken; more shows no more of the whole picture.
+# Side in pixels at which principal components of pixels are taken; more adds nothing.
 PIXEL_SIDE = 32
 NUM_COMPONENTS = 50
-# After so many of t-SNE's iterations its progress is shown.
-ITERATIONS_A_STEP = 25
-# On a map of fewer pictures, threads wait for one another longer than they work.
+ITERATIONS_PER_STEP = 25  # of t-SNE; then its progress is shown
+# On a map of fewer images, threads wait for one another longer than they work.
 MINIMUM_FOR_THREADS = 5_000
-# Fitting the components needs no more pictures than this; all are then projected batch by batch.
+# Fitting the components needs no more images than this; all are then projected batch by batch.
 MAXIMUM_FITTED = 10_000
-# How far a picture's neighbours are is measured among so many.
+# Distances to neighbours are measured among so many images.
 MAXIMUM_NEIGHBOURS = 5_000
 
 
 def embed(images: np.ndarray, backbone: str, weights: Path | None, seed: int) -> np.ndarray:
-    """Return one row of features per picture: (n, h, w, 3) uint8 -> (n, d) float32.
+    """Return one row of features per image: (n, h, w, 3) uint8 -> (n, d) float32.
 
-    With `weights`, the pooled output of the ImageNet `backbone`; without, the principal components of the pixels.
-    Raises UserError for an unknown backbone or weights of another one.
+    With `weights`, they are the pooled output of the ImageNet `backbone`; without, the principal
+    components of the pixels. Raises UserError for an unknown backbone or weights of another one.
     """
     if weights is None:
         return _reduce(lambda part: _read_pixels(images[part]), len(images), seed)
@@ -36,29 +35,32 @@ def embed(images: np.ndarray, backbone: str, weights: Path | None, seed: int) ->
 
 
 def take_components(features: np.ndarray, seed: int, number: int = NUM_COMPONENTS) -> np.ndarray:
-    """Return the first principal components of (n, d) features, fitted to some of many: (n, up to number) float32."""
+    """Return the first principal components of (n, d) features: (n, up to number) float32.
+
+    They are fitted to MAXIMUM_FITTED rows at most.
+    """
     return _reduce(features.__getitem__, len(features), seed, number)
 
 
 def lay_out(
     points: np.ndarray, perplexity: float, iterations: int, maximum: int, seed: int
 ) -> np.ndarray:
-    """Return a t-SNE map (van der Maaten and Hinton, 2008) of (n, d) points, d small: (n, 2) float32.
+    """Return a t-SNE map of (n, d) points, d small: (n, 2) float32.
 
-    By openTSNE (Poličar et al., 2024), a quarter of the iterations with early exaggeration. Of more than `maximum`
-    pictures only as many, drawn at random, are laid out; each other one gets the place of the one nearest to it.
+    t-SNE (van der Maaten and Hinton, 2008) by openTSNE (Poličar et al., 2024), a quarter of the
+    iterations in early exaggeration. Of more than `maximum` points, only as many, drawn at random,
+    are laid out; each other one gets the place of the nearest of these.
     """
     from openTSNE import TSNE
 
     if len(points) < 4:
         return np.zeros((len(points), 2), np.float32)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(points))[:maximum])
-    steps = iter(
-        progress(range(0, iterations, ITERATIONS_A_STEP), "laying out the map", unit="step")
-    )
+    steps = range(0, iterations, ITERATIONS_PER_STEP)
+    bar = iter(progress(steps, "laying out the map", unit="step"))
 
-    def advance(*_: object) -> None:  # what is true would stop the work
-        next(steps, None)
+    def advance(*_: object) -> None:  # returning something true would stop the work
+        next(bar, None)
 
     tsne = TSNE(
         perplexity=min(perplexity, (len(drawn) - 1) / 3),
@@ -67,7 +69,7 @@ def lay_out(
         random_state=seed,
         n_jobs=-1 if len(drawn) >= MINIMUM_FOR_THREADS else 1,
         callbacks=advance,
-        callbacks_every_iters=ITERATIONS_A_STEP,
+        callbacks_every_iters=ITERATIONS_PER_STEP,
     )
     places = np.zeros((len(points), 2), np.float32)
     places[drawn] = tsne.fit(points[drawn])
@@ -77,9 +79,10 @@ def lay_out(
 
 
 def find_distances(points: np.ndarray, neighbour: int, seed: int) -> np.ndarray:
-    """Return the distance of each of (n, d) points to the `neighbour`-th nearest other one: (n,) float32.
+    """Return the distance of each of (n, d) points to its `neighbour`-th nearest: (n,) float32.
 
-    Of many points, only some are looked at as neighbours, so that the time grows with n and not with its square.
+    Only MAXIMUM_NEIGHBOURS points count as neighbours, so that the time grows with n and not with
+    its square.
     """
     drawn = points[np.random.default_rng(seed).permutation(len(points))[:MAXIMUM_NEIGHBOURS]]
     rank = min(neighbour, len(drawn) - 1)  # the nearest of all is the point itself
@@ -92,7 +95,10 @@ def find_distances(points: np.ndarray, neighbour: int, seed: int) -> np.ndarray:
 
 
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
-    """Average blocks of pixels until the shorter side has about `side` of them: (n, h, w, 3) uint8 -> float32."""
+    """Average blocks of pixels until the shorter side has about `side` of them.
+
+    (n, h, w, 3) uint8 -> (n, h', w', 3) float32.
+    """
     factor = max(1, min(images.shape[1:3]) // side)
     height, width = (length // factor for length in images.shape[1:3])
     total = np.zeros((len(images), height, width, 3), np.float32)
@@ -102,9 +108,9 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
     return total / factor**2
 
 
-def batches(rows: np.ndarray, what: str, size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
-    """Yield the rows (pictures, indices) `size` at a time, with a progress bar."""
-    for start in progress(range(0, len(rows), size), what, unit="batch"):
+def batches(rows: np.ndarray, title: str, size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
+    """Yield the rows (images, indices) `size` at a time, with a progress bar."""
+    for start in progress(range(0, len(rows), size), title, unit="batch"):
         yield rows[start : start + size]
 
 
@@ -115,9 +121,9 @@ def _read_pixels(images: np.ndarray) -> np.ndarray:
 def _reduce(
     read: Callable[[np.ndarray], np.ndarray], count: int, seed: int, number: int = NUM_COMPONENTS
 ) -> np.ndarray:
-    """Return the first principal components, fitted to some of many, of rows (n, d) that `read` gives for indices.
+    """Return the first principal components (count, up to number) float32 of rows.
 
-    Returns (count, up to number) float32.
+    read: returns the rows (m, d) of some indices (m,).
     """
     from sklearn.decomposition import PCA
 

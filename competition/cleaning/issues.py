@@ -1,131 +1,206 @@
-"""What cleaning found: one row for each picture and issue."""
+"""Issues: their kinds, their consequences, and the user's last word in overrides.csv."""
 
 import csv
+import dataclasses
 import io
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from competition.common.errors import UserError
 from competition.common.files import write_text
-from competition.data.arrays import Dataset
+from competition.data.arrays import CleanedData, Dataset
+
+# What becomes of an image: the action in issues.csv, and how the report says it.
+ACTIONS = {
+    "keep": "kept",
+    "drop": "dropped",
+    "relabel": "relabelled",
+    "drop_from_training": "not trained on",
+    "relabel_in_training": "trained as suggested",
+}
+OVERRIDE_ACTIONS = ("keep", "drop", "relabel")
+# The label policy: `cleaning.wrong_labels` -> the action for a surely wrong label.
+WRONG_LABEL_ACTIONS = {
+    "keep": "keep",
+    "drop": "drop_from_training",
+    "relabel": "relabel_in_training",
+}
+
+
+@dataclass(frozen=True)
+class IssueKind:
+    """One kind of issue.
+
+    title, text: how the report presents it; the text is the reason of issues that give none.
+    action: a name in ACTIONS, the action of issues that give none.
+    copies: its images stand in groups of copies.
+    """
+
+    title: str
+    text: str
+    action: str = "keep"
+    copies: bool = False
+
+
+# In the order of the report.
+KINDS = {
+    "override": IssueKind("Overrides", "What overrides.csv says wins over everything below."),
+    "wrong_label": IssueKind(
+        "Wrong labels", "The rest of the data speaks for another label than the one given."
+    ),
+    "conflicting_copy": IssueKind(
+        "Copies with different labels",
+        "Equal images, so at least one label is wrong.",
+        action="drop",
+        copies=True,
+    ),
+    "near_copy": IssueKind(
+        "Near copies",
+        "The same image but for a shift, a turn, brightness or noise.",
+        action="drop",
+        copies=True,
+    ),
+    "exact_copy": IssueKind(
+        "Exact copies",
+        "Equal pixel by pixel; one of each group stays.",
+        action="drop",
+        copies=True,
+    ),
+    "non_cell": IssueKind(
+        "Non-cells",
+        "Something other than a cell, which many images with all kinds of labels share.",
+        action="drop",
+    ),
+    "blank": IssueKind("Blank", "One colour all over.", action="drop"),
+    "broken": IssueKind(
+        "Broken",
+        "One colour or one row fills it from the bottom, as a truncated file decodes.",
+        action="drop",
+    ),
+    "noise": IssueKind(
+        "Noise", "Neighbouring pixels have nothing to do with each other.", action="drop"
+    ),
+    "low_information": IssueKind("Low information", "Blurred, or of hardly any contrast."),
+    "odd_brightness": IssueKind("Odd brightness", "Far darker or brighter than usual."),
+    "odd_image": IssueKind("Odd images", "Far from its neighbours in the embedding."),
+}
 
 
 @dataclass(frozen=True)
 class Issue:
-    """One fault of one picture, or one word of the user's about it.
+    """One fault of one image, or the user's word about it.
 
-    label: as the file has it. action: `drop`, `keep`, or for wrong labels `drop_from_training` or
-    `relabel_in_training`; an override may also `relabel`. score: 0..1.
-    group: joins copies (see groups.npy). suggestion: the label that fits better, -1 where there is none.
+    kind: a name in KINDS. action: a name in ACTIONS. score: 0..1, how sure or how severe.
+    reason: for people. suggestion: the label that fits better, -1 where there is none.
     """
 
     index: int
-    label: int
-    issue: str
+    kind: str
     action: str
     score: float
     reason: str
-    group: int
     suggestion: int = -1
 
 
-def count_actions(issues: list[Issue]) -> dict[str, int]:
-    """Return how many pictures each kind of issue drops or relabels, if only in training."""
-    names = sorted({issue.issue for issue in issues})
-    return {
-        name: sum(issue.issue == name and issue.action != "keep" for issue in issues)
-        for name in names
-    }
+def make_issue(
+    index: int,
+    kind: str,
+    score: float = 1.0,
+    reason: str = "",
+    suggestion: int = -1,
+    action: str = "",
+) -> Issue:
+    """Return an issue with the action and the reason of its kind, unless others are given."""
+    return Issue(
+        index,
+        kind,
+        action=action or KINDS[kind].action,
+        score=round(score, 3),
+        reason=reason or KINDS[kind].text,
+        suggestion=suggestion,
+    )
 
 
-def list_doubtful(count: int, issues: list[Issue]) -> np.ndarray:
-    """Return for each of `count` pictures the label suggested where its own is kept from training, else -1: int64."""
-    doubtful = np.full(count, -1)
-    for issue in issues:
-        if issue.action.endswith("_training"):
-            doubtful[issue.index] = issue.suggestion
-    return doubtful
+def find_kept(count: int, issues: list[Issue]) -> np.ndarray:
+    """Return the mask (count,) bool of the images that no issue drops."""
+    keep = np.ones(count, bool)
+    keep[[issue.index for issue in issues if issue.action == "drop"]] = False
+    return keep
 
 
-def correct_labels(labels: np.ndarray, issues: list[Issue]) -> np.ndarray:
-    """Return the labels (n,) to use from here on: those of the file, but for what an override relabels."""
-    corrected = labels.copy()
+def apply_issues(dataset: Dataset, groups: np.ndarray, issues: list[Issue]) -> CleanedData:
+    """Return the dataset as the actions of its issues leave it; groups: (n,) int64, of copies."""
+    labels = dataset.labels.copy()
+    training_labels = dataset.labels.copy()
     for issue in issues:
         if issue.action == "relabel":
-            corrected[issue.index] = issue.suggestion
-    return corrected
+            labels[issue.index] = issue.suggestion
+        if issue.action in ("relabel", "relabel_in_training"):
+            training_labels[issue.index] = issue.suggestion
+        elif issue.action == "drop_from_training":
+            training_labels[issue.index] = -1
+    keep = find_kept(len(labels), issues)
+    return CleanedData(dataset.with_labels(labels), keep, groups, training_labels)
 
 
-def write_issues(path: Path, issues: list[Issue]) -> None:
-    """Write issues.csv: the fields of `Issue` are its columns."""
+def count_actions(issues: list[Issue]) -> dict[str, int]:
+    """Return how many images each kind of issue drops or relabels, if only in training."""
+    found = [issue.kind for issue in issues]
+    acted = [issue.kind for issue in issues if issue.action != "keep"]
+    return {kind: acted.count(kind) for kind in KINDS if kind in found}
+
+
+def write_issues(path: Path, issues: list[Issue], labels: np.ndarray, groups: np.ndarray) -> None:
+    """Write issues.csv, one row per issue.
+
+    labels: (n,), as the training file has them. groups: (n,), equal for copies of one image.
+    """
+    columns = ("index", "label", "kind", "action", "score", "reason", "group", "suggestion")
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Issue)])
-    writer.writerows([getattr(issue, field.name) for field in fields(Issue)] for issue in issues)
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for issue in issues:
+        facts = {"label": labels[issue.index], "group": groups[issue.index]}
+        writer.writerow(dataclasses.asdict(issue) | facts)
     write_text(path, stream.getvalue())
 
 
-ACTIONS = ("keep", "drop", "relabel")
+# -- overrides
 
 
-@dataclass(frozen=True)
-class Override:
-    """The user's word on one picture: an action of ACTIONS, and the label to use from here on."""
+def read_overrides(path: Path, dataset: Dataset) -> list[Issue]:
+    """Return the rows of overrides.csv as issues; none where there is no such file.
 
-    index: int
-    action: str
-    label: int
-
-
-def read_overrides(path: Path, dataset: Dataset) -> list[Override]:
-    """Return the rows of overrides.csv, none where there is no such file.
-
-    Columns index, action (keep, drop, relabel) and label (a class name or number, read for relabel alone); others are
-    ignored, so that rows of issues.csv may be pasted. Raises UserError, with the line, for what does not fit.
+    Columns: index, action (keep, drop, relabel) and label (a class name or number, read for relabel
+    alone). Others are ignored, so that rows of issues.csv may be pasted. Raises UserError, with the
+    line, for what does not fit.
     """
     if not path.is_file():
         return []
-    overrides: dict[int, Override] = {}
+    overrides: dict[int, Issue] = {}
     reader = _open(path)
     for row in reader:
         place = f"{path}, line {reader.line_num},"
-        override = _parse(
-            {name: (text or "").strip() for name, text in row.items() if name}, dataset, place
-        )
+        cells = {name: (text or "").strip() for name, text in row.items() if name}
+        override = _parse(cells, dataset, place)
         if overrides.setdefault(override.index, override) != override:
             raise UserError(
-                f"{place} names picture {override.index} again with another action; keep one of the two."
+                f"{place} names image {override.index} again with another action; "
+                "keep one of the two."
             )
     return list(overrides.values())
 
 
-def apply_overrides(
-    issues: list[Issue], overrides: list[Override], dataset: Dataset, groups: np.ndarray
-) -> list[Issue]:
-    """Return the issues with a row for each override; those of a picture that it keeps or relabels drop it no more."""
-    kept = {override.index for override in overrides if override.action != "drop"}
-    rows = [replace(issue, action="keep") if issue.index in kept else issue for issue in issues]
-    for override in overrides:
-        index, label = override.index, int(dataset.labels[override.index])
-        reason, suggestion = "overrides.csv says so", -1
-        if override.action == "relabel":
-            reason = f"overrides.csv says {dataset.class_names[override.label]}, not {dataset.class_names[label]}"
-            suggestion = override.label
-        rows.append(
-            Issue(
-                index,
-                label,
-                "override",
-                override.action,
-                1.0,
-                reason,
-                int(groups[index]),
-                suggestion,
-            )
-        )
-    return sorted(rows, key=lambda issue: (issue.index, issue.issue))
+def apply_overrides(issues: list[Issue], overrides: list[Issue]) -> list[Issue]:
+    """Return both, by index; other issues of an image that is kept or relabelled only flag it."""
+    spared = {override.index for override in overrides if override.action != "drop"}
+    found = [
+        dataclasses.replace(issue, action="keep") if issue.index in spared else issue
+        for issue in issues
+    ]
+    return sorted(found + overrides, key=lambda issue: (issue.index, issue.kind))
 
 
 def _open(path: Path) -> "csv.DictReader[str]":
@@ -138,38 +213,40 @@ def _open(path: Path) -> "csv.DictReader[str]":
     reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     if missing := {"index", "action"} - set(reader.fieldnames):
         raise UserError(
-            f"{path}, line 1, lacks the column '{max(missing)}'; expected index,action,label, separated by commas."
+            f"{path}, line 1, lacks the column '{max(missing)}'; "
+            "expected index,action,label, separated by commas."
         )
     return reader
 
 
-def _parse(row: dict[str, str], dataset: Dataset, place: str) -> Override:
-    text, action, last = row["index"], row["action"], len(dataset.labels) - 1
+def _parse(row: dict[str, str], dataset: Dataset, place: str) -> Issue:
+    text = row["index"]
+    action = row["action"]
+    last = len(dataset.labels) - 1
     if not (text.isdecimal() and int(text) <= last):
         raise UserError(
-            f"{place} has the index '{text}'; expected a whole number from 0 to {last}, so correct it."
+            f"{place} has the index '{text}'; expected a whole number from 0 to {last}, "
+            "so correct it."
         )
-    if action not in ACTIONS:
+    if action not in OVERRIDE_ACTIONS:
         raise UserError(
             f"{place} has the action '{action}'; expected keep, drop or relabel, so correct it."
         )
-    index = int(text)
-    label = (
-        _parse_label(row.get("label", ""), dataset, place)
-        if action == "relabel"
-        else int(dataset.labels[index])
-    )
-    return Override(index, action, label)
+    if action != "relabel":
+        return make_issue(int(text), "override", action=action)
+    label = _parse_label(row.get("label", ""), dataset.class_names, place)
+    given = dataset.class_names[dataset.labels[int(text)]]
+    reason = f"overrides.csv says {dataset.class_names[label]}, not {given}"
+    return make_issue(int(text), "override", reason=reason, suggestion=label, action=action)
 
 
-def _parse_label(text: str, dataset: Dataset, place: str) -> int:
-    """Return the class that is named, or numbered; a name wins, should classes be named by numbers."""
-    names = dataset.class_names
-    if text in names:
-        return names.index(text)
-    if text.isdecimal() and int(text) < len(names):
+def _parse_label(text: str, class_names: tuple[str, ...], place: str) -> int:
+    """Return the class of that name or number; a name wins where classes are named by numbers."""
+    if text in class_names:
+        return class_names.index(text)
+    if text.isdecimal() and int(text) < len(class_names):
         return int(text)
     raise UserError(
-        f"{place} relabels to '{text}'; expected one of the classes {', '.join(names)}, or its number "
-        f"from 0 to {len(names) - 1}."
+        f"{place} relabels to '{text}'; expected one of the classes {', '.join(class_names)}, "
+        f"or its number from 0 to {len(class_names) - 1}."
     )

@@ -1,50 +1,50 @@
-"""Pictures that are no cells: clusters of the map whose members share one unrelated picture and carry every label."""
+"""Non-cells: clusters of the map that share one unrelated image and carry every label."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from competition.cleaning.embedding import batches, shrink
+from competition.cleaning.issues import Issue, make_issue
 from competition.config import CleaningConfig
 
-# Side in pixels at which pictures are compared with a cluster's mean, and the blur that is taken from them.
+# Side in pixels at which images are compared with a cluster's mean.
 DETAIL_SIDE = 48
+# Side of the blur that is taken from them, in these pixels.
 BLUR_SIDE = 9
 REFINEMENTS = 3
-# Pictures that a mean is taken over, at most; and pictures worked on at once.
-ENOUGH = 4_096
-CHUNK = 1_024
-# By how much a cluster may miss the limits on some of the pictures, to be compared with all of them.
+MAXIMUM_AVERAGED = 4_096  # images that a mean is taken over
+CHUNK = 1_024  # images worked on at once
+# Factor by which a cluster may miss the limits on some of the images, to be compared with all.
 SLACK = 2.0
-# How many neighbours are asked of how many pictures of a cluster; and the least that labels and neighbours must have
-# to do with each other, beyond chance, over all pictures.
 NEIGHBOURS = 10
-ENOUGH_TO_LOOK = 512
+MAXIMUM_ASKED = 512  # images of a cluster whose neighbours are looked at
+# Least share by which neighbours must agree on labels beyond chance, over all images.
 LEAST_SKILL = 0.2
 
 
 @dataclass(frozen=True)
 class Template:
-    """What a cluster's members share: mean detail (p,) and how far to trust each pixel of it (p,), 0..1."""
+    """The detail that a cluster's members share: its mean (p,) and its trust per pixel, 0..1."""
 
     mean: np.ndarray
     trust: np.ndarray
 
     def score(self, details: np.ndarray) -> np.ndarray:
-        """Return the correlation of each picture's details (n, p) with the shared ones: (n,) in -1..1."""
-        shared, power = self.trust * self.mean, self.trust @ np.square(self.mean)
+        """Return the correlation of each image's details (n, p) with the shared ones: (n,)."""
+        shared = self.trust * self.mean
+        power = self.trust @ np.square(self.mean)
         scores = np.empty(len(details), np.float32)
         for start in range(0, len(details), CHUNK):
             part = details[start : start + CHUNK].astype(np.float32)
-            scores[start : start + CHUNK] = (
-                part @ shared / np.sqrt(np.square(part) @ self.trust * power + 1e-6)
-            )
+            norm = np.sqrt(np.square(part) @ self.trust * power + 1e-6)
+            scores[start : start + CHUNK] = part @ shared / norm
         return scores
 
 
 @dataclass(frozen=True)
 class NonCells:
-    """One kind of non-cell: the indices of its members (m,), and how surely each is one (m,), 0..1.
+    """One kind of non-cell: the indices of its members (m,), and how sure each is (m,), 0..1.
 
     reason: what they have in common, for people.
     """
@@ -61,33 +61,39 @@ def find_non_cells(
     coordinates: np.ndarray,
     indices: np.ndarray,
     config: CleaningConfig,
-) -> list[NonCells]:
-    """Return the kinds of non-cells among some pictures.
+) -> list[Issue]:
+    """Return the non-cells among the images `indices` (m,).
 
-    images (n, h, w, 3), labels (n,), points (n, d) of an embedding, coordinates (n, 2) of a map; indices (m,): those
-    of the pictures that are looked at.
+    images: (n, h, w, 3) uint8. labels: (n,). points: (n, d), of an embedding. coordinates: (n, 2),
+    of a map.
     """
-    details, labels, points = extract_details(images, indices), labels[indices], points[indices]
+    labels = labels[indices]
+    details = extract_details(images, indices)
     clusters = find_clusters(coordinates[indices], config.cluster_size)
-    found = find_shared_pictures(details, labels, clusters, config)
+    found = find_shared_images(details, labels, clusters, config)
     taken = np.zeros(len(indices), bool)
     for kind in found:
         taken[kind.members] = True
-    found += find_meaningless_clusters(
-        points, labels, [part[~taken[part]] for part in clusters], config
-    )
-    return [replace(kind, members=indices[kind.members]) for kind in found]
+    rest = [members[~taken[members]] for members in clusters]
+    found += find_meaningless_clusters(points[indices], labels, rest, config)
+    return [
+        make_issue(index, "non_cell", score, kind.reason)
+        for kind in found
+        for index, score in zip(indices[kind.members].tolist(), kind.scores.tolist(), strict=True)
+    ]
 
 
-def find_shared_pictures(
+def find_shared_images(
     details: np.ndarray, labels: np.ndarray, clusters: list[np.ndarray], config: CleaningConfig
 ) -> list[NonCells]:
-    """Return the kinds of non-cells that are cells blended over one fixed picture, by details (n, p).
+    """Return the kinds of non-cells that are cells blended over one fixed image.
 
-    A cluster of cells averages to a blur, one of cells blended over a fixed picture to that picture. Such a mean is
-    compared with every picture, wherever the map has put it, so members outside of the cluster are found, and cells
-    inside of it are spared. What is found is no kind of cell if it carries the labels in the proportions of the rest
-    and stands apart from the rest: kinds of cells merge into one another.
+    details: (n, p). labels: (n,). clusters: the indices of each cluster's members.
+    A cluster of cells averages to a blur, one of cells blended over a fixed image to that image.
+    Such a mean is compared with every image, wherever it lies on the map. So members outside of the
+    cluster are found, and cells inside of it are spared. The members are no kind of cell if they
+    carry the labels in the proportions of the rest and stand apart: kinds of cells merge into one
+    another.
     """
     found: list[NonCells] = []
     taken = np.zeros(len(details), bool)
@@ -97,10 +103,9 @@ def find_shared_pictures(
         drawn = details[cluster[:: _step(len(cluster))]]
         if taken[cluster].mean() > 0.5 or measure_sharing(drawn) < config.sharing:
             continue
-        # Most clusters fail by far, on some of the pictures already.
-        if not _is_apart(
-            _learn_template(drawn).score(few), labels[sample], taken[sample], config, SLACK
-        ):
+        # Most clusters fail by far, on some of the images already.
+        likeness = _learn_template(drawn).score(few)
+        if not _is_apart(likeness, labels[sample], taken[sample], config, SLACK):
             continue
         scores = _compare(details, cluster, taken, config)
         members = (scores > config.correlation) & ~taken
@@ -109,8 +114,8 @@ def find_shared_pictures(
         if many and apart and measure_sharing(details[members]) >= config.members_sharing:
             distance = measure_label_distance(labels, members)
             reason = (
-                f"shows the same picture as {members.sum() - 1} others, whose labels are those of the rest "
-                f"(distance {distance:.2f})"
+                f"shows the same image as {members.sum() - 1} others, whose labels are those of "
+                f"the rest (distance {distance:.2f})"
             )
             found.append(NonCells(np.flatnonzero(members), scores[members], reason))
             taken |= members
@@ -120,10 +125,11 @@ def find_shared_pictures(
 def find_meaningless_clusters(
     points: np.ndarray, labels: np.ndarray, clusters: list[np.ndarray], config: CleaningConfig
 ) -> list[NonCells]:
-    """Return the clusters, apart from the rest of the points (n, d), in which labels have nothing to do with pictures.
+    """Return the clusters apart from the rest whose labels have nothing to do with the images.
 
-    Such a cluster carries the labels in the proportions of the rest, as a kind of cell does not, and neighbours in it
-    share a label no more often than chance has it, as cells of another stain or microscope still do.
+    points: (n, d), of the embedding. labels: (n,). clusters: the indices of each cluster's members.
+    Such a cluster carries the labels in the proportions of the rest; a kind of cell does not.
+    Neighbours in it share a label no more often than by chance; cells of another stain still do.
     """
     if not clusters:
         return []
@@ -141,19 +147,18 @@ def find_meaningless_clusters(
             continue
         agreement, inside = _look_around(points, labels, cluster)
         if (agreement - chance) / usual < config.skill and inside > config.apart:
-            reason = (
-                f"one of {len(cluster)} apart from the rest, whose labels are no better than chance"
-            )
+            reason = f"one of {len(cluster)} apart, whose labels are no better than chance"
             found.append(NonCells(cluster, np.full(len(cluster), inside), reason))
             taken[cluster] = True
     return found
 
 
 def find_clusters(coordinates: np.ndarray, smallest: int) -> list[np.ndarray]:
-    """Return the indices of each cluster of a map (n, 2), largest first: broad ones and the finest parts of them.
+    """Return the indices of each cluster of a map (n, 2), largest first.
 
-    HDBSCAN (Campello et al., 2013), by excess of mass and by leaves; the whole map is not a cluster. Pictures at one
-    place count once, since a map of very many has only some of them laid out one by one.
+    HDBSCAN (Campello et al., 2013), by excess of mass for broad ones and by leaves for the finest;
+    the whole map is not a cluster. Images at one place count once: of very many, the map lays only
+    some out one by one.
     """
     from sklearn.cluster import HDBSCAN
 
@@ -169,7 +174,10 @@ def find_clusters(coordinates: np.ndarray, smallest: int) -> list[np.ndarray]:
 
 
 def extract_details(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return what a blur takes away from some pictures in grey, in grey levels: (m, p) int8 of (n, h, w, 3) uint8."""
+    """Return what a blur takes away from the images `indices` (m,): (m, p) int8, in grey levels.
+
+    images: (n, h, w, 3) uint8.
+    """
     from scipy.ndimage import uniform_filter
 
     height, width = shrink(images[:1], DETAIL_SIDE).shape[1:3]
@@ -184,37 +192,37 @@ def extract_details(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def measure_sharing(details: np.ndarray) -> float:
-    """Return the share of the details (n, p) that all have in common: 0 for unrelated pictures, 1 for equal ones.
+    """Return the share of the details (n, p) that all have in common.
 
-    It is the root of the ratio of the mean's power to the mean power, less what chance leaves of it.
+    It is 0 for unrelated images and 1 for equal ones: the root of the ratio of the mean's power to
+    the mean power, less what chance leaves of it.
     """
     drawn = _thin_out(details)
-    power = float(np.square(drawn).mean())
-    return float(
-        np.sqrt(max(0.0, np.square(drawn.mean(0)).mean() / max(power, 1e-6) - 1 / len(drawn)))
-    )
+    power = max(float(np.square(drawn).mean()), 1e-6)
+    return float(np.sqrt(max(0.0, np.square(drawn.mean(0)).mean() / power - 1 / len(drawn))))
 
 
 def measure_label_distance(labels: np.ndarray, members: np.ndarray) -> float:
-    """Return the total variation distance, up to 1, between the labels' shares among `members` and among the rest.
+    """Return the total variation distance of the members' label shares from the others': 0..1.
 
-    What chance alone is expected to give so few members is taken off.
+    labels: (n,). members: (n,) bool. The distance that chance alone is expected to give so few
+    members is subtracted.
     """
-    size, number = int(labels.max()) + 1, max(1, int(members.sum()))
+    size = int(labels.max()) + 1
     mine, rest = (
-        np.bincount(labels[part], minlength=size) / max(1, part.sum())
-        for part in (members, ~members)
+        np.bincount(labels[mask], minlength=size) / max(1, mask.sum())
+        for mask in (members, ~members)
     )
-    chance = np.sqrt(2 / np.pi * rest * (1 - rest) / number).sum() / 2
+    chance = np.sqrt(2 / np.pi * rest * (1 - rest) / max(1, members.sum())).sum() / 2
     return float(np.abs(mine - rest).sum() / 2 - chance)
 
 
 def _compare(
     details: np.ndarray, cluster: np.ndarray, taken: np.ndarray, config: CleaningConfig
 ) -> np.ndarray:
-    """Return each picture's correlation (n,) with the detail that a cluster shares.
+    """Return each image's correlation (n,) with the detail that a cluster shares.
 
-    The cluster grows into all pictures, but those `taken`, that share it, and each round learns anew from them.
+    The cluster grows into all images that share it, except those `taken`; each round learns anew.
     """
     members = np.isin(np.arange(len(details)), cluster) & ~taken
     for _ in range(REFINEMENTS):
@@ -228,9 +236,10 @@ def _compare(
 def _look_around(
     points: np.ndarray, labels: np.ndarray, cluster: np.ndarray
 ) -> tuple[float, float]:
-    """Return how many neighbours of a cluster's members have the same label, and how many lie in it, as shares."""
-    drawn = cluster[:: -(-len(cluster) // ENOUGH_TO_LOOK)]
-    powers, count = np.square(points).sum(1), min(NEIGHBOURS, len(points) - 1)
+    """Return the shares of a cluster's neighbours that have the same label, and that lie in it."""
+    drawn = cluster[:: -(-len(cluster) // MAXIMUM_ASKED)]
+    powers = np.square(points).sum(1)
+    count = min(NEIGHBOURS, len(points) - 1)
     shares = []
     for start in range(0, len(drawn), 64):
         part = drawn[start : start + 64]
@@ -249,23 +258,25 @@ def _is_apart(
     config: CleaningConfig,
     slack: float = 1,
 ) -> bool:
-    """Tell whether few pictures are nearly members, or hardly, and the members carry the labels of the rest."""
+    """Tell whether few images are ambiguous, and the members carry the labels of the rest."""
     members = (scores > config.correlation) & ~taken
-    doubtful = (np.abs(scores - config.correlation) < config.margin) & ~taken
-    few = doubtful.sum() <= slack * config.maximum_in_margin * members.sum()
-    return bool(few and measure_label_distance(labels, members) < slack * config.label_distance)
+    ambiguous = (np.abs(scores - config.correlation) < config.margin) & ~taken
+    if ambiguous.sum() > slack * config.maximum_in_margin * members.sum():
+        return False
+    return measure_label_distance(labels, members) < slack * config.label_distance
 
 
 def _learn_template(details: np.ndarray) -> Template:
     drawn = _thin_out(details)
-    mean, spread = drawn.mean(0), drawn.var(0)
-    return Template(mean, np.square(mean) / (np.square(mean) + spread + 1e-6))
+    mean = drawn.mean(0)
+    power = np.square(mean)
+    return Template(mean, power / (power + drawn.var(0) + 1e-6))
 
 
 def _thin_out(details: np.ndarray) -> np.ndarray:
-    """Return at most ENOUGH of the rows, evenly taken, as float32."""
+    """Return at most MAXIMUM_AVERAGED of the rows, evenly taken, as float32."""
     return details[:: _step(len(details))].astype(np.float32)
 
 
 def _step(count: int) -> int:
-    return max(1, -(-count // ENOUGH))
+    return max(1, -(-count // MAXIMUM_AVERAGED))

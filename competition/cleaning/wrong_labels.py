@@ -1,4 +1,4 @@
-"""Doubtful labels: those that predictions from the other pictures contradict, and which of them are surely wrong."""
+"""Wrong labels: labels that predictions from the other images contradict."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,33 @@ import numpy as np
 from competition.cleaning.embedding import batches, shrink, take_components
 from competition.config import CleaningConfig
 
-# Of fewer pictures nothing can be said.
-FEWEST_PICTURES = 50
-# The second pass learns without the labels that the first found to be wrong rather than right; a third would grow sure
-# of right ones.
-PASSES, MORE_WRONG = 2, 0.5
-# Penalty on the weights of the kernel's columns, as a share of their mean power; less is lost in rounding.
+# Of fewer images nothing can be said.
+FEWEST_IMAGES = 50
+# The second pass learns without the labels that the first found to be wrong rather than right; a
+# third would grow sure of right ones.
+PASSES = 2
+MORE_WRONG = 0.5
+# Penalty on the weights of the kernel's columns, as a share of their mean power; less is lost in
+# rounding.
 RIDGE = 1e-5
-# Squared width of the kernel, in mean squared distances of two pictures.
+# Squared width of the kernel, in mean squared distances of two images.
 KERNEL_WIDTH = 2.0
 ROWS_AT_ONCE = 4096
 
+# Side in pixels at which images are described.
+SIDE = 48
+SCALES = 3
+RINGS = 12
+# Share of half the side that the rings reach; the last one takes in all beyond.
+REACH = 1.25
+
 
 @dataclass(frozen=True)
-class Doubt:
-    """A picture whose label is doubtful: the label suggested instead, its probability, and whether that is sure."""
+class WrongLabel:
+    """An image whose label looks wrong, surely or perhaps.
+
+    suggestion: the label that fits better. confidence: its probability.
+    """
 
     index: int
     suggestion: int
@@ -29,49 +41,48 @@ class Doubt:
     sure: bool
 
 
-def find_doubtful(
+def find_wrong_labels(
     views: list[np.ndarray],
     labels: np.ndarray,
     groups: np.ndarray,
     config: CleaningConfig,
     seed: int,
-) -> list[Doubt]:
-    """Return the pictures with doubtful labels, by index.
+) -> list[WrongLabel]:
+    """Return the images whose labels look wrong, by index.
 
-    views: descriptions of the pictures, (n, d) float32 each, that are learnt from apart and then agree on probabilities
-    by their geometric mean (a logarithmic opinion pool, Genest and Zidek, 1986). labels: (n,) int64. groups: (n,)
-    int64, equal numbers for copies of one picture, which are never predicted from each other. Flagged are labels other
-    than the most probable one that look so wrong that at most the share `config.false_alarms` of labels that do is
-    expected to be right; sure are those where it is at most `config.sure_false_alarms`. Where classes cannot be told
-    apart well, none is, and never all labels of a class are.
+    views: descriptions of the images, (n, d) float32 each. Each is learnt from by itself; the
+    probabilities are pooled. labels: (n,) int64. groups: (n,) int64, equal for copies of one image,
+    which are never predicted from each other.
+    A label is flagged if it is not the most probable one and looks so wrong that at most the share
+    `config.false_alarms` of such labels is expected to be right. It is surely wrong if that share is
+    at most `config.sure_false_alarms`. Where classes look alike, no label is flagged; never are all
+    labels of a class.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
-    if len(labels) < FEWEST_PICTURES or len(classes) < 2:
+    if len(labels) < FEWEST_IMAGES or len(classes) < 2:
         return []
     folds = cut_folds(groups, config.label_folds, seed)
-    probabilities = pool_opinions(
-        [_form_opinion(view, numbers, folds, config, seed) for view in views]
-    )
-    suggestions, alarms = probabilities.argmax(1), estimate_false_alarms(probabilities, numbers)
-    confidences, sure = probabilities.max(1), alarms <= config.sure_false_alarms
-    flagged = _spare_classes((suggestions != numbers) & (alarms <= config.false_alarms), numbers)
+    opinions = [_predict_by_view(view, numbers, folds, config, seed) for view in views]
+    probabilities = pool_opinions(opinions)
+    suggestions = probabilities.argmax(1)
+    alarms = estimate_false_alarms(probabilities, numbers)
+    looks_wrong = (suggestions != numbers) & (alarms <= config.false_alarms)
     return [
-        Doubt(
+        WrongLabel(
             index,
-            int(classes[suggestions[index]]),
-            round(float(confidences[index]), 3),
-            bool(sure[index]),
+            suggestion=int(classes[suggestions[index]]),
+            confidence=float(probabilities[index].max()),
+            sure=bool(alarms[index] <= config.sure_false_alarms),
         )
-        for index in np.flatnonzero(flagged).tolist()
+        for index in np.flatnonzero(_spare_classes(looks_wrong, numbers)).tolist()
     ]
 
 
 def cut_folds(groups: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Return the fold (n,) of each picture, 0 to number - 1: whole groups, drawn at random."""
+    """Return the fold (n,) of each image, 0 to number - 1: whole groups, drawn at random."""
     _, member_of = np.unique(groups, return_inverse=True)
     drawn = np.random.default_rng(seed).permutation(member_of.max() + 1) % number
-    fold: np.ndarray = drawn[member_of]
-    return fold
+    return np.asarray(drawn[member_of])
 
 
 def predict_out_of_fold(
@@ -112,7 +123,7 @@ def pool_opinions(opinions: list[np.ndarray]) -> np.ndarray:
 
 
 def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return for each picture the share of right labels among all that look at least as wrong as its own: (n,).
+    """Return for each image the share of right labels among all that look at least as wrong as its own: (n,).
 
     How wrong a label looks is how improbable it is. If all labels were right, and the probabilities (n, K) hold, the
     labels less probable than t would number the sum of all probabilities under t; the share is that over their actual
@@ -130,7 +141,7 @@ def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.n
     return result
 
 
-def _form_opinion(
+def _predict_by_view(
     features: np.ndarray, labels: np.ndarray, folds: np.ndarray, config: CleaningConfig, seed: int
 ) -> np.ndarray:
     """Return the probabilities (n, K) that one view gives, learnt without the labels that it finds doubtful."""
@@ -190,21 +201,13 @@ def _solve(products: np.ndarray, num_targets: int) -> np.ndarray:
     return weights
 
 
-# Side in pixels at which pictures are described.
-SIDE = 48
-SCALES = 3
-RINGS = 12
-# Share of half the side that the rings reach; the last one takes in all beyond.
-REACH = 1.25
-
-
 def describe(images: np.ndarray) -> np.ndarray:
-    """Return one row of numbers per picture that hardly change when it is turned or mirrored.
+    """Return one row of numbers per image that hardly change when it is turned or mirrored.
 
     images: (n, h, w, 3) uint8. Result: (n, d) float32 in grey levels. No weights are needed.
     """
     rows = []
-    for batch in batches(images, "describing pictures"):
+    for batch in batches(images, "describing images"):
         small = shrink(batch, SIDE)
         rows.append(np.hstack([_measure_grain(small), _measure_rings(small)]))
     return np.concatenate(rows).astype(np.float32)

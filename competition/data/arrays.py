@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from competition.common.files import (
-    digest,
-    map_array,
-    read_json,
-)
-from competition.distortion.profiles import (
-    TABLES,
-)
+from competition.common.files import digest, map_array, read_json
+from competition.distortion.profiles import TABLES
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled pictures: images (n, h, w, 3) uint8 RGB, labels (n,) int64 in 0..K-1, and the K class names."""
+    """Images (n, h, w, 3) uint8 RGB, their labels (n,) int64 in 0..K-1 and the K class names."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -27,31 +21,57 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of pictures and labels; computed once."""
+        """Hash of images and labels; computed once."""
         return digest(self.images, self.labels)
+
+    def with_labels(self, labels: np.ndarray) -> "Dataset":
+        """Return the dataset with other labels (n,); itself, where they are the same."""
+        return self if np.array_equal(labels, self.labels) else replace(self, labels=labels)
+
+
+@dataclass(frozen=True, eq=False)
+class CleanedData:
+    """A dataset as cleaning leaves it.
+
+    dataset: with the labels that overrides.csv corrects.
+    keep: (n,) bool, the images that the splits are drawn from.
+    groups: (n,) int64, equal for copies of one image.
+    training_labels: (n,) int64, the labels to train and validate with; -1 for images that training
+    and validation do without. They differ from the dataset's where a label is surely wrong.
+    """
+
+    dataset: Dataset
+    keep: np.ndarray
+    groups: np.ndarray
+    training_labels: np.ndarray
+
+    @property
+    def surely_wrong(self) -> np.ndarray:
+        """Mask (n,) bool of the images whose label is surely wrong; none where those are kept."""
+        mask: np.ndarray = self.training_labels != self.dataset.labels
+        return mask
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Indices into the data set, int64, sorted, disjoint.
+    """Indices into the dataset, each (m,) int64, sorted; disjoint.
 
-    doubtful: (n,) int64, for each picture of the data the label that seems right where its own is surely wrong, or -1.
-    fingerprint: hash of the data, the indices, how validation is balanced, and of the labels where wrong ones are
-    replaced; scores compare only where it is equal.
+    fingerprint: hash of the data, the indices, the labels to train with and how validation is
+    balanced; scores compare only where it is equal.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-    doubtful: np.ndarray
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """images: (n, h, w, 3) uint8, labels: (n,) int.
+    """Images (n, h, w, 3) uint8 and labels (n,) int64 to train on, and the same to validate on.
 
-    validation: the versions that are selected by, one after the other, each of the same pictures in the same order.
+    validation_images: the versions that the selection score averages over, one after the other,
+    each of the same images in the same order.
     """
 
     images: np.ndarray
@@ -61,33 +81,36 @@ class TrainingData:
     num_classes: int
 
     def limited(self, limit: int, seed: int) -> "TrainingData":
-        """Return the same with `limit` training pictures, drawn evenly from each class (0: all)."""
+        """Return the data with `limit` training images, drawn evenly from each class (0: all)."""
         if not 0 < limit < len(self.labels):
             return self
-        few = _stratified(self.labels, limit / len(self.labels), seed)
+        few = _draw_evenly(self.labels, limit / len(self.labels), seed)
         return replace(self, images=self.images[few], labels=self.labels[few])
 
     def validated_on_one_in(self, every: int) -> "TrainingData":
-        """Return the same with fewer validation pictures."""
-        images, labels = self.validation_images[::every], self.validation_labels[::every]
-        return replace(self, validation_images=images, validation_labels=labels)
+        """Return the data with each `every`-th validation image."""
+        return replace(
+            self,
+            validation_images=self.validation_images[::every],
+            validation_labels=self.validation_labels[::every],
+        )
 
     def for_trial(self, limit: int, seed: int) -> "TrainingData":
-        """Return the same with `limit` training pictures, and of validation about twice as many."""
-        return self.limited(limit, seed).validated_on_one_in(
-            count_skipped(len(self.validation_labels), limit)
-        )
+        """Return the data with `limit` training images and about twice as many for validation."""
+        every = count_skipped(len(self.validation_labels), limit)
+        return self.limited(limit, seed).validated_on_one_in(every)
 
 
 def count_skipped(validation: int, limit: int) -> int:
-    """Return one in how many of the validation pictures a trial on `limit` training pictures is scored on."""
+    """Return k: trials on `limit` training images are scored on each k-th validation image."""
     return max(1, round(validation / (2 * limit)))
 
 
-def _stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _draw_evenly(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    groups = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    return np.sort(np.concatenate([group[: max(1, round(share * len(group)))] for group in groups]))
+    classes = [generator.permutation(np.flatnonzero(labels == name)) for name in np.unique(labels)]
+    drawn = [members[: max(1, round(share * len(members)))] for members in classes]
+    return np.sort(np.concatenate(drawn))
 
 
 def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -97,25 +120,28 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """Pictures that are scored: `clean` and each distorted version (n, h, w, 3) uint8 by name, with labels (n,).
+    """Images that are scored.
 
-    families: of the versions that mix several kinds of distortion, which each picture met, (n,) str.
-    doubtful: (n,) bool, whose label is surely wrong.
+    versions: `clean` and each distorted version, (n, h, w, 3) uint8 by name. labels: (n,) int64.
+    surely_wrong: (n,) bool, the images whose label is surely wrong.
+    families: the kind of distortion that each image meets, (n,) str by name of a version, for
+    versions that mix several kinds.
     """
 
     name: str
     versions: dict[str, np.ndarray]
     labels: np.ndarray
-    doubtful: np.ndarray
+    surely_wrong: np.ndarray
     families: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A data set ready for training and scoring; `fingerprint` is that of its splits.
+    """Data ready for training and scoring.
 
-    distortion_hash: of all distorted pictures. selection_hash: of those that are selected by.
-    Pickling it, for another process, sends the folder alone, whose arrays that process maps.
+    fingerprint: of its splits. distortion_hash: of all distorted images. selection_hash: of the
+    validation images that the selection score is computed on.
+    Pickling it, for another process, sends the folder alone; that process maps the arrays.
     """
 
     folder: Path
@@ -132,24 +158,36 @@ class PreparedData:
 
 
 def load_prepared(folder: Path) -> PreparedData:
-    """Map what `prepare` left in `folder`."""
+    """Map the arrays that `prepare` left in `folder`."""
     facts = read_json(folder / "prepared.json")
-    validation, test = (
-        _read_scored(folder, name, facts["versions"]) for name in ("validation", "test")
+    validation = _map_scored_set(folder, "validation", facts["versions"])
+    selected = map_array(folder / "validation_images.npy")[: facts["selected"]]
+    training = TrainingData(
+        images=map_array(folder / "train_images.npy"),
+        labels=map_array(folder / "train_labels.npy"),
+        validation_images=selected.reshape(-1, *selected.shape[2:]),
+        validation_labels=np.tile(validation.labels, len(selected)),
+        num_classes=len(facts["class_names"]),
     )
-    names, number = tuple(facts["class_names"]), facts["selected"]
-    pictures = map_array(folder / "validation_images.npy")[:number]
-    joined = pictures.reshape(-1, *pictures.shape[2:]), np.tile(validation.labels, number)
-    images, labels = map_array(folder / "train_images.npy"), map_array(folder / "train_labels.npy")
-    training = TrainingData(images, labels, *joined, len(names))
-    hashes = facts["fingerprint"], facts["distortion"], facts["selection"]
-    return PreparedData(folder, training, validation, test, names, *hashes)
+    return PreparedData(
+        folder,
+        training,
+        validation,
+        test=_map_scored_set(folder, "test", facts["versions"]),
+        class_names=tuple(facts["class_names"]),
+        fingerprint=facts["fingerprint"],
+        distortion_hash=facts["distortion"],
+        selection_hash=facts["selection"],
+    )
 
 
-def _read_scored(folder: Path, name: str, versions: list[str]) -> ScoredSet:
-    pictures = dict(zip(versions, map_array(folder / f"{name}_images.npy"), strict=True))
-    met = dict(zip(TABLES, map_array(folder / f"{name}_families.npy"), strict=True))
-    labels, doubtful = (
-        np.array(map_array(folder / f"{name}_{what}.npy")) for what in ("labels", "doubtful")
+def _map_scored_set(folder: Path, name: str, versions: list[str]) -> ScoredSet:
+    images = map_array(folder / f"{name}_images.npy")
+    families = map_array(folder / f"{name}_families.npy")
+    return ScoredSet(
+        name,
+        versions=dict(zip(versions, images, strict=True)),
+        labels=np.array(map_array(folder / f"{name}_labels.npy")),
+        surely_wrong=np.array(map_array(folder / f"{name}_surely_wrong.npy")),
+        families=dict(zip(TABLES, families, strict=True)),
     )
-    return ScoredSet(name, pictures, labels, doubtful, met)

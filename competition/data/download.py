@@ -1,4 +1,4 @@
-"""Published data sets by name: downloaded once, resumed where a connection broke, used only with the right checksum."""
+"""Published datasets by name: downloaded once, resumed where a connection broke, checked by MD5."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Published:
-    """A file of a data set that others publish: its name, the checksum given there, and the folder's address."""
+    """A published file: its name, its checksum and the address of its folder."""
 
     file: str
     md5: str
     folder: str = MEDMNIST
 
 
-# As the package medmnist 3.0.2 has them; MedMNIST, doi.org/10.5281/zenodo.10519652, is under CC BY 4.0.
+# As in the package medmnist 3.0.2. MedMNIST, doi.org/10.5281/zenodo.10519652, is under CC BY 4.0.
 PUBLISHED = {
     "bloodmnist": Published("bloodmnist.npz", "7053d0359d879ad8a5505303e11de1dc"),
     "bloodmnist:64": Published("bloodmnist_64.npz", "2b94928a2ae4916078ca51e05b6b800b"),
@@ -39,7 +39,7 @@ PUBLISHED = {
 
 
 def find_published(name: str) -> Published | None:
-    """Return the data set of that name, None where there is none; raises UserError for an unknown variant of one."""
+    """Return the dataset of that name, or None; raises UserError for an unknown variant of one."""
     if name not in PUBLISHED and name.partition(":")[0] in PUBLISHED:
         raise UserError(f"Unknown data set '{name}'; known are {', '.join(PUBLISHED)}.")
     return PUBLISHED.get(name)
@@ -48,71 +48,77 @@ def find_published(name: str) -> Published | None:
 def fetch(published: Published, path: Path) -> None:
     """Make sure that `path` holds the published file; raises UserError where it cannot be had.
 
-    A file that lies there already, be it put there by hand, is taken if its MD5 is right, without any request. Else
-    what arrives is kept in `path`.part, from whose end the next call goes on, until the whole of it is right.
+    A file that lies there already, even by hand, is taken without any request if its MD5 is right.
+    Otherwise the bytes that arrive are kept in `path`.part until they are the whole file. The next
+    call goes on from their end.
     """
     if not path.is_file():
         with exclusive(path.parent):
             _download(published, path)
     elif (found := _md5(path)) != published.md5:
         raise UserError(
-            f"{path} is not the file that is published under this name (MD5 {found}, expected {published.md5}); "
-            "delete it and run the same command again to download it, or give another file's path with --data."
+            f"{path} is not the file that is published under this name (MD5 {found}, expected "
+            f"{published.md5}); delete it and run the same command again to download it, or give "
+            "another file's path with --data."
         )
 
 
 def _download(published: Published, path: Path) -> None:
-    part = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(f"{path.name}.part")
     address = f"{published.folder}/{published.file}?download=1"
-    by_hand = f"or download {address} elsewhere and put the file at {path}, where its checksum is checked."
-    size = _size(part)
-    while not _receive_rest(address, path, part, by_hand):
-        if _size(part) <= size:
+    by_hand = f"or download {address} elsewhere and put the file at {path} (its MD5 is checked)."
+    size = _size(unfinished)
+    while not _receive_rest(address, path.name, unfinished, by_hand):
+        if _size(unfinished) <= size:
             raise UserError(
                 f"The server of {path.name} sends no more; run the same command later, {by_hand}"
             )
-        size = _size(part)
+        size = _size(unfinished)
         say(f"The connection broke after {size / CHUNK:.1f} MB; asking for the rest.")
-    if (found := _md5(part)) != published.md5:
-        part.unlink()
+    if (found := _md5(unfinished)) != published.md5:
+        unfinished.unlink()
         raise UserError(
-            f"What arrived for {path.name} was damaged (MD5 {found}, expected {published.md5}) and is deleted; "
-            f"run the same command again, {by_hand}"
+            f"The file that arrived for {path.name} was damaged (MD5 {found}, expected "
+            f"{published.md5}) and is deleted; run the same command again, {by_hand}"
         )
-    part.replace(path)
+    unfinished.replace(path)
 
 
-def _receive_rest(address: str, path: Path, part: Path, by_hand: str) -> bool:
-    """Append to `part` what it lacks, or where the server starts again, so does this; return whether it is whole."""
-    have = _size(part)
+def _receive_rest(address: str, name: str, unfinished: Path, by_hand: str) -> bool:
+    """Append the bytes that `unfinished` lacks; return whether it is whole.
+
+    Where the server starts again from the beginning, so does the file.
+    """
+    have = _size(unfinished)
     say(f"downloading {address}" + (f", from {have / CHUNK:.1f} MB on" if have else ""))
     headers = {"User-Agent": AGENT} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         response = urlopen(Request(address, headers=headers), timeout=TIMEOUT_SECONDS)
     except HTTPError as error:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return True  # there is nothing beyond what is here
-        answer = f"{error.code} {error.reason}"
+            return True  # there is nothing beyond the bytes at hand
         raise UserError(
-            f"The server answered '{answer}' for {path.name}; try again later, {by_hand}"
+            f"The server answered '{error.code} {error.reason}' for {name}; "
+            f"try again later, {by_hand}"
         ) from error
     except (OSError, HTTPException) as error:
         raise UserError(
-            f"{path.name} cannot be downloaded, there seems to be no internet ({getattr(error, 'reason', error)}); "
-            f"connect this machine, {by_hand}"
+            f"{name} cannot be downloaded, there seems to be no internet "
+            f"({getattr(error, 'reason', error)}); connect this machine, {by_hand}"
         ) from error
     with response:
         rest = int(response.headers.get("Content-Length", 0))
-        require_disk(path.parent, rest / CHUNK)
-        have = have if response.status == HTTPStatus.PARTIAL_CONTENT else 0
-        with part.open("ab" if have else "wb") as stream:
-            for chunk in progress(_chunks(response), path.name, -(-rest // CHUNK) or None, "MB"):
+        require_disk(unfinished.parent, rest / CHUNK)
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            have = 0
+        with unfinished.open("ab" if have else "wb") as stream:
+            for chunk in progress(_chunks(response), name, -(-rest // CHUNK) or None, "MB"):
                 stream.write(chunk)
-    return _size(part) >= have + rest
+    return _size(unfinished) >= have + rest
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield what arrives, in pieces of a megabyte, until the end or until the connection breaks."""
+    """Yield the response megabyte by megabyte, until its end or until the connection breaks."""
     with suppress(OSError, HTTPException):
         while chunk := response.read(CHUNK):
             yield chunk

@@ -1,4 +1,4 @@
-"""Pictures ready for training and scoring: made once, kept as plain arrays, mapped by each process that needs them."""
+"""Data ready for training and scoring: made once, kept as plain arrays that each process maps."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from competition.common.console import timed
 from competition.common.figures import draw_contact_sheet
 from competition.common.files import (
     digest,
-    map_array,
     mark_done,
     replacing,
     require_disk,
@@ -16,8 +15,8 @@ from competition.common.files import (
     write_array,
 )
 from competition.config import Config
-from competition.data.arrays import Dataset, PreparedData, Splits, load_prepared
-from competition.data.balancing import balanced
+from competition.data.arrays import CleanedData, PreparedData, ScoredSet, Splits, load_prepared
+from competition.data.balancing import balance_classes
 from competition.distortion.profiles import (
     DISTORTION_VERSION,
     PROFILES,
@@ -30,100 +29,103 @@ from competition.distortion.profiles import (
 )
 
 
-def prepare(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> PreparedData:
-    """Cut `dataset` by `splits` into training (balanced where asked), validation and test, clean and distorted.
+def prepare(cleaned: CleanedData, splits: Splits, config: Config, folder: Path) -> PreparedData:
+    """Write the splits' images into `folder`, clean and distorted, unless they lie there already.
 
-    folder: takes the arrays, and is left as it is where they lie there already; its parent takes a sheet of each
-    profile, distortions_<profile>.png. The versions that are selected by come first, as one block.
+    Training has its classes balanced where `config.split` says so, and so has validation. Surely
+    wrong labels are replaced in both, but never in the test split. The versions that the selection
+    score averages over come first, as one block. The parent of `folder` takes a sheet of each
+    profile, distortions_<profile>.png.
     """
     selected = selected_versions(config.training.select_by)
-    order = [*selected, *(version for version in VERSIONS if version not in selected)]
-    marker, balance = (
-        folder / "prepared.json",
-        [config.split.balance_to, config.split.balance_validation_to],
-    )
-    settings = [
-        *balance,
-        config.cleaning.wrong_labels,
+    versions = [*selected, *(version for version in VERSIONS if version not in selected)]
+    marker = folder / "prepared.json"
+    inputs = digest(
+        splits.fingerprint,
+        cleaned.training_labels,
+        config.split.balance_to,
         config.seed,
         DISTORTION_VERSION,
-        order,
+        versions,
         len(selected),
-    ]
-    inputs = digest(splits.fingerprint, splits.doubtful, settings)
+    )
     if not up_to_date(marker, inputs):
         marker.unlink(missing_ok=True)
-        require_disk(folder, 50 + 3 * dataset.images.nbytes // 2**20)
-        with timed("preparing pictures for training and scoring"):
-            _write_training(dataset, splits, config, folder)
+        require_disk(folder, 50 + 3 * cleaned.dataset.images.nbytes // 2**20)
+        with timed("preparing images for training and scoring"):
+            _write_training(cleaned, splits, config, folder)
+            validation = _cut_validation(cleaned, splits, config)
             hashes = {
-                name: _write_scored(dataset, splits, config, folder, name, order)
-                for name in ("validation", "test")
+                "validation": _write_scored(validation, versions, 10 * config.seed + 1, folder),
+                "test": _write_scored(
+                    _cut_test(cleaned, splits), versions, 10 * config.seed + 2, folder
+                ),
             }
-            _draw_sheets(folder, order.index("clean"), config.seed)
-        facts = {
-            "class_names": dataset.class_names,
-            "fingerprint": splits.fingerprint,
-            "distortion": digest(hashes),
-        }
-        selection = digest({version: hashes["validation"][version] for version in selected})
+            _draw_sheets(validation.versions["clean"], config.seed, folder.parent)
         mark_done(
-            marker, inputs, **facts, versions=order, selected=len(selected), selection=selection
+            marker,
+            inputs,
+            class_names=cleaned.dataset.class_names,
+            fingerprint=splits.fingerprint,
+            versions=versions,
+            selected=len(selected),
+            distortion=digest(hashes),
+            selection=digest({version: hashes["validation"][version] for version in selected}),
         )
     return load_prepared(folder)
 
 
-def _write_training(dataset: Dataset, splits: Splits, config: Config, folder: Path) -> None:
-    images, labels = dataset.images[splits.train], _labels_of(dataset, splits, config, "train")
+def _write_training(cleaned: CleanedData, splits: Splits, config: Config, folder: Path) -> None:
+    images = cleaned.dataset.images[splits.train]
+    labels = cleaned.training_labels[splits.train]
     if config.split.balance_to:
-        images, labels = balanced(images, labels, config.split.balance_to, config.seed)
+        images, labels = balance_classes(images, labels, config.split.balance_to, config.seed)
     write_array(folder / "train_images.npy", images)
     write_array(folder / "train_labels.npy", labels)
 
 
-def _labels_of(dataset: Dataset, splits: Splits, config: Config, part: str) -> np.ndarray:
-    """Return the labels of a part: surely wrong ones replaced where `config.cleaning` says so, but never in test."""
-    labels, indices = dataset.labels, getattr(splits, part)
-    if config.cleaning.wrong_labels == "relabel" and part != "test":
-        labels = np.where(splits.doubtful < 0, labels, splits.doubtful)
-    return np.asarray(labels[indices])
+def _cut_validation(cleaned: CleanedData, splits: Splits, config: Config) -> ScoredSet:
+    images = cleaned.dataset.images[splits.validation]
+    labels = cleaned.training_labels[splits.validation]
+    per_class = config.split.balance_validation_to
+    if per_class:
+        images, labels = balance_classes(images, labels, per_class, config.seed + 1)
+    return ScoredSet("validation", {"clean": images}, labels, np.zeros(len(labels), bool))
+
+
+def _cut_test(cleaned: CleanedData, splits: Splits) -> ScoredSet:
+    return ScoredSet(
+        "test",
+        {"clean": cleaned.dataset.images[splits.test]},
+        cleaned.dataset.labels[splits.test],
+        cleaned.surely_wrong[splits.test],
+    )
 
 
 def _write_scored(
-    dataset: Dataset, splits: Splits, config: Config, folder: Path, name: str, order: list[str]
+    scored: ScoredSet, versions: list[str], seed: int, folder: Path
 ) -> dict[str, str]:
-    """Write the clean and the distorted pictures, one version after the other; return each version's hash."""
-    indices = getattr(splits, name)
-    images, labels = dataset.images[indices], _labels_of(dataset, splits, config, name)
-    doubtful = (splits.doubtful[indices] >= 0) & (name == "test")
-    if name == "validation" and config.split.balance_validation_to:
-        images, labels = balanced(
-            images, labels, config.split.balance_validation_to, config.seed + 1
+    """Write a set, its clean images distorted version by version; return each version's hash."""
+    images = scored.versions["clean"]
+    hashes = {}
+    with replacing(folder / f"{scored.name}_images.npy") as temporary:
+        block = np.lib.format.open_memmap(
+            temporary, "w+", np.dtype(np.uint8), (len(versions), *images.shape)
         )
-        doubtful = np.zeros(len(labels), bool)
-    seed, hashes = 10 * config.seed + (1 if name == "validation" else 2), {}
-    with replacing(folder / f"{name}_images.npy") as temporary:
-        pictures = np.lib.format.open_memmap(
-            temporary, "w+", np.dtype(np.uint8), (len(order), *images.shape)
-        )
-        for place, version in zip(pictures, order, strict=True):
+        for place, version in zip(block, versions, strict=True):
             place[:] = images if version == "clean" else distort(images, version, seed)
             hashes[version] = digest(place)
-        pictures.flush()
-    write_array(folder / f"{name}_labels.npy", labels)
-    write_array(folder / f"{name}_doubtful.npy", doubtful)
-    write_array(
-        folder / f"{name}_families.npy",
-        np.stack([families(version, len(labels), seed) for version in TABLES]),
-    )
+        block.flush()
+    met = np.stack([families(profile, len(images), seed) for profile in TABLES])
+    write_array(folder / f"{scored.name}_labels.npy", scored.labels)
+    write_array(folder / f"{scored.name}_surely_wrong.npy", scored.surely_wrong)
+    write_array(folder / f"{scored.name}_families.npy", met)
     return hashes
 
 
-def _draw_sheets(folder: Path, clean: int, seed: int) -> None:
-    """Write a sheet of each profile beside `folder`, of twelve pictures from all over validation."""
-    images = map_array(folder / "validation_images.npy")[clean]
+def _draw_sheets(images: np.ndarray, seed: int, folder: Path) -> None:
+    """Write a sheet of each profile into `folder`, of twelve images from all over `images`."""
     few = images[np.linspace(0, len(images) - 1, 12).astype(int)]
     for profile in PROFILES:
-        draw_contact_sheet(
-            folder.parent / f"distortions_{profile}.png", preview(few, profile, seed), columns=6
-        )
+        sheet = preview(few, profile, seed)
+        draw_contact_sheet(folder / f"distortions_{profile}.png", sheet, columns=6)

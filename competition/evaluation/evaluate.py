@@ -89,7 +89,7 @@ def _score(scored: ScoredSet, probabilities: np.ndarray, seed: int) -> dict[str,
     correct = probabilities.argmax(axis=1) == scored.labels
     return score(scored.labels, probabilities) | {
         "interval": bootstrap_interval(correct, seed),
-        "accuracy_without_wrong_labels": float(correct[~scored.doubtful].mean()),
+        "accuracy_without_wrong_labels": float(correct[~scored.surely_wrong].mean()),
     }
 
 
@@ -137,7 +137,7 @@ def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Pre
 
 
 def _write_predictions(run: Path, scored: ScoredSet, predictions: dict[str, np.ndarray]) -> None:
-    facts = {"labels": scored.labels, "wrong_labels": scored.doubtful}
+    facts = {"labels": scored.labels, "wrong_labels": scored.surely_wrong}
     write_arrays(run / f"predictions_{scored.name}.npz", **facts, **predictions)
 
 
@@ -154,7 +154,7 @@ def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
         f"{run.name}: selection {100 * metrics['selection_score']:.1f}; test: "
         f"{', '.join(accuracies)} (look number {metrics['test_looks']} at the test)"
     )
-    if wrong := int(data.test.doubtful.sum()):
+    if wrong := int(data.test.surely_wrong.sum()):
         without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
         say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
     draw_history(run / "history.png", run / "history.csv")

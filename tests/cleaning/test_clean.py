@@ -11,7 +11,6 @@ import pytest
 from competition.cleaning import clean as cleaning
 from competition.cleaning.clean import clean, cleaning_inputs
 from competition.cleaning.embedding import embed, lay_out
-from competition.cleaning.faults import find_faults, measure_pictures
 from competition.cleaning.non_cells import find_clusters, measure_sharing
 from competition.common import files
 from competition.common.figures import draw_class_balance, draw_contact_sheet
@@ -26,24 +25,24 @@ CONFIG = with_settings(
 
 
 def draw_cells(count: int, seed: int = 0) -> Dataset:
-    """Return round cells of three classes, told apart by size and colour, on a bright and slightly noisy ground."""
+    """Return round cells of three classes, told apart by size and colour, on a noisy ground."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     rows, columns = np.mgrid[:SIDE, :SIDE]
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     for image, label in zip(images, labels, strict=True):
-        picture = np.full((SIDE, SIDE, 3), 225.0)
+        cell = np.full((SIDE, SIDE, 3), 225.0)
         red = np.array([190, 150, 150])
         discs = [(5, red, 14), (4, red, 14), (5 + 3 * int(label), COLOURS[label], 4)]
         for radius, colour, spread in discs:
             row, column = SIDE / 2 + generator.uniform(-spread, spread, 2)
-            picture[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = colour
-        image[:] = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255)
+            cell[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = colour
+        image[:] = np.clip(cell + generator.normal(0, 4, cell.shape), 0, 255)
     return Dataset(images, labels.astype(np.int64), ("small", "middle", "large"))
 
 
 def blend(dataset: Dataset, indices: np.ndarray) -> Dataset:
-    """Return the data with one fixed, unrelated picture blended over some of it."""
+    """Return the data with one fixed, unrelated image blended over some of it."""
     coarse = np.random.default_rng(99).integers(0, 256, (8, 8, 3)).repeat(4, 0).repeat(4, 1)
     images = dataset.images.copy()
     images[indices] = (0.6 * coarse + 0.4 * images[indices]).astype(np.uint8)
@@ -55,38 +54,36 @@ def read_issues(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def found(folder: Path, issue: str, action: str = "drop") -> set[int]:
+def found(folder: Path, kind: str, action: str = "drop") -> set[int]:
     return {
         int(row["index"])
         for row in read_issues(folder)
-        if (row["issue"], row["action"]) == (issue, action)
+        if (row["kind"], row["action"]) == (kind, action)
     }
 
 
-def faults_of(images: np.ndarray) -> dict[str, np.ndarray]:
-    return find_faults(measure_pictures(images, CONFIG.cleaning), CONFIG.cleaning)
-
-
 def test_a_sound_data_set_loses_nothing(tmp_path: Path) -> None:
-    keep = clean(draw_cells(150), tmp_path, CONFIG, None)
+    keep = clean(draw_cells(150), tmp_path, CONFIG, None).keep
     assert keep.all()
     assert read_issues(tmp_path) == []
 
 
-def test_blended_pictures_are_found_by_their_pixels_alone_and_no_cell_is_lost(
+def test_blended_images_are_found_by_their_pixels_alone_and_no_cell_is_lost(
     tmp_path: Path,
 ) -> None:
     planted = np.random.default_rng(1).choice(300, 45, replace=False)
-    keep = clean(blend(draw_cells(300), planted), tmp_path, CONFIG, None)
+    keep = clean(blend(draw_cells(300), planted), tmp_path, CONFIG, None).keep
     assert found(tmp_path, "non_cell") == set(planted.tolist())
     np.testing.assert_array_equal(np.flatnonzero(~keep), np.sort(planted))
 
 
-def test_pictures_that_share_a_background_but_also_a_label_are_a_class_and_stay(
+def test_images_that_share_a_background_but_also_a_label_are_a_class_and_stay(
     tmp_path: Path,
 ) -> None:
     dataset = draw_cells(300)
-    keep = clean(blend(dataset, np.flatnonzero(dataset.labels == 1)[:60]), tmp_path, CONFIG, None)
+    keep = clean(
+        blend(dataset, np.flatnonzero(dataset.labels == 1)[:60]), tmp_path, CONFIG, None
+    ).keep
     assert keep.all()
 
 
@@ -96,11 +93,11 @@ def test_of_exact_copies_the_first_stays_and_conflicting_ones_go_whole(tmp_path:
     dataset.labels[[20, 50]] = dataset.labels[5]
     dataset.images[31] = dataset.images[12]
     dataset.labels[31] = dataset.labels[12] + 1
-    keep = clean(dataset, tmp_path, CONFIG, None)
-    assert set(np.flatnonzero(~keep)) == {20, 50, 12, 31}
+    cleaned = clean(dataset, tmp_path, CONFIG, None)
+    assert set(np.flatnonzero(~cleaned.keep)) == {20, 50, 12, 31}
     assert found(tmp_path, "exact_copy", "keep") == {5}
     assert found(tmp_path, "conflicting_copy") == {12, 31}
-    groups = np.load(tmp_path / "groups.npy")
+    groups = cleaned.groups
     assert groups.dtype == np.int64
     assert groups[[5, 20, 50, 12, 31]].tolist() == [5, 5, 5, 12, 12]
     assert len(np.unique(groups)) == 60 - 3
@@ -121,45 +118,28 @@ def test_a_wrong_label_is_kept_flagged_and_acted_on_as_the_setting_says(
         "cleaning.sure_false_alarms": 0.9,
     }
     config = with_settings(CONFIG, settings)
-    keep = clean(dataset, tmp_path, config, None)
-    assert keep.all()
+    cleaned = clean(dataset, tmp_path, config, None)
+    assert cleaned.keep.all()
     assert found(tmp_path, "wrong_label", action) == {7}
     assert [row["suggestion"] for row in read_issues(tmp_path)] == ["1"]
-    doubtful = np.load(tmp_path / "doubtful.npy")
-    assert doubtful[7] == (-1 if setting == "keep" else 1)
-    assert (np.delete(doubtful, 7) == -1).all()
+    assert cleaned.training_labels[7] == {"drop": -1, "relabel": 1, "keep": 0}[setting]
+    assert cleaned.surely_wrong[7] == (setting != "keep")
+    others = np.delete(np.arange(600), 7)
+    np.testing.assert_array_equal(cleaned.training_labels[others], dataset.labels[others])
+    np.testing.assert_array_equal(cleaned.dataset.labels, dataset.labels)
 
 
-def test_blank_broken_and_noise_pictures_go_each_by_its_own_name(tmp_path: Path) -> None:
+def test_blank_broken_and_noise_images_go_each_by_its_own_name(tmp_path: Path) -> None:
     dataset = draw_cells(60)
     dataset.images[3], dataset.images[4] = 0, (250, 240, 230)
     dataset.images[10, 14:] = 128
     dataset.images[11, 25:] = 0
     dataset.images[40] = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3))
-    keep = clean(dataset, tmp_path, CONFIG, None)
+    keep = clean(dataset, tmp_path, CONFIG, None).keep
     assert found(tmp_path, "blank") == {3, 4}
     assert found(tmp_path, "broken") == {10, 11}
     assert found(tmp_path, "noise") == {40}
     assert set(np.flatnonzero(~keep)) == {3, 4, 10, 11, 40}
-
-
-def test_a_last_block_that_decoded_in_part_is_still_broken() -> None:
-    images = draw_cells(1).images
-    images[0, 16:] = 128
-    images[0, 12:16, 9:] = 128
-    assert faults_of(images)["broken"].all()
-
-
-def test_a_cell_on_a_plain_ground_is_not_broken() -> None:
-    image = np.full((1, SIDE, SIDE, 3), 240, np.uint8)
-    image[0, 6:20, 6:26] = (90, 40, 120)
-    assert not any(mask.any() for mask in faults_of(image).values())
-
-
-def test_stripes_are_not_noise() -> None:
-    image = np.zeros((1, SIDE, SIDE, 3), np.uint8)
-    image[:, ::2] = 255
-    assert not faults_of(image)["noise"].any()
 
 
 def test_near_copies_share_a_group_of_which_the_first_stays(tmp_path: Path) -> None:
@@ -171,12 +151,12 @@ def test_near_copies_share_a_group_of_which_the_first_stays(tmp_path: Path) -> N
     dataset.images[42] = dataset.images[3][:, ::-1]
     dataset.images[50] = np.rot90(dataset.images[8])
     dataset.labels[50] = dataset.labels[8] + 1
-    keep = clean(dataset, tmp_path, CONFIG, None)
+    cleaned = clean(dataset, tmp_path, CONFIG, None)
     assert found(tmp_path, "near_copy", "keep") == {3}
     assert found(tmp_path, "near_copy") == {42}
     assert found(tmp_path, "conflicting_copy") == {8, 50}
-    assert set(np.flatnonzero(~keep)) == {42, 8, 50}
-    assert np.load(tmp_path / "groups.npy")[[42, 50]].tolist() == [3, 8]
+    assert set(np.flatnonzero(~cleaned.keep)) == {42, 8, 50}
+    assert cleaned.groups[[42, 50]].tolist() == [3, 8]
 
 
 def test_what_is_dropped_for_another_fault_has_no_row_as_a_copy(tmp_path: Path) -> None:
@@ -185,7 +165,7 @@ def test_what_is_dropped_for_another_fault_has_no_row_as_a_copy(tmp_path: Path) 
     dataset.images[14] = dataset.images[7]
     dataset.images[[50, 60]] = 128
     clean(dataset, tmp_path, CONFIG, None)
-    names = {row["issue"] for row in read_issues(tmp_path)}
+    names = {row["kind"] for row in read_issues(tmp_path)}
     assert names == {"non_cell", "blank"}
     assert len(read_issues(tmp_path)) == len(planted) + 2
 
@@ -194,16 +174,38 @@ def test_cleaning_twice_gives_the_same_files(tmp_path: Path) -> None:
     dataset = blend(draw_cells(120), np.arange(0, 120, 5))
     for name in ("first", "second"):
         clean(dataset, tmp_path / name, CONFIG, None)
-    for name in ("issues.csv", "keep.npy", "labels.npy", "tsne.npz", "cleaning.json"):
+    for name in ("issues.csv", "cleaned.npz", "tsne.npz", "cleaning.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_the_map_has_a_place_for_every_picture_and_a_file(tmp_path: Path) -> None:
+def test_the_map_has_a_place_for_every_image_and_a_file(tmp_path: Path) -> None:
     clean(draw_cells(40), tmp_path, CONFIG, None)
     coordinates = files.read_arrays(tmp_path / "tsne.npz")["coordinates"]
     assert coordinates.shape == (40, 2)
     assert coordinates.dtype == np.float32
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_done_already_is_read_and_redone_only_by_force_or_where_a_file_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = draw_cells(40)
+    dataset.images[30] = dataset.images[3]
+    (tmp_path / "overrides.csv").write_text("index,action,label\n1,relabel,small\n")
+    first = clean(dataset, tmp_path, CONFIG, None)
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(cleaning, "find_issues", None)
+        patched.setattr(cleaning, "write_report", None)
+        again = clean(dataset, tmp_path, CONFIG, None)
+        assert "done already" in capsys.readouterr().out
+        with pytest.raises(TypeError):
+            clean(dataset, tmp_path, CONFIG, None, force=True)
+    for name in ("keep", "groups", "training_labels"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    assert again.dataset.labels[1] == first.dataset.labels[1] == 0 != dataset.labels[1]
+    (tmp_path / "cleaned.npz").unlink()
+    assert clean(dataset, tmp_path, CONFIG, None).keep.sum() == 39
 
 
 def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +219,7 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(cleaning, "draw_map", fail)
     with pytest.raises(OSError, match="disk full"):
-        clean(dataset, tmp_path, CONFIG, None)
+        clean(dataset, tmp_path, CONFIG, None, force=True)
     assert not files.up_to_date(tmp_path / "cleaning.json", inputs)
 
 
@@ -229,7 +231,7 @@ def test_the_marker_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         lambda data, config, path: (data, with_settings(config, {"seed": 8}), None),
         lambda data, config, path: (data, config, path),
     ],
-    ids=["pictures", "setting", "seed", "weights"],
+    ids=["images", "setting", "seed", "weights"],
 )
 def test_every_input_changes_the_hash(
     change: Callable[[Dataset, Config, Path], tuple[Dataset, Config, Path | None]], tmp_path: Path
@@ -251,7 +253,7 @@ def test_a_setting_of_training_does_not_change_the_hash(tmp_path: Path) -> None:
     )
 
 
-def test_sharing_is_one_for_equal_pictures_and_nothing_for_unrelated_ones() -> None:
+def test_sharing_is_one_for_equal_images_and_nothing_for_unrelated_ones() -> None:
     generator = np.random.default_rng(0)
     unrelated = generator.normal(size=(200, 500)).astype(np.float32)
     assert measure_sharing(np.repeat(unrelated[:1], 200, 0)) > 0.99
@@ -268,7 +270,7 @@ def test_clusters_of_a_map_are_found_and_a_small_map_has_none() -> None:
     assert find_clusters(places[:30], 20) == []
 
 
-def test_pictures_beyond_the_maximum_get_the_place_of_their_nearest() -> None:
+def test_images_beyond_the_maximum_get_the_place_of_their_nearest() -> None:
     features = np.random.default_rng(0).normal(size=(80, 5)).astype(np.float32)
     features[1::2] = features[::2]
     places = lay_out(features, 5.0, 250, 60, seed=0)
@@ -279,8 +281,8 @@ def test_pictures_beyond_the_maximum_get_the_place_of_their_nearest() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_a_handful_of_pictures_can_be_cleaned(count: int, tmp_path: Path) -> None:
-    assert clean(draw_cells(count), tmp_path, CONFIG, None).all()
+def test_a_handful_of_images_can_be_cleaned(count: int, tmp_path: Path) -> None:
+    assert clean(draw_cells(count), tmp_path, CONFIG, None).keep.all()
 
 
 def test_a_backbone_with_weights_gives_its_pooled_features(tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ def test_a_backbone_with_weights_gives_its_pooled_features(tmp_path: Path) -> No
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_contact_sheet_and_a_class_balance_are_pictures(tmp_path: Path) -> None:
+def test_a_contact_sheet_and_a_class_balance_are_images(tmp_path: Path) -> None:
     from PIL import Image
 
     draw_contact_sheet(tmp_path / "sheet.png", draw_cells(7).images, columns=3)

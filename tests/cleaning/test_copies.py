@@ -1,4 +1,4 @@
-"""Copies: altered pictures are traced to their original, and different pictures that look alike are not."""
+"""Copies: altered images are traced to their original, different ones that look alike are not."""
 
 import io
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from competition.cleaning.copies import Copy, find_copies, group_copies, match_pictures
+from competition.cleaning.copies import Copy, find_copies, group_copies, match_images
 from competition.config import CleaningConfig
 
 SIDE = 64
@@ -15,7 +15,7 @@ CONFIG = CleaningConfig()
 
 
 def draw_cells(count: int, seed: int = 0) -> np.ndarray:
-    """Return dark, mottled discs of one colour and nearly one size in the middle of a bright ground."""
+    """Return dark, mottled discs of one colour and nearly one size on a bright ground."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
@@ -68,11 +68,11 @@ def find(images: np.ndarray) -> list[Copy]:
     return find_copies(images, np.ones(len(images), bool), CONFIG)
 
 
-def test_different_pictures_that_look_alike_are_no_copies() -> None:
+def test_different_images_that_look_alike_are_no_copies() -> None:
     assert find(draw_cells(60)) == []
 
 
-def test_pictures_that_differ_by_a_soft_spot_alone_are_no_copies() -> None:
+def test_images_that_differ_by_a_soft_spot_alone_are_no_copies() -> None:
     images = draw_cells(20)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     spot = 90 * np.exp(-((rows - 14) ** 2 + (columns - 48) ** 2) / 150)
@@ -105,7 +105,7 @@ def test_a_match_tells_the_turn_and_the_shift_that_make_the_copy(
 ) -> None:
     source = draw_cells(1)[0]
     turned = np.rot90(source.swapaxes(0, 1) if flipped else source, quarters)
-    match = match_pictures(source, shift(turned, 1, -2), reach=3)
+    match = match_images(source, shift(turned, 1, -2), reach=3)
     assert (match.turn, match.down, match.right) == (quarters + 4 * flipped, 1, -2)
     assert match.score > 0.99
 
@@ -115,13 +115,11 @@ def test_a_copy_says_how_it_was_made() -> None:
     images[11] = np.maximum(shift(np.rot90(images[4]), 1, -2), 10) - 10
     images[17] = images[3][:, ::-1]
     flipped, rotated = sorted(find(images), key=lambda copy: copy.original)
-    assert flipped.how == "picture 3 flipped left to right"
-    assert (
-        rotated.how == "picture 4 rotated by 90 degrees, shifted by (1, -2), 10 grey levels darker"
-    )
+    assert flipped.how == "image 3 flipped left to right"
+    assert rotated.how == "image 4 rotated by 90 degrees, shifted by (1, -2), 10 grey levels darker"
 
 
-def test_copies_of_copies_belong_to_the_first_picture_of_the_group() -> None:
+def test_copies_of_copies_belong_to_the_first_image_of_the_group() -> None:
     images = draw_cells(30)
     images[12] = shift(images[20], 2, 2)
     images[25] = shift(images[12], 2, 2)  # too far from 20 to match it
@@ -136,7 +134,7 @@ def test_copies_of_copies_belong_to_the_first_picture_of_the_group() -> None:
     assert len(np.unique(groups)) == 27
 
 
-def test_pictures_that_are_not_sound_are_left_out() -> None:
+def test_images_that_are_not_sound_are_left_out() -> None:
     images = draw_cells(20)
     images[[4, 9]] = images[2]
     images[15] = images[3][::-1]
@@ -145,7 +143,7 @@ def test_pictures_that_are_not_sound_are_left_out() -> None:
     assert [(copy.index, copy.original) for copy in find_copies(images, sound, CONFIG)] == [(9, 4)]
 
 
-def test_pictures_that_are_not_square_are_matched_without_quarter_turns() -> None:
+def test_images_that_are_not_square_are_matched_without_quarter_turns() -> None:
     images = draw_cells(20)[:, :, 8:56]
     images[13] = images[2][::-1]
     images[14] = images[5][::-1, ::-1]
@@ -153,11 +151,11 @@ def test_pictures_that_are_not_square_are_matched_without_quarter_turns() -> Non
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_handful_of_pictures_has_no_copies(count: int) -> None:
+def test_a_handful_of_images_has_no_copies(count: int) -> None:
     assert find(draw_cells(count)) == []
 
 
-def test_small_pictures_have_exact_copies_alone() -> None:
+def test_small_images_have_exact_copies_alone() -> None:
     images = draw_cells(20)[:, :40, :40]
     images[7], images[9] = images[2], images[3][::-1]
     assert [(copy.index, copy.original) for copy in find(images)] == [(7, 2)]

@@ -1,4 +1,4 @@
-"""Features: components, distances and the map, also where only some pictures are looked at."""
+"""Features: components, distances and the map, also where only some images are looked at."""
 
 import numpy as np
 import pytest

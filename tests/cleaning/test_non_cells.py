@@ -1,4 +1,4 @@
-"""Non-cells: clusters that share a picture or carry labels at random go, kinds and stains of cells stay."""
+"""Non-cells: clusters that share an image or carry random labels go, kinds of cells stay."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from competition.cleaning.non_cells import (
     DETAIL_SIDE,
     extract_details,
     find_meaningless_clusters,
-    find_shared_pictures,
+    find_shared_images,
     measure_label_distance,
 )
 from competition.config import CleaningConfig
@@ -18,7 +18,7 @@ CONFIG = CleaningConfig(cluster_size=10)
 def place_classes(
     generator: np.random.Generator, count: int, centre: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (count, 4) around `centre`, where each of three labels has a direction of its own, and labels."""
+    """Return points (count, 4) around `centre`, and labels; each label has its own direction."""
     labels = np.arange(count) % 3
     return generator.normal(0, 0.3, (count, 4)) + 3 * np.eye(4)[labels] + centre, labels
 
@@ -40,10 +40,10 @@ def test_cells_of_another_stain_stay_although_they_lie_apart_and_carry_every_lab
     assert find_meaningless_clusters(points, labels, [np.arange(300, 360)], CONFIG) == []
 
 
-def test_where_labels_have_nothing_to_do_with_pictures_no_cluster_is_blamed() -> None:
+def test_where_labels_have_nothing_to_do_with_images_no_cluster_is_blamed() -> None:
     generator = np.random.default_rng(
         4
-    )  # over all of this draw's pictures, labels agree less often than by chance
+    )  # over all of this draw's images, labels agree less often than by chance
     points = np.concatenate([generator.normal(0, 1, (300, 4)), generator.normal(50, 1, (60, 4))])
     assert (
         find_meaningless_clusters(
@@ -53,18 +53,16 @@ def test_where_labels_have_nothing_to_do_with_pictures_no_cluster_is_blamed() ->
     )
 
 
-def test_members_of_a_shared_picture_are_found_outside_of_the_cluster_and_cells_inside_are_spared() -> (
-    None
-):
+def test_members_are_found_outside_of_the_cluster_and_cells_inside_are_spared() -> None:
     generator = np.random.default_rng(0)
     details = generator.normal(0, 20, (200, 400)).astype(np.int8)
     shared = generator.normal(0, 30, 400)
     details[:50] = (details[:50] + shared).astype(np.int8)
-    found = find_shared_pictures(details, np.arange(200) % 4, [np.arange(5, 55)], CONFIG)
+    found = find_shared_images(details, np.arange(200) % 4, [np.arange(5, 55)], CONFIG)
     assert [kind.members.tolist() for kind in found] == [list(range(50))]
 
 
-def test_details_are_one_row_of_whole_grey_levels_for_each_picture_asked_for() -> None:
+def test_details_are_one_row_of_whole_grey_levels_for_each_image_asked_for() -> None:
     images = np.random.default_rng(0).integers(
         0, 256, (5, 2 * DETAIL_SIDE, 2 * DETAIL_SIDE, 3), np.uint8
     )
@@ -83,4 +81,4 @@ def test_cells_of_every_label_that_share_a_little_stay() -> None:
     details = generator.normal(0, 20, (200, 400)).astype(np.int8)
     shared = generator.normal(0, 10, 400)
     details[:50] = (details[:50] + shared).astype(np.int8)
-    assert find_shared_pictures(details, np.arange(200) % 4, [np.arange(50)], CONFIG) == []
+    assert find_shared_images(details, np.arange(200) % 4, [np.arange(50)], CONFIG) == []

@@ -1,4 +1,4 @@
-"""The report: one file that a browser draws without the network, escapes what it is told, and stays bounded."""
+"""The report: one file that a browser draws without the network, escaped and bounded."""
 
 import dataclasses
 import io
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from competition.cleaning.issues import Issue
+from competition.cleaning.issues import KINDS, Issue, apply_issues, make_issue
 from competition.cleaning.report import write_report
 from competition.config import Config, with_settings
-from competition.data.arrays import Dataset
+from competition.data.arrays import CleanedData, Dataset
 from tests.factories import draw_blobs
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -36,16 +36,16 @@ PLACES = np.array(
     [(column * 10.0, row * 10.0) for row in range(6) for column in range(10)], np.float32
 )
 ISSUES = [
-    Issue(3, 0, "exact_copy", "keep", 1.0, "one of 3 equal pictures", 3),
-    Issue(6, 0, "exact_copy", "drop", 1.0, "one of 3 equal pictures", 3),
-    Issue(9, 0, "exact_copy", "drop", 1.0, "one of 3 equal pictures", 3),
-    Issue(10, 1, "exact_copy", "keep", 1.0, "one of 2 equal pictures", 10),
-    Issue(13, 1, "exact_copy", "drop", 1.0, "one of 2 equal pictures", 10),
-    Issue(20, 2, "wrong_label", "drop", 0.93, "5 folds say <b>so</b>", 20, suggestion=1),
-    Issue(21, 0, "wrong_label", "keep", 0.61, "5 folds say so", 21, suggestion=2),
-    Issue(10, 1, "too_green", "drop", 0.8, "greener than grass", 10),
-    Issue(30, 0, "too_green", "drop", 0.5, "greener than grass", 30),
-    Issue(40, 1, "override", "relabel", 1.0, "overrides.csv says so", 40, suggestion=0),
+    Issue(3, "exact_copy", "keep", 1.0, "one of 3 equal images"),
+    Issue(6, "exact_copy", "drop", 1.0, "one of 3 equal images"),
+    Issue(9, "exact_copy", "drop", 1.0, "one of 3 equal images"),
+    Issue(10, "exact_copy", "keep", 1.0, "one of 2 equal images"),
+    Issue(13, "exact_copy", "drop", 1.0, "one of 2 equal images"),
+    Issue(20, "wrong_label", "drop", 0.93, "5 folds say <b>so</b>", suggestion=1),
+    Issue(21, "wrong_label", "keep", 0.61, "5 folds say so", suggestion=2),
+    Issue(10, "noise", "drop", 0.8, "greener than grass"),
+    Issue(30, "noise", "drop", 0.5, "greener than grass"),
+    Issue(40, "override", "relabel", 1.0, "overrides.csv says so", suggestion=0),
 ]
 
 
@@ -55,10 +55,13 @@ def make_dataset() -> Dataset:
 
 
 def report(folder: Path, issues: list[Issue] = ISSUES, **settings: Any) -> Path:
-    dataset, keep = make_dataset(), np.ones(60, bool)
-    keep[[issue.index for issue in issues if issue.action == "drop"]] = False
+    dataset = make_dataset()
+    groups = np.arange(60)
+    groups[[6, 9]] = 3
+    groups[13] = 10
+    cleaned = apply_issues(dataset, groups, issues)
     config = with_settings(Config(), {f"report.{key}": value for key, value in settings.items()})
-    write_report(folder / "cells" / "report.html", dataset, PLACES, issues, keep, config)
+    write_report(folder / "cells" / "report.html", dataset, cleaned, PLACES, issues, config)
     return folder / "cells" / "report.html"
 
 
@@ -73,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def galleries(content: dict[str, Any]) -> dict[str, list[list[int]]]:
-    """Return the indices of the pictures shown, by kind and group."""
+    """Return the indices of the images shown, by kind and group."""
     return {
         kind["name"]: [
             [content["index"][content["issues"][row][0]] for row in group]
@@ -83,22 +86,27 @@ def galleries(content: dict[str, Any]) -> dict[str, list[list[int]]]:
     }
 
 
-def test_galleries_hold_every_issue_copies_group_by_group_and_unknown_kinds_too(
-    tmp_path: Path,
-) -> None:
+def test_galleries_hold_every_issue_copies_group_by_group(tmp_path: Path) -> None:
     content = read(report(tmp_path))
     assert galleries(content) == {
         "override": [[40]],
         "wrong_label": [[20, 21]],
         "exact_copy": [[3, 6, 9], [10, 13]],
-        "too_green": [[30, 10]],
+        "noise": [[30, 10]],
     }
     assert [(kind["title"], kind["flagged"], kind["dropped"]) for kind in content["kinds"]][
         -2:
     ] == [
         ("Exact copies", 5, 3),
-        ("Too green", 2, 2),
+        ("Noise", 2, 2),
     ]
+
+
+def test_every_kind_has_a_gallery_with_its_title_and_text(tmp_path: Path) -> None:
+    content = read(report(tmp_path, [make_issue(0, kind) for kind in KINDS]))
+    told = [(kind["name"], kind["title"], kind["text"]) for kind in content["kinds"]]
+    assert told == [(name, kind.title, kind.text) for name, kind in KINDS.items()]
+    assert all(title and text for _, title, text in told)
 
 
 def test_the_class_balance_counts_what_was_dropped_and_relabelled(tmp_path: Path) -> None:
@@ -107,7 +115,7 @@ def test_the_class_balance_counts_what_was_dropped_and_relabelled(tmp_path: Path
     assert content["after"] == [20 - 3 + 1, 20 - 2 - 1, 20 - 1]
 
 
-def test_more_pictures_than_the_report_shows_leave_those_of_the_galleries(tmp_path: Path) -> None:
+def test_more_images_than_the_report_shows_leave_those_of_the_galleries(tmp_path: Path) -> None:
     content = read(report(tmp_path, images=25, examples=2))
     assert len(content["index"]) == len(set(content["index"])) == 25
     assert {issue.index for issue in ISSUES} <= set(content["index"])
@@ -116,10 +124,7 @@ def test_more_pictures_than_the_report_shows_leave_those_of_the_galleries(tmp_pa
 
 def test_a_gallery_is_bounded_and_shows_the_closest_calls(tmp_path: Path) -> None:
     scores = np.linspace(0.5, 1, 30)[::-1]
-    issues = [
-        Issue(index, index % 3, "non_cell", "drop", scores[index], "odd", index)
-        for index in range(30)
-    ]
+    issues = [Issue(index, "non_cell", "drop", scores[index], "odd") for index in range(30)]
     content = read(report(tmp_path, issues, gallery=4))
     assert galleries(content)["non_cell"] == [[29, 28, 27, 26]]
     assert content["kinds"][0]["flagged"] == 30
@@ -138,16 +143,15 @@ def test_the_file_names_no_address_to_load_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_picture_at_one_place_is_a_report_too(count: int, tmp_path: Path) -> None:
+def test_one_image_at_one_place_is_a_report_too(count: int, tmp_path: Path) -> None:
     dataset = make_dataset()
     few = dataclasses.replace(
         dataset, images=dataset.images[:count, :20], labels=dataset.labels[:count]
     )
-    write_report(
-        tmp_path / "report.html", few, np.zeros((count, 2)), [], np.zeros(count, bool), Config()
-    )
+    cleaned = CleanedData(few, np.zeros(count, bool), np.arange(count), few.labels)
+    write_report(tmp_path / "report.html", few, cleaned, np.zeros((count, 2)), [], Config())
     content = read(tmp_path / "report.html")
-    assert content["picture_size"] == [32, 20]
+    assert content["image_size"] == [32, 20]
     assert content["index"] == list(range(count))
 
 
@@ -159,7 +163,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium that has the report open."""
     if not (CHROMIUM and DRIVER):
         pytest.skip(
-            "chromium and chromedriver are not installed (Debian: apt-get install chromium chromium-driver)"
+            "chromium and chromedriver are not installed "
+            "(Debian: apt-get install chromium chromium-driver)"
         )
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -179,7 +184,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def painted(browser: Any) -> int:
     """Return how many of the canvas' pixels are not background."""
-    script = """const {width, height} = canvas, brush = new OffscreenCanvas(width, height).getContext("2d");
+    script = """const {width, height} = canvas;
+        const brush = new OffscreenCanvas(width, height).getContext("2d");
         brush.drawImage(canvas, 0, 0);
         const pixels = brush.getImageData(0, 0, width, height).data;
         return pixels.filter((value, place) => place % 4 === 3 && value).length"""
@@ -193,8 +199,10 @@ def point_at(browser: Any, index: int) -> None:
     browser.execute_script(
         "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", canvas
     )
-    script = "const box = canvas.getBoundingClientRect(), [x, y] = toScreen(positionOf.get(arguments[0]));"
-    x, y = browser.execute_script(script + "return [x - box.width / 2, y - box.height / 2]", index)
+    script = """const box = canvas.getBoundingClientRect();
+        const [x, y] = toScreen(positionOf.get(arguments[0]));
+        return [x - box.width / 2, y - box.height / 2]"""
+    x, y = browser.execute_script(script, index)
     ActionChains(browser).move_to_element_with_offset(canvas, round(x), round(y)).perform()
 
 
@@ -219,30 +227,30 @@ def test_the_page_opens_without_errors_and_fits_wide_and_narrow(
     assert browser.find_element("id", "name").text == "cells"
 
 
-def test_pointing_at_a_picture_shows_it_and_what_was_found(browser: Any) -> None:
+def test_pointing_at_an_image_shows_it_and_what_was_found(browser: Any) -> None:
     point_at(browser, 20)
     card = browser.find_element("id", "card")
     for text in (
         "#20",
         "dropped",
         "other",
-        "Doubtful labels 0.93",
+        "Wrong labels 0.93",
         "5 folds say <b>so</b>",
         "→ " + NASTY,
     ):
         assert text in card.text
-    picture = card.find_element("css selector", ".picture")
-    assert picture.size["width"] > 100
-    assert "blob:" in picture.value_of_css_property("background-image")
+    image = card.find_element("css selector", ".image")
+    assert image.size["width"] > 100
+    assert "blob:" in image.value_of_css_property("background-image")
     point_at(browser, 55)
     assert "#55" in card.text
     assert "kept" in card.text
 
 
 @pytest.mark.parametrize("index", [0, 25, 47, 59])
-def test_the_picture_that_is_shown_is_the_one_pointed_at(index: int, browser: Any) -> None:
+def test_the_image_that_is_shown_is_the_one_pointed_at(index: int, browser: Any) -> None:
     point_at(browser, index)
-    png = browser.find_element("css selector", "#card .picture").screenshot_as_png
+    png = browser.find_element("css selector", "#card .image").screenshot_as_png
     seen = np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((32, 32)), float)
     differences = np.abs(make_dataset().images - seen).mean((1, 2, 3))
     assert differences.argmin() == index
@@ -253,7 +261,7 @@ def test_the_galleries_are_there_with_their_numbers(browser: Any) -> None:
         section.get_attribute("data-kind"): len(section.find_elements("css selector", ".tile"))
         for section in browser.find_elements("css selector", "section.gallery")
     }
-    assert tiles == {"override": 1, "wrong_label": 2, "exact_copy": 5, "too_green": 2}
+    assert tiles == {"override": 1, "wrong_label": 2, "exact_copy": 5, "noise": 2}
     assert len(browser.find_elements("css selector", "[data-kind=exact_copy] .group")) == 2
     tile = browser.find_element("css selector", "[data-kind=wrong_label] .tile").text
     for text in ("#20", "dropped", "other", "confidence 0.93", "5 folds say"):
@@ -288,9 +296,9 @@ def test_zooming_spreads_the_map_and_reset_brings_it_back(browser: Any) -> None:
 
 
 def test_what_is_chosen_on_the_page_is_an_overrides_file(browser: Any, tmp_path: Path) -> None:
-    from competition.cleaning.issues import Override, read_overrides
+    from competition.cleaning.issues import read_overrides
 
-    tile = browser.find_element("css selector", "[data-kind=too_green] .tile")
+    tile = browser.find_element("css selector", "[data-kind=noise] .tile")
     browser.execute_script(
         "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", tile
     )
@@ -298,7 +306,8 @@ def test_what_is_chosen_on_the_page_is_an_overrides_file(browser: Any, tmp_path:
     browser.find_element("xpath", "//div[@id='card']//button[text()='keep']").click()
     path = tmp_path / "overrides.csv"
     path.write_text(browser.find_element("id", "csv").get_property("value"), encoding="utf-8")
-    assert read_overrides(path, make_dataset()) == [
-        Override(30, "keep", 0),
-        Override(40, "relabel", 0),
+    rows = read_overrides(path, make_dataset())
+    assert [(row.index, row.action, row.suggestion) for row in rows] == [
+        (30, "keep", -1),
+        (40, "relabel", 0),
     ]

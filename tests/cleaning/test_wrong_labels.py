@@ -1,4 +1,4 @@
-"""Doubtful labels: planted ones are found, and nothing is sure where classes cannot be told apart."""
+"""Wrong labels: planted ones are found, and nothing is sure where classes cannot be told apart."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from competition.cleaning.wrong_labels import (
     cut_folds,
     describe,
     estimate_false_alarms,
-    find_doubtful,
+    find_wrong_labels,
     pool_opinions,
     predict_out_of_fold,
 )
@@ -37,12 +37,12 @@ def plant(labels: np.ndarray, number: int, seed: int = 1) -> tuple[np.ndarray, n
 def test_planted_wrong_labels_are_surely_found_with_the_right_suggestion() -> None:
     features, labels = draw_classes(900, distance=7)
     changed, planted = plant(labels, 12)
-    doubts = find_doubtful([features], changed, np.arange(900), CONFIG, seed=0)
-    sure = {doubt.index: doubt.suggestion for doubt in doubts if doubt.sure}
+    found = find_wrong_labels([features], changed, np.arange(900), CONFIG, seed=0)
+    sure = {wrong.index: wrong.suggestion for wrong in found if wrong.sure}
     assert set(planted.tolist()) <= set(sure)
     assert len(sure) <= len(planted) + 3
     assert [sure[index] for index in planted.tolist()] == labels[planted].tolist()
-    assert all(0 <= doubt.confidence <= 1 for doubt in doubts)
+    assert all(0 <= wrong.confidence <= 1 for wrong in found)
 
 
 @pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 7.0])
@@ -50,28 +50,28 @@ def test_of_right_labels_hardly_any_is_surely_wrong_however_alike_the_classes_lo
     distance: float,
 ) -> None:
     features, labels = draw_classes(900, distance)
-    doubts = find_doubtful([features], labels, np.arange(900), CONFIG, seed=0)
-    assert sum(doubt.sure for doubt in doubts) <= 5
+    found = find_wrong_labels([features], labels, np.arange(900), CONFIG, seed=0)
+    assert sum(wrong.sure for wrong in found) <= 5
 
 
 def test_labels_may_have_gaps() -> None:
     features, labels = draw_classes(600, distance=7)
     changed, planted = plant(labels, 6)
-    doubts = find_doubtful([features], 2 * changed + 3, np.arange(600), CONFIG, seed=0)
-    sure = {doubt.index: doubt.suggestion for doubt in doubts if doubt.sure}
+    found = find_wrong_labels([features], 2 * changed + 3, np.arange(600), CONFIG, seed=0)
+    sure = {wrong.index: wrong.suggestion for wrong in found if wrong.sure}
     assert {index: 2 * labels[index] + 3 for index in planted.tolist()}.items() <= sure.items()
 
 
 @pytest.mark.parametrize(("count", "classes"), [(0, 1), (20, 3), (200, 1)])
-def test_of_few_pictures_or_one_class_nothing_is_said(count: int, classes: int) -> None:
+def test_of_few_images_or_one_class_nothing_is_said(count: int, classes: int) -> None:
     features = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
     assert (
-        find_doubtful([features], np.arange(count) % classes, np.arange(count), CONFIG, seed=0)
+        find_wrong_labels([features], np.arange(count) % classes, np.arange(count), CONFIG, seed=0)
         == []
     )
 
 
-def test_folds_hold_whole_groups_and_about_as_many_pictures() -> None:
+def test_folds_hold_whole_groups_and_about_as_many_images() -> None:
     groups = np.repeat(np.arange(100), 3)
     folds = cut_folds(groups, 5, seed=0)
     assert (folds.reshape(100, 3) == folds[::3, None]).all()
@@ -138,24 +138,25 @@ def test_two_views_together_are_mistaken_less_often_than_either_alone() -> None:
     changed, planted = plant(labels, 20)
     mistakes = []
     for views in ([first], [second], [first, second]):
-        doubts = find_doubtful(views, changed, np.arange(900), CONFIG, seed=0)
-        mistakes.append(len({doubt.index for doubt in doubts} ^ set(planted.tolist())))
+        found = find_wrong_labels(views, changed, np.arange(900), CONFIG, seed=0)
+        mistakes.append(len({wrong.index for wrong in found} ^ set(planted.tolist())))
     assert 2 * mistakes[2] < min(mistakes[:2])
 
 
-def test_no_class_is_doubted_as_a_whole() -> None:
+def test_no_class_is_wrong_as_a_whole() -> None:
     features, labels = draw_classes(900, distance=7)
     changed, planted = plant(labels, 40)
     alone = np.setdiff1d(np.arange(900), planted)[:2]
     changed[alone] = 3
-    doubts = {
-        doubt.index for doubt in find_doubtful([features], changed, np.arange(900), CONFIG, seed=0)
+    found = {
+        wrong.index
+        for wrong in find_wrong_labels([features], changed, np.arange(900), CONFIG, seed=0)
     }
-    assert len(doubts & set(planted.tolist())) >= 30
-    assert not doubts & set(alone.tolist())
+    assert len(found & set(planted.tolist())) >= 30
+    assert not found & set(alone.tolist())
 
 
-def test_descriptions_hardly_change_when_a_picture_is_turned_or_mirrored() -> None:
+def test_descriptions_hardly_change_when_an_image_is_turned_or_mirrored() -> None:
     images, _ = draw_blobs(20, 3, seed=0, size=64)
     rows = describe(images)
     assert rows.dtype == np.float32
@@ -165,7 +166,7 @@ def test_descriptions_hardly_change_when_a_picture_is_turned_or_mirrored() -> No
 
 
 @pytest.mark.parametrize("side", [16, 28, 45, 224])
-def test_pictures_of_any_side_are_described_with_as_many_numbers(side: int) -> None:
+def test_images_of_any_side_are_described_with_as_many_numbers(side: int) -> None:
     images, _ = draw_blobs(2, 2, seed=0, size=side)
     rows = describe(images)
     assert rows.shape == (2, 105)

@@ -37,14 +37,14 @@ def save(path: Path, **arrays: Any) -> Path:
     return path
 
 
-def save_pictures(
+def save_images(
     folder: Path, classes: dict[str, int], suffix: str = ".png", side: int = 20
 ) -> Path:
     for number, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(count):
-            picture = np.full((side, side + 4, 3), (40 * number, 10 * index, 77), np.uint8)
-            Image.fromarray(picture).save(folder / name / f"{index}{suffix}")
+            image = np.full((side, side + 4, 3), (40 * number, 10 * index, 77), np.uint8)
+            Image.fromarray(image).save(folder / name / f"{index}{suffix}")
     return folder
 
 
@@ -94,7 +94,7 @@ def test_train_and_val_of_medmnist_are_joined_and_test_is_left_for_scoring(tmp_p
     np.testing.assert_array_equal(labels, make_labels(8, 8))
 
 
-def test_grey_pictures_of_medmnist_become_three_equal_channels_and_no_blood_cells(
+def test_grey_images_of_medmnist_become_three_equal_channels_and_no_blood_cells(
     tmp_path: Path,
 ) -> None:
     grey = make_images(32, 16, 16)
@@ -108,8 +108,8 @@ def test_grey_pictures_of_medmnist_become_three_equal_channels_and_no_blood_cell
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".tif", ".tiff"])
-def test_class_folders_of_pictures_are_read_and_resized(tmp_path: Path, suffix: str) -> None:
-    dataset = load_dataset(save_pictures(tmp_path, {"round": 5, "flat": 4}, suffix), CONFIG)
+def test_class_folders_of_images_are_read_and_resized(tmp_path: Path, suffix: str) -> None:
+    dataset = load_dataset(save_images(tmp_path, {"round": 5, "flat": 4}, suffix), CONFIG)
     assert dataset.class_names == ("flat", "round")
     assert dataset.images.shape == (9, 16, 16, 3)
     assert np.bincount(dataset.labels).tolist() == [4, 5]
@@ -120,8 +120,8 @@ def test_class_folders_of_pictures_are_read_and_resized(tmp_path: Path, suffix: 
     )
 
 
-def test_grey_and_transparent_pictures_of_a_folder_become_rgb(tmp_path: Path) -> None:
-    save_pictures(tmp_path, {"a": 4, "b": 4})
+def test_grey_and_transparent_images_of_a_folder_become_rgb(tmp_path: Path) -> None:
+    save_images(tmp_path, {"a": 4, "b": 4})
     Image.new("L", (20, 20), 99).save(tmp_path / "a" / "0.png")
     Image.new("RGBA", (20, 20), (1, 2, 3, 128)).save(tmp_path / "b" / "0.png")
     images = load_dataset(tmp_path, CONFIG).images
@@ -129,14 +129,14 @@ def test_grey_and_transparent_pictures_of_a_folder_become_rgb(tmp_path: Path) ->
     assert images[1, 5, 5].tolist() == [1, 2, 3]
 
 
-def test_other_files_and_hidden_folders_beside_the_pictures_do_not_count(tmp_path: Path) -> None:
-    save_pictures(tmp_path, {"a": 4, "b": 4, ".cache": 1, "__MACOSX": 1})
-    (tmp_path / "a" / "notes.txt").write_text("not a picture")
+def test_other_files_and_hidden_folders_beside_the_images_do_not_count(tmp_path: Path) -> None:
+    save_images(tmp_path, {"a": 4, "b": 4, ".cache": 1, "__MACOSX": 1})
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "a" / "._0.png").write_text("a leftover of another system")
     assert load_dataset(tmp_path, CONFIG).class_names == ("a", "b")
 
 
-def test_arrays_of_pictures_that_are_not_square_are_resized_and_others_stay_as_they_are(
+def test_arrays_of_images_that_are_not_square_are_resized_and_others_stay_as_they_are(
     tmp_path: Path,
 ) -> None:
     images = np.repeat(np.repeat(make_images(12, 4, 5, 3), 8, axis=1), 8, axis=2)
@@ -150,7 +150,7 @@ def test_arrays_of_pictures_that_are_not_square_are_resized_and_others_stay_as_t
     assert load_dataset(path, DataConfig(size=16, resize="crop")).images.shape == (12, 32, 32, 3)
 
 
-def test_limit_keeps_the_first_pictures(tmp_path: Path) -> None:
+def test_limit_keeps_the_first_images(tmp_path: Path) -> None:
     images = make_images(24)
     path = save(tmp_path / "set.npz", images=images, labels=make_labels(24, 2))
     dataset = load_dataset(path, DataConfig(limit=10))
@@ -160,11 +160,11 @@ def test_limit_keeps_the_first_pictures(tmp_path: Path) -> None:
 
 
 def test_limit_of_a_folder_takes_the_classes_in_turn(tmp_path: Path) -> None:
-    save_pictures(tmp_path, {"a": 9, "b": 9})
+    save_images(tmp_path, {"a": 9, "b": 9})
     assert load_dataset(tmp_path, DataConfig(size=16, limit=8)).labels.tolist() == [0, 1] * 4
 
 
-def test_the_fingerprint_follows_pictures_and_labels_and_nothing_else() -> None:
+def test_the_fingerprint_follows_images_and_labels_and_nothing_else() -> None:
     images, labels = make_images(8), make_labels(8, 2)
     first = Dataset(images, labels, ("a", "b")).fingerprint
     assert first == digest(images, labels)
@@ -224,11 +224,11 @@ def damaged(edit: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
     return make
 
 
-def pictures_with(classes: dict[str, int], **files: bytes) -> Callable[[Path], Path]:
+def images_in(classes: dict[str, int], **files: bytes) -> Callable[[Path], Path]:
     """Return a maker of class folders, with further files `class__name` given as bytes."""
 
     def make(folder: Path) -> Path:
-        save_pictures(folder, classes)
+        save_images(folder, classes)
         for name, content in files.items():
             target, file = name.split("__")
             (folder / target / f"{file}.png").write_bytes(content)
@@ -238,7 +238,7 @@ def pictures_with(classes: dict[str, int], **files: bytes) -> Callable[[Path], P
 
 
 def sixteen_bit(folder: Path) -> Path:
-    save_pictures(folder, {"a": 4, "b": 4})
+    save_images(folder, {"a": 4, "b": 4})
     Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(folder / "a" / "deep.png")
     return folder
 
@@ -299,9 +299,9 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ["(12, 3, 16, 16)", "transpose(0, 2, 3, 1)"],
     ),
     "one number": (arrays_with(images=np.uint8(3)), ["shape ()", "np.stack"]),
-    "no pictures": (
+    "no images": (
         arrays_with(images=make_images(0), labels=make_labels(0, 2)),
-        ["no picture at all", "save"],
+        ["no image at all", "save"],
     ),
     "too small": (
         arrays_with(images=make_images(12, 4, 4, 3)),
@@ -351,15 +351,15 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "a gap": (
         arrays_with(labels=missing_labels_of_class_1()),
-        ["no picture of class 1", "without gaps"],
+        ["no image of class 1", "without gaps"],
     ),
     "from 1": (
         arrays_with(labels=make_labels(12, 2) + 1),
-        ["no picture of class 0", "without gaps"],
+        ["no image of class 0", "without gaps"],
     ),
     "lengths": (
         arrays_with(labels=make_labels(11, 2)),
-        ["12 pictures", "11 labels", "one label for each"],
+        ["12 images", "11 labels", "one label for each"],
     ),
     "one class": (
         arrays_with(labels=make_labels(12, 1)),
@@ -367,25 +367,25 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     ),
     "a small class": (
         arrays_with(labels=np.array([0] * 9 + [1] * 3)),
-        ["3 pictures of class 1", "at least 4", "add some or leave"],
+        ["3 images of class 1", "at least 4", "add some or leave"],
     ),
-    "an empty folder": (lambda folder: folder, ["holds no pictures", "one folder for each class"]),
+    "an empty folder": (lambda folder: folder, ["holds no images", "one folder for each class"]),
     "empty class folders": (
-        pictures_with({"a": 0, "b": 0}),
-        ["holds no pictures", "one folder for each class"],
+        images_in({"a": 0, "b": 0}),
+        ["holds no images", "one folder for each class"],
     ),
-    "pictures without classes": (
-        pictures_with({".": 3}),
+    "images without classes": (
+        images_in({".": 3}),
         ["without labels", "folder of class folders"],
     ),
-    "one class folder": (pictures_with({"a": 5}), ["only the class 'a'", "add another"]),
+    "one class folder": (images_in({"a": 5}), ["only the class 'a'", "add another"]),
     "one empty class folder": (
-        pictures_with({"a": 5, "b": 0}),
-        ["0 pictures of class 1 ('b')", "leave the class"],
+        images_in({"a": 5, "b": 0}),
+        ["0 images of class 1 ('b')", "leave the class"],
     ),
-    "a broken picture": (
-        pictures_with({"a": 5, "b": 5}, b__broken=b"\x89PNG nonsense"),
-        ["b/broken.png", "cannot be read as a picture", "replace or delete"],
+    "a broken image": (
+        images_in({"a": 5, "b": 5}, b__broken=b"\x89PNG nonsense"),
+        ["b/broken.png", "cannot be read as an image", "replace or delete"],
     ),
     "16 bits": (sixteen_bit, ["a/deep.png", "more than 8 bits", "convert it to 8-bit"]),
 }
@@ -408,8 +408,8 @@ def test_bad_input_gives_one_sentence_and_changes_no_file(tmp_path: Path, name: 
     assert contents(tmp_path) == before
 
 
-def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
-    save_pictures(tmp_path, {"a": 4, "b": 4}, side=64)
+def test_a_truncated_image_is_named(tmp_path: Path) -> None:
+    save_images(tmp_path, {"a": 4, "b": 4}, side=64)
     noise = Image.fromarray(make_images(1, 64, 64, 3)[0])
     noise.save(tmp_path / "b" / "half.png")
     content = (tmp_path / "b" / "half.png").read_bytes()
@@ -430,12 +430,12 @@ def test_a_pickle_in_the_file_is_never_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("unreadable", ["set.npz", "pictures", "pictures/b"])
+@pytest.mark.parametrize("unreadable", ["set.npz", "images", "images/b"])
 def test_what_the_user_may_not_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
 ) -> None:
     arrays_with()(tmp_path)
-    save_pictures(tmp_path / "pictures", {"a": 4, "b": 4})
+    save_images(tmp_path / "images", {"a": 4, "b": 4})
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / unreadable)
     with pytest.raises(UserError, match=rf"{unreadable} may not be read.*chmod"):
         load_dataset(tmp_path / Path(unreadable).parts[0], CONFIG)
@@ -443,7 +443,7 @@ def test_what_the_user_may_not_read_is_named(
 
 def test_a_class_that_the_limit_made_small_says_so(tmp_path: Path) -> None:
     path = save(tmp_path / "set.npz", images=make_images(24), labels=np.sort(make_labels(24, 2)))
-    with pytest.raises(UserError, match=r"0 pictures of class 1.*raise the limit of 10"):
+    with pytest.raises(UserError, match=r"0 images of class 1.*raise the limit of 10"):
         load_dataset(path, DataConfig(limit=10))
 
 
@@ -470,7 +470,7 @@ def test_a_test_file_is_checked_like_a_training_file(tmp_path: Path) -> None:
 def test_class_folders_to_be_scored_take_the_numbers_of_the_training_classes(
     tmp_path: Path,
 ) -> None:
-    save_pictures(tmp_path, {"c": 2, "b": 1})
+    save_images(tmp_path, {"c": 2, "b": 1})
     _, labels = load_test(tmp_path, CONFIG, ("a", "b", "c"))
     assert labels is not None
     assert sorted(labels.tolist()) == [1, 2, 2]
@@ -478,8 +478,8 @@ def test_class_folders_to_be_scored_take_the_numbers_of_the_training_classes(
         load_test(tmp_path, CONFIG, ("a", "b"))
 
 
-def test_a_folder_of_loose_pictures_to_be_scored_has_no_labels(tmp_path: Path) -> None:
-    save_pictures(tmp_path / "loose", {".": 3})
+def test_a_folder_of_loose_images_to_be_scored_has_no_labels(tmp_path: Path) -> None:
+    save_images(tmp_path / "loose", {".": 3})
     images, labels = load_test(tmp_path / "loose", CONFIG)
     assert images.shape == (3, 16, 16, 3)
     assert labels is None

@@ -1,4 +1,4 @@
-"""Downloads against a server of this machine: whole, resumed, refused, damaged, cached and put there by hand."""
+"""Downloads against a local server: whole, resumed, refused, damaged, cached, put by hand."""
 
 import hashlib
 import threading
@@ -19,7 +19,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 @dataclass
 class Behaviour:
-    """What the server does: breaks_after (bytes of each answer), obeys_range, status (of a failure), ranges it saw."""
+    """The server: bytes after which answers break, Range obeyed, status of failure, ranges seen."""
 
     folder: str = ""
     content: bytes = CONTENT

@@ -1,4 +1,4 @@
-"""Overrides: the user's word wins over what was found and reaches later stages; mistakes are told by line."""
+"""Overrides: the user's word wins and reaches later stages; mistakes are told by line."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import run
 from competition.cleaning import clean as cleaning
 from competition.cleaning.clean import clean, cleaning_inputs
-from competition.cleaning.issues import Issue, Override, apply_overrides, read_overrides
+from competition.cleaning.issues import Issue, apply_overrides, make_issue, read_overrides
 from competition.common.errors import UserError
 from competition.common.files import read_arrays
 from competition.config import Config, with_settings
@@ -21,7 +21,7 @@ HEADER = "index,action,label\n"
 
 
 def make_dataset() -> Dataset:
-    """Return 60 pictures of which 5 and 8 are equal, and 20 is blank."""
+    """Return 60 images of which 5 and 8 are equal, and 20 is blank."""
     images, labels = draw_blobs(60, 3, seed=0)
     images[8], images[20] = images[5], 9
     return Dataset(images, labels.astype(np.int64), ("round", "oval", "3 lobes"))
@@ -33,11 +33,15 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def override(index: int, action: str, label: int = -1, reason: str = "") -> Issue:
+    return make_issue(index, "override", reason=reason, suggestion=label, action=action)
+
+
 def rows(folder: Path, index: int) -> dict[str, str]:
-    """Return the action of each issue of a picture."""
+    """Return the action of each issue of an image."""
     with (folder / "issues.csv").open(encoding="utf-8") as stream:
         return {
-            row["issue"]: row["action"]
+            row["kind"]: row["action"]
             for row in csv.DictReader(stream)
             if int(row["index"]) == index
         }
@@ -48,16 +52,16 @@ def test_rows_are_read_by_class_name_or_number(tmp_path: Path) -> None:
         tmp_path, HEADER + "1,keep,\n 2 , drop \n3,relabel,oval\n\n4,relabel,2\n3,relabel,1\n"
     )
     assert read_overrides(path, make_dataset()) == [
-        Override(1, "keep", 1),
-        Override(2, "drop", 2),
-        Override(3, "relabel", 1),
-        Override(4, "relabel", 2),
+        override(1, "keep"),
+        override(2, "drop"),
+        override(3, "relabel", 1, "overrides.csv says oval, not round"),
+        override(4, "relabel", 2, "overrides.csv says 3 lobes, not oval"),
     ]
 
 
 def test_a_table_program_s_file_and_pasted_rows_of_issues_are_read(tmp_path: Path) -> None:
     text = "\ufeffindex,label,issue,action,score\r\n20,2,blank,keep,1.0\r\n"
-    assert read_overrides(write(tmp_path, text), make_dataset()) == [Override(20, "keep", 2)]
+    assert read_overrides(write(tmp_path, text), make_dataset()) == [override(20, "keep")]
 
 
 def test_no_file_overrules_nothing(tmp_path: Path) -> None:
@@ -67,7 +71,7 @@ def test_no_file_overrules_nothing(tmp_path: Path) -> None:
 def test_where_classes_are_named_by_numbers_the_name_wins(tmp_path: Path) -> None:
     dataset = Dataset(np.zeros((3, 8, 8, 3), np.uint8), np.arange(3), ("2", "1", "0"))
     assert read_overrides(write(tmp_path, HEADER + "1,relabel,2\n"), dataset) == [
-        Override(1, "relabel", 0)
+        override(1, "relabel", 0, "overrides.csv says 2, not 1")
     ]
 
 
@@ -90,9 +94,9 @@ def test_where_classes_are_named_by_numbers_the_name_wins(tmp_path: Path) -> Non
         (HEADER + "1,relabel\n", "line 2, relabels to ''"),
         (
             HEADER + "1,keep,\n2,keep,\n1,drop,\n",
-            "line 4, names picture 1 again with another action",
+            "line 4, names image 1 again with another action",
         ),
-        (HEADER + "1,relabel,0\n1,relabel,2\n", "line 3, names picture 1 again"),
+        (HEADER + "1,relabel,0\n1,relabel,2\n", "line 3, names image 1 again"),
         (
             "index;action;label\n1;keep;\n",
             "line 1, lacks the column 'index'; .* separated by commas",
@@ -112,11 +116,10 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         read_overrides(tmp_path / "overrides.csv", make_dataset())
 
 
-def test_only_the_overruled_picture_s_issues_change() -> None:
-    dataset = make_dataset()
-    issues = [Issue(index, 0, "noise", "drop", 1.0, "noisy", index) for index in (1, 2)]
-    ruled = apply_overrides(issues, [Override(2, "relabel", 0)], dataset, np.arange(60))
-    assert [(row.index, row.issue, row.action, row.suggestion) for row in ruled] == [
+def test_only_the_overruled_image_s_issues_change() -> None:
+    issues = [make_issue(index, "noise") for index in (1, 2)]
+    ruled = apply_overrides(issues, [override(2, "relabel", 0)])
+    assert [(row.index, row.kind, row.action, row.suggestion) for row in ruled] == [
         (1, "noise", "drop", -1),
         (2, "noise", "keep", -1),
         (2, "override", "relabel", 0),
@@ -125,15 +128,15 @@ def test_only_the_overruled_picture_s_issues_change() -> None:
 
 def test_the_user_s_word_wins_over_what_cleaning_found(tmp_path: Path) -> None:
     dataset = make_dataset()
-    assert np.flatnonzero(~clean(dataset, tmp_path, CONFIG, None)).tolist() == [8, 20]
+    assert np.flatnonzero(~clean(dataset, tmp_path, CONFIG, None).keep).tolist() == [8, 20]
     write(tmp_path, HEADER + "8,keep,\n20,relabel,round\n33,drop,\n40,relabel,round\n")
-    keep = clean(dataset, tmp_path, CONFIG, None)
-    assert np.flatnonzero(~keep).tolist() == [33]
-    assert np.load(tmp_path / "keep.npy").tolist() == keep.tolist()
-    labels = np.load(tmp_path / "labels.npy")
+    cleaned = clean(dataset, tmp_path, CONFIG, None)
+    assert np.flatnonzero(~cleaned.keep).tolist() == [33]
+    labels = cleaned.dataset.labels
     assert labels.dtype == np.int64
     assert np.flatnonzero(labels != dataset.labels).tolist() == [20, 40]
     assert labels[[20, 40]].tolist() == [0, 0]
+    np.testing.assert_array_equal(cleaned.training_labels, labels)
     assert rows(tmp_path, 8) == {"exact_copy": "keep", "override": "keep"}
     assert rows(tmp_path, 33) == {"override": "drop"}
     assert '"override"' in (tmp_path / "report.html").read_text("utf-8")
@@ -144,21 +147,20 @@ def test_changed_overrides_need_no_new_map_and_leave_no_trace_when_gone(
 ) -> None:
     dataset = make_dataset()
     clean(dataset, tmp_path, CONFIG, None)
-    inputs, issues = (
-        cleaning_inputs(dataset, tmp_path, CONFIG, None),
-        (tmp_path / "issues.csv").read_text(),
-    )
+    inputs = cleaning_inputs(dataset, tmp_path, CONFIG, None)
+    issues = (tmp_path / "issues.csv").read_text()
     with monkeypatch.context() as patched:
         patched.setattr(cleaning, "embed", None)
         path = write(tmp_path, HEADER + "0,drop,\n")
         assert cleaning_inputs(dataset, tmp_path, CONFIG, None) != inputs
-        assert not clean(dataset, tmp_path, CONFIG, None)[0]
+        assert not clean(dataset, tmp_path, CONFIG, None).keep[0]
         path.unlink()
-        assert clean(dataset, tmp_path, CONFIG, None)[0]
+        assert clean(dataset, tmp_path, CONFIG, None).keep[0]
         assert (tmp_path / "issues.csv").read_text() == issues
         with pytest.raises(TypeError):
             clean(dataset, tmp_path, CONFIG, None, force=True)
-    (tmp_path / "tsne.npz").unlink()
+    for name in ("tsne.npz", "cleaned.npz"):
+        (tmp_path / name).unlink()
     clean(dataset, tmp_path, CONFIG, None)
     assert set(read_arrays(tmp_path / "tsne.npz")) == {"coordinates", "groups"}
 
@@ -172,7 +174,7 @@ def test_a_mistake_stops_the_stage_before_its_long_work(
         clean(make_dataset(), tmp_path, CONFIG, None)
 
 
-def test_a_relabelled_picture_reaches_the_splits_and_another_relabelling_makes_others(
+def test_a_relabelled_image_reaches_the_splits_and_another_relabelling_makes_others(
     tmp_path: Path,
 ) -> None:
     dataset = make_dataset()
