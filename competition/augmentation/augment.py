@@ -159,9 +159,9 @@ def _find_sources(
         matrices = [rand_augment.shear_and_translate(operation, *side) for operation in chosen]
         x, y = _follow(functools.reduce(ops.matmul, matrices), x, y, outside, side, config.fill)
     if config.black_shift:
-        move_x, move_y = _black_shift(draws, config)
-        x = x - ops.round(move_x * width)[:, None, None]
-        y = y - ops.round(move_y * height)[:, None, None]
+        reach = ops.where(draws["shift_on"] < config.black_shift_rate, config.black_shift, 0.0)
+        x = x - ops.round(reach * _signed(draws["shift_x"]) * width)[:, None, None]
+        y = y - ops.round(reach * _signed(draws["shift_y"]) * height)[:, None, None]
         outside.append(~operations.is_inside(x, y, *side))
     x, y = _follow(_turn(draws, config, side), x, y, outside, side, config.fill)
     black = functools.reduce(ops.logical_or, outside, ops.zeros_like(x, dtype="bool"))
@@ -181,15 +181,6 @@ def _follow(
     if fill == "constant":
         outside.append(~operations.is_inside(x, y, *side))
     return operations.mirror(x, side[1]), operations.mirror(y, side[0])
-
-
-def _black_shift(draws: dict[str, Tensor], config: AugmentationConfig) -> list[Tensor]:
-    """Return how far the content moves right and down, (n,) each, as shares of the side."""
-    happens = draws["shift_on"] < config.black_shift_rate
-    return [
-        ops.where(happens, config.black_shift * _signed(draws[name]), 0.0)
-        for name in ("shift_x", "shift_y")
-    ]
 
 
 def _turn(draws: dict[str, Tensor], config: AugmentationConfig, side: tuple[int, int]) -> Tensor:

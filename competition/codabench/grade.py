@@ -18,16 +18,8 @@ from competition.config import Config, LimitsConfig
 from competition.data.arrays import PreparedData
 from competition.paths import GRADES, Paths
 
-COLUMNS = (
-    "rank",
-    "submission",
-    "accuracy",
-    "f1_macro",
-    "f1_weighted",
-    "duration",
-    "peak_megabytes",
-    "reason",
-)
+SCORES = ("accuracy", "f1_macro", "f1_weighted", "duration")
+COLUMNS = ["rank", "submission", *SCORES, "peak_megabytes", "reason"]
 
 
 def grade(
@@ -67,7 +59,7 @@ def grade_zips(
         if force or not known.is_file():
             write_json(known, _run_and_say(path, images, reference, limits))
         rows.append({"submission": path.name} | read_json(known))
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.sort_values(
         ["accuracy", "submission"], ascending=[False, True], ignore_index=True
     )
