@@ -316,8 +316,9 @@ def test_a_time_budget_is_used_and_not_overrun(
 def test_what_is_no_better_than_chance_is_packaged_with_a_warning_and_exit_code_4(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--train", "--package", "--data", str(blobs_path)]
-    assert call(tmp_path, *arguments, "--set", "training.head_learning_rate=1e-8") == 4
+    arguments = ["--train", "--package", "--data", str(blobs_path), "--workdir", str(tmp_path)]
+    hopeless = ["--set", "training.head_learning_rate=1e-8", "--set", "training.frozen_epochs=0"]
+    assert run.main([*arguments, *TINY, *hopeless, "--set", "training.fine_tuning_epochs=1"]) == 4
     assert "IS WORTH NOTHING" in capsys.readouterr().err
     assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
 
