@@ -360,7 +360,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.head_learning_rate": 2e-3,
         "training.frozen_epochs": 2,
         "training.fine_tuning_epochs": 14,
-        "search.trials": 6,
+        "search.trials": 4,
         "search.trial_frozen_epochs": 2,
         "search.trial_fine_tuning_epochs": 4,
         "search.finalists": 0,

@@ -34,6 +34,7 @@ from competition.evaluation.leaderboard import record_public_score, write_leader
 from competition.evaluation.predict import plan_steps
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
 from competition.networks.weights import Weights, choose_weights, find_embedding_weights
+from competition.paths import FOLDS, HIDDEN_TEST, LOG, METRICS, PREPARED, TRAINING_SET
 from competition.request import Request
 from competition.search.rounds import Search
 from competition.search.search import read_best, search_backbone
@@ -87,7 +88,7 @@ def run(request: Request) -> None:
     paths = request.paths
     clock = JobClock(paths.experiments, digest(repr(request)), request.budget_seconds)
     with exclusive(paths.experiments), clock:
-        console.log_to(paths.experiments / "log.txt")
+        console.log_to(paths.experiments / LOG)
         if request.record:
             record_public_score(paths.runs, *request.record)
         if request.asks_server or request.stages - {"leaderboard"}:
@@ -115,7 +116,7 @@ def run_stages(request: Request, clock: JobClock) -> None:
         headline("Split")
         splits = split(cleaned, paths.data, config, request.forces("split"))
     if request.trains or request.asks_server:
-        data = prepare(cleaned, splits, config, paths.data / "prepared")
+        data = prepare(cleaned, splits, config, paths.data / PREPARED)
     if request.trains:
         run_backbones(request, data, weights, clock, results)
         package(request, data, results)
@@ -142,7 +143,7 @@ def load(request: Request) -> Dataset:
             raise UserError(f"--name {paths.name} needs --data, or a file data/training_set.npz.")
         say("NO DATA WAS GIVEN: this is the DEMO COMPETITION, whose blood cells a program draws.")
         make_demo(paths.data, request.config.seed)
-        path = paths.data / "training_set.npz"
+        path = paths.data / TRAINING_SET
     if request.published:
         fetch(request.published, path)
     dataset = load_dataset(path, request.config.data)
@@ -279,9 +280,9 @@ def package(request: Request, data: PreparedData, results: Results) -> None:
 def score_hidden_test(request: Request, data: PreparedData, run: Path) -> None:
     """Say what the packaged zip reaches on the demo's hidden test, beside what was expected."""
     paths, config = request.paths, request.config
-    images, labels = load_test(paths.data / "hidden_test.npz", config.data, data.class_names)
+    images, labels = load_test(paths.data / HIDDEN_TEST, config.data, data.class_names)
     answers = run_ingestion(paths.submissions / f"{run.name}.zip", images, config.limits)
-    scores = read_json(run / "metrics.json")["test"][PROFILE]
+    scores = read_json(run / METRICS)["test"][PROFILE]
     expected = scores.get("augmented", scores["plain"])
     low, high = expected["interval"]
     say(
@@ -301,7 +302,7 @@ def cross_validate(
     paths, select_by = request.paths, request.config.training.select_by
     run = choose_run(paths.runs, data, select_by, request.final)
     own = weights[run.name.rpartition("_")[0]]
-    folder = paths.experiments / "folds"
+    folder = paths.experiments / FOLDS
     train_folds(run, cleaned, own, request.folds, folder, request.forces("train"))
 
 

@@ -14,10 +14,11 @@ from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import PROFILE, selected_versions
 from competition.evaluation.metrics import bootstrap_interval, score, score_families
 from competition.evaluation.predict import Predictions, plan_steps, predict_all
+from competition.paths import CONFIG, HISTORY, METRICS, WEIGHTS, name_predictions
 from competition.time_budget import Slot
 from competition.training.chance import beats_chance
 from competition.training.keepers import PREDICTIONS
-from competition.training.runs import WEIGHTS, load_run
+from competition.training.runs import load_run
 
 SPLITS = ("validation", "test")
 
@@ -31,13 +32,13 @@ def evaluate_run(
     versions last; a later call without one makes up for it.
     """
     facts = _scoring_facts(config, data, run)
-    path = run / "metrics.json"
+    path = run / METRICS
     old = read_json(path) if path.is_file() else {}
     is_same = facts.items() <= old.items() and not force
     if is_same and (slot is not None or not old["not_scored"]):
         say(f"{run.name}: scored already; --evaluate --force scores anew.")
         return
-    select_by = unflatten(read_json(run / "config.json")["settings"]).training.select_by
+    select_by = unflatten(read_json(run / CONFIG)["settings"]).training.select_by
     known = _read_predictions(run) if is_same else _selection_predictions(run, data, select_by)
     network = load_run(run)
     steps = plan_steps(select_by, config.evaluation.tta_views)
@@ -101,7 +102,7 @@ def selection_score(scores: dict[str, Any], select_by: str) -> float:
 
 def is_scored(run: Path) -> bool:
     """Tell whether a run has scores."""
-    return (run / "metrics.json").is_file()
+    return (run / METRICS).is_file()
 
 
 def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, A
 
 
 def _read_predictions(run: Path) -> Predictions:
-    stored = {split: read_arrays(run / f"predictions_{split}.npz") for split in SPLITS}
+    stored = {split: read_arrays(run / name_predictions(split)) for split in SPLITS}
     skipped = ("labels", "wrong_labels")
     return {
         split: {name: array for name, array in arrays.items() if name not in skipped}
@@ -138,7 +139,7 @@ def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Pre
 
 def _write_predictions(run: Path, scored: ScoredSet, predictions: dict[str, np.ndarray]) -> None:
     facts = {"labels": scored.labels, "wrong_labels": scored.surely_wrong}
-    write_arrays(run / f"predictions_{scored.name}.npz", **facts, **predictions)
+    write_arrays(run / name_predictions(scored.name), **facts, **predictions)
 
 
 def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
@@ -157,7 +158,7 @@ def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
     if wrong := int(data.test.surely_wrong.sum()):
         without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
         say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
-    draw_history(run / "history.png", run / "history.csv")
+    draw_history(run / "history.png", run / HISTORY)
     best = metrics["test"][PROFILE]
     confusion = np.array(best.get("augmented", best["plain"])["confusion"])
     draw_confusion(

@@ -8,6 +8,7 @@ from competition.common.files import read_json, write_json
 from competition.data.arrays import Dataset, PreparedData
 from competition.evaluation.ensemble import PREFIX
 from competition.evaluation.leaderboard import read_rows
+from competition.paths import CONFIG, DATA_MARKER, METRICS
 from competition.training.runs import is_trained
 
 FORMAT = 2  # of runs and studies: raise it where an older one cannot be read on
@@ -19,7 +20,7 @@ def claim_folder(experiments: Path, dataset: Dataset, source: Path, force: bool)
     Raises UserError where it holds those of other data or of an earlier version of this program,
     unless `force`.
     """
-    marker = experiments / "data.json"
+    marker = experiments / DATA_MARKER
     now = {"data": dataset.fingerprint, "format": FORMAT}
     known = {"format": 1} | read_json(marker) if marker.is_file() else now
     if known["data"] != now["data"] and not force:
@@ -40,7 +41,7 @@ def claim_folder(experiments: Path, dataset: Dataset, source: Path, force: bool)
 def runs_of(runs: Path, data: PreparedData, backbone: str | None = None) -> list[Path]:
     """Return the trained runs on these splits, of one backbone or of all."""
     found = [path for path in sorted(runs.glob(f"{backbone or '*'}_[0-9]*")) if is_trained(path)]
-    return [run for run in found if read_json(run / "config.json")["splits"] == data.fingerprint]
+    return [run for run in found if read_json(run / CONFIG)["splits"] == data.fingerprint]
 
 
 def choose_run(runs: Path, data: PreparedData, select_by: str, final: str) -> Path:
@@ -68,7 +69,7 @@ def choose_run(runs: Path, data: PreparedData, select_by: str, final: str) -> Pa
 
 def describe_worth(run: Path) -> str:
     """Return a warning where a run is no better than naming one class always, else nothing."""
-    metrics: dict[str, Any] = read_json(run / "metrics.json")
+    metrics: dict[str, Any] = read_json(run / METRICS)
     if metrics.get("beats_chance", True):
         return ""
     return (

@@ -11,6 +11,7 @@ from competition.data.arrays import CleanedData
 from competition.data.prepare import prepare
 from competition.data.splits import make_splits
 from competition.networks.weights import Weights
+from competition.paths import CONFIG, PREPARED
 from competition.training.keepers import SCORE
 from competition.training.runs import read_history, train_run
 
@@ -22,12 +23,12 @@ def train_folds(
 
     The test split is the same in all. folder: takes a run per fold, and folds.json.
     """
-    settings = read_json(run / "config.json")["settings"]
+    settings = read_json(run / CONFIG)["settings"]
     scores = []
     for fold in range(folds):
         config = with_settings(unflatten(settings), {"split.folds": folds, "split.fold": fold})
         splits = make_splits(cleaned, config)
-        data = prepare(cleaned, splits, config, folder / "prepared")
+        data = prepare(cleaned, splits, config, folder / PREPARED)
         trained = train_run(config, data, weights, folder, force=force)
         scores.append(max(row[SCORE] for row in read_history(trained)))
     facts = {"settings": settings, "selection_scores": scores}

@@ -19,11 +19,10 @@ from competition.config import Config, training_settings
 from competition.data.arrays import PreparedData
 from competition.networks.layers import create_network, network_spec
 from competition.networks.weights import RANDOM, Weights
+from competition.paths import CHECKPOINT, CONFIG, ENVIRONMENT, HISTORY, WEIGHTS
 from competition.time_budget import TrainingTime
 from competition.training.keepers import PREDICTIONS, Checkpoint
 from competition.training.train import train
-
-WEIGHTS = "network.weights.h5"  # written last: a run that has it is trained
 
 
 def fingerprint_run(
@@ -44,7 +43,7 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
     force: a finished run does not count, one that was interrupted does.
     """
     for folder in sorted(runs.glob(f"{backbone}_[0-9]*"), reverse=True):
-        config = folder / "config.json"
+        config = folder / CONFIG
         known = config.is_file() and read_json(config)["fingerprint"] == fingerprint
         if known and not (force and is_trained(folder)):
             return folder
@@ -82,7 +81,7 @@ def train_run(
     if is_trained(run):
         say(f"{run.name}: trained already with these settings; --train --force trains anew.")
         return run
-    resumes = (run / "checkpoint" / "state.json").is_file()
+    resumes = (run / CHECKPOINT / "state.json").is_file()
     say(f"{run.name}: {'resumes' if resumes else 'starts'}, {weights.origin} weights")
     spec = network_spec(config.model, data.training.images.shape[1:], data.training.num_classes)
     run.mkdir(parents=True, exist_ok=True)
@@ -96,15 +95,15 @@ def train_run(
         "class_names": data.class_names,
         "time_budget_seconds": budget,
     }
-    write_json(run / "config.json", facts)
-    write_json(run / "environment.json", describe_environment())
+    write_json(run / CONFIG, facts)
+    write_json(run / ENVIRONMENT, describe_environment())
     started = time.monotonic()
     keras.utils.set_random_seed(config.seed)
-    keeper = Checkpoint(run / "checkpoint", create_network(spec, weights))
+    keeper = Checkpoint(run / CHECKPOINT, create_network(spec, weights))
     try:
         train(config, data.training, weights, keeper, time_for)
     except TrialFailedError:  # it would diverge again from its checkpoint
-        shutil.rmtree(run / "checkpoint", ignore_errors=True)
+        shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
         raise
     _finish_run(run, keeper)
     say(f"{run.name}: trained in {describe_seconds(time.monotonic() - started)}")
@@ -113,13 +112,13 @@ def train_run(
 
 def read_history(run: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's history.csv, one per epoch."""
-    table = pd.read_csv(run / "history.csv")
+    table = pd.read_csv(run / HISTORY)
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def _finish_run(run: Path, keeper: Checkpoint) -> None:
     """Write what stays of a training, its weights last."""
-    with replacing(run / "history.csv") as temporary:
+    with replacing(run / HISTORY) as temporary:
         pd.DataFrame(keeper.history).to_csv(temporary, index=False)
     predictions = keeper.folder / PREDICTIONS
     if predictions.is_file():
@@ -131,7 +130,7 @@ def _finish_run(run: Path, keeper: Checkpoint) -> None:
 
 def load_run(run: Path) -> keras.Model:
     """Return the trained network of a run."""
-    network = create_network(read_json(run / "config.json")["network"], RANDOM)
+    network = create_network(read_json(run / CONFIG)["network"], RANDOM)
     network.load_weights(run / WEIGHTS)
     return network
 
