@@ -1,8 +1,8 @@
-"""Training resumes as if it had not stopped, in both stages."""
+"""Training: stages in order, the best epoch kept, and a killed one goes on as if it had not stopped."""
 
-import gc
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,52 +10,123 @@ import pandas as pd
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from competition.augmentation.augment import Augmentation
-from competition.common.errors import UserError
-from competition.config import with_settings
-from competition.data.arrays import one_hot
-from competition.networks.layers import TrainingModel, create_network, network_spec
+from competition.common.errors import TrialFailedError, UserError
+from competition.config import Config, with_settings
+from competition.data.arrays import TrainingData
+from competition.networks.layers import find_backbone, find_border
 from competition.networks.weights import RANDOM, Weights
-from competition.training import callbacks
-from competition.training import train as training
-from competition.training.train import class_weights, plan_stages, train
-from tests.factories import CONFIG, draw_blobs, make_data
+from competition.training import batches, callbacks, keepers
+from competition.training.batches import image_batches
+from competition.training.keepers import Checkpoint
+from competition.training.train import build_network, has_stalled, plateau_factor, predict, train
+from tests.factories import CONFIG, make_data
+
+# Scores change from epoch to epoch, and all that has a state is on.
+LIVELY = with_settings(
+    CONFIG,
+    {
+        "training.batch_size": 8,
+        "training.head_learning_rate": 0.03,
+        "training.fine_tuning_learning_rate": 0.01,
+        "training.batch_norm": "training",
+        "training.average": 0.4,
+        "training.start_size": 16,
+        "augmentation.mixup": 0.0,
+    },
+)
+ONE_STEP = {
+    "training.batch_size": 60,
+    "training.frozen_epochs": 0,
+    "training.fine_tuning_epochs": 1,
+    "training.warm_up": 0.0,
+}
 
 
 class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-def kill_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    """Let the process die right after the checkpoint of that many epochs."""
-    original = callbacks.Checkpoint.on_epoch_end
+def train_in(
+    folder: Path, config: Config, weights: Weights, data: TrainingData | None = None
+) -> Checkpoint:
+    """Train the tiny network in a folder, or go on there; return what is kept."""
+    data = data or make_data()
+    keras.utils.set_random_seed(config.seed)
+    keeper = Checkpoint(folder, build_network(config, data, weights))
+    train(config, data, weights, keeper, None)
+    return keeper
 
-    def on_epoch_end(self: callbacks.Checkpoint, epoch: int, logs: dict[str, float]) -> None:
-        original(self, epoch, logs)
-        if len(self.state["history"]) == epochs:
+
+def kill_after(patch: pytest.MonkeyPatch, owner: Any, method: str, calls: int) -> None:
+    """Let the process die at the end of that call of a method."""
+    original = getattr(owner, method)
+    made = []
+
+    def die(*arguments: Any, **named: Any) -> None:
+        original(*arguments, **named)
+        made.append(method)
+        if len(made) == calls:
             raise KilledError
 
-    monkeypatch.setattr(callbacks.Checkpoint, "on_epoch_end", on_epoch_end)
+    patch.setattr(owner, method, die)
+
+
+def assert_alike(broken: Checkpoint, whole: Checkpoint) -> None:
+    columns = ["stage", "epoch", "side", "progress", "val_loss", "val_accuracy", "learning_rate"]
+    tables = [pd.DataFrame(keeper.history)[columns] for keeper in (whole, broken)]
+    pd.testing.assert_frame_equal(*tables, rtol=2e-3)
+    for mine, other in zip(broken.network.weights, whole.network.weights, strict=True):
+        if "float" in str(mine.dtype):
+            values = keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(other)
+            np.testing.assert_allclose(*values, rtol=2e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(pretrained: Weights, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A training that nothing interrupts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "STEPS_PER_AVERAGE", 2)
+        return train_in(tmp_path_factory.mktemp("whole"), LIVELY, pretrained)
+
+
+def test_an_unbroken_training_has_all_its_stages_and_epochs(whole: Checkpoint) -> None:
+    assert [row["stage"] for row in whole.history] == ["frozen"] * 2 + ["fine-tuning"] * 3
+    assert [row["epoch"] for row in whole.history] == [0, 1, 0, 1, 2]
+    assert [row["side"] for row in whole.history] == [16, 32, 16, 32, 32]
+    assert len({row["val_accuracy"] for row in whole.history}) > 2
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4])
-def test_a_killed_training_repeats_what_an_unbroken_one_does(
-    epochs: int, pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_killed_after_an_epoch_repeats_what_an_unbroken_one_does(
+    epochs: int, whole: Checkpoint, pretrained: Weights, tmp_path: Path
 ) -> None:
-    train(CONFIG, make_data(), pretrained, tmp_path / "whole")
-    kill_after(monkeypatch, epochs)
-    with pytest.raises(KilledError):
-        train(CONFIG, make_data(), pretrained, tmp_path / "broken")
-    monkeypatch.undo()
-    train(CONFIG, make_data(), pretrained, tmp_path / "broken")
-    whole, broken = (pd.read_csv(tmp_path / name / "history.csv") for name in ("whole", "broken"))
-    assert whole["stage"].tolist() == ["frozen"] * 2 + ["fine-tuning"] * 3
-    columns = ["stage", "epoch", "val_loss", "val_accuracy", "learning_rate"]
-    pd.testing.assert_frame_equal(whole[columns], broken[columns], rtol=2e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "STEPS_PER_AVERAGE", 2)
+        kill_after(patch, Checkpoint, "save", epochs)
+        with pytest.raises(KilledError):
+            train_in(tmp_path, LIVELY, pretrained)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "STEPS_PER_AVERAGE", 2)
+        assert_alike(train_in(tmp_path, LIVELY, pretrained), whole)
 
 
-def test_early_stopping_remembers_its_patience_across_a_crash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("steps", [2, 11, 25])
+def test_a_training_killed_within_an_epoch_repeats_what_an_unbroken_one_does(
+    steps: int, whole: Checkpoint, pretrained: Weights, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "STEPS_PER_AVERAGE", 2)
+        patch.setattr(keepers, "SAVE_SECONDS", 0.0)
+        kill_after(patch, callbacks.StepWatcher, "on_train_batch_end", steps)
+        with pytest.raises(KilledError):
+            train_in(tmp_path, LIVELY, pretrained)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks, "STEPS_PER_AVERAGE", 2)
+        assert_alike(train_in(tmp_path, LIVELY, pretrained), whole)
+
+
+def test_early_stopping_ends_a_stage_after_a_crash_as_it_would_have_without(
+    tmp_path: Path,
 ) -> None:
     changes = {
         "training.fine_tuning_epochs": 8,
@@ -63,187 +134,167 @@ def test_early_stopping_remembers_its_patience_across_a_crash(
         "training.head_learning_rate": 1e-8,
     }
     config = with_settings(CONFIG, changes)
-    kill_after(monkeypatch, 3)
-    with pytest.raises(KilledError):
-        train(config, make_data(), RANDOM, tmp_path)
-    monkeypatch.undo()
-    waited = callbacks.read_state(tmp_path / "checkpoint")["callbacks"][0]["wait"]
-    train(config, make_data(), RANDOM, tmp_path)
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert waited > 0
-    assert len(history) == int(history["val_accuracy"].to_numpy().argmax()) + 1 + 3
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, Checkpoint, "save", 3)
+        with pytest.raises(KilledError):
+            train_in(tmp_path, config, RANDOM)
+    scores = [row["val_accuracy"] for row in train_in(tmp_path, config, RANDOM).history]
+    assert len(scores) == scores.index(max(scores)) + 1 + 3
 
 
-def test_the_best_epoch_is_what_remains(tmp_path: Path) -> None:
-    data = make_data()
-    assert train(CONFIG, data, RANDOM, tmp_path)
-    network = create_network(network_spec(CONFIG.model, (32, 32, 3), 3), RANDOM)
-    network.load_weights(tmp_path / "network.weights.h5")
-    hits = (
-        network.predict(data.validation_images, verbose=0).argmax(axis=1) == data.validation_labels
+@pytest.mark.parametrize("seed", range(8))
+def test_early_stopping_and_plateau_are_keras_own_as_functions_of_the_scores(seed: int) -> None:
+    scores = (np.random.default_rng(seed).integers(0, 6, 12) / 6).tolist()
+    changes = {
+        "training.schedule": "plateau",
+        "training.plateau_patience": 1 + seed % 3,
+        "training.plateau_factor": 0.3,
+        "training.stopping_patience": 2 + seed % 4,
+    }
+    config = with_settings(CONFIG, changes).training
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(1.0), "mse")
+    model.stop_training = False
+    named = {"monitor": "score", "mode": "max", "min_delta": 0}
+    stopping = keras.callbacks.EarlyStopping(patience=config.stopping_patience, **named)
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        patience=config.plateau_patience, factor=config.plateau_factor, min_lr=0, **named
     )
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert hits.mean() == pytest.approx(history["val_accuracy"].max(), abs=1e-6)
+    for callback in (stopping, plateau):
+        callback.set_model(model)
+        callback.on_train_begin()
+    for epoch in range(len(scores)):
+        for callback in (stopping, plateau):
+            callback.on_epoch_end(epoch, {"score": scores[epoch]})
+        rate = float(model.optimizer.learning_rate)
+        assert plateau_factor(scores[: epoch + 1], config) == pytest.approx(rate, rel=1e-5)
+        assert has_stalled(scores[: epoch + 1], config) == model.stop_training
+        if model.stop_training:
+            break
+
+
+def test_without_patience_or_plateau_scores_change_nothing() -> None:
+    assert not has_stalled([0.5] * 99, CONFIG.training)
+    assert plateau_factor([0.5] * 99, CONFIG.training) == 1
+
+
+def test_the_best_epoch_is_what_remains(whole: Checkpoint) -> None:
+    data = make_data()
+    predictions = predict(whole.network, data.validation_images)
+    accuracy = float(np.mean(predictions.argmax(axis=1) == data.validation_labels))
+    assert accuracy == pytest.approx(whole.best_score, abs=1e-6)
+    assert max(row["val_accuracy"] for row in whole.history) == whole.best_score
+    np.testing.assert_allclose(np.load(whole.folder / keepers.PREDICTIONS), predictions, atol=1e-6)
 
 
 def test_a_loss_that_diverges_says_what_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    def spoil(labels: np.ndarray, classes: int) -> np.ndarray:
         return np.full((len(labels), classes), np.nan, np.float32)
 
-    monkeypatch.setattr(training, "one_hot", one_hot)
-    with pytest.raises(UserError, match="a lower rate is needed"):
-        train(CONFIG, make_data(), RANDOM, tmp_path)
-
-
-def test_random_weights_train_in_one_stage_of_all_epochs() -> None:
-    (stage,) = plan_stages(CONFIG, RANDOM)
-    assert (stage.name, stage.epochs, stage.learning_rate) == ("from scratch", 5, 1e-3)
-
-
-def test_a_limit_keeps_classes_even_and_validation_whole() -> None:
-    data = make_data()
-    few = data.limited(30, seed=0)
-    assert np.bincount(few.labels).tolist() == [10, 10, 10]
-    assert len(few.images) == 30
-    assert few.validation_images is data.validation_images
-
-
-def test_a_trial_is_scored_on_about_twice_as_many_pictures_as_it_trains_on() -> None:
-    data = make_data(60)
-    assert len(data.validation_labels) == 36
-    assert [len(data.for_trial(limit, 0).validation_labels) for limit in (60, 18, 11, 9, 4)] == [
-        36,
-        36,
-        18,
-        18,
-        9,
-    ]
-    assert len(data.for_trial(9, 0).labels) == 9
-
-
-def test_what_the_time_limit_cuts_short_goes_on_with_the_next_call(tmp_path: Path) -> None:
-    assert not train(CONFIG, make_data(), RANDOM, tmp_path, deadline=time.monotonic())
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 1
-    assert train(CONFIG, make_data(), RANDOM, tmp_path)
-    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2, 3, 4, 5]
-
-
-def test_an_epoch_that_goes_on_too_long_is_cut_short_and_scored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert not train(CONFIG, make_data(), RANDOM, tmp_path, deadline=time.monotonic() - 1000)
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert len(history) == 1
-    assert np.isfinite(history["val_accuracy"]).all()
-    assert "ends within an epoch, after 1 of 3 steps" in capsys.readouterr().out
-
-
-def test_a_share_of_the_pictures_makes_a_shorter_epoch(tmp_path: Path) -> None:
-    assert train(with_settings(CONFIG, {"training.epoch_share": 0.6}), make_data(), RANDOM, tmp_path)
-    assert len(pd.read_csv(tmp_path / "history.csv")) == 5
-
-
-def test_class_weights_are_scikit_learn_s_balanced_ones() -> None:
-    labels = np.repeat([0, 1, 2, 3], [5, 10, 15, 30])
-    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    np.testing.assert_allclose(class_weights(labels, 4), expected)
-    assert class_weights(labels, 5)[4] == 0
+    monkeypatch.setattr(batches, "one_hot", spoil)
+    with pytest.raises(TrialFailedError, match="a lower rate is needed"):
+        train_in(tmp_path, CONFIG, RANDOM)
 
 
 def test_no_epoch_at_all_is_refused(tmp_path: Path) -> None:
     config = with_settings(CONFIG, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 0})
-    with pytest.raises(UserError, match="at least one must be more"):
-        train(config, make_data(), RANDOM, tmp_path)
+    with pytest.raises(UserError, match="at least one of them must be more"):
+        train_in(tmp_path, config, RANDOM)
 
 
-def test_a_training_step_is_traced_once_before_it_runs() -> None:
-    traced = []
-
-    class Count(keras.layers.Layer):
-        def call(self, images: object, labels: object) -> object:
-            traced.append(images)
-            return images, labels
-
-    data = make_data()
-    network = keras.Sequential(
-        [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
-    )
-    model = training.compile_model(network, Count(), CONFIG.training, 1e-3, 10)
-    traced.clear()
-    model.fit((data.images, one_hot(data.labels, 3)), batch_size=20, epochs=2, verbose=0)
-    assert len(traced) == 1
+def test_class_weights_are_scikit_learns_balanced_ones() -> None:
+    labels = np.repeat([0, 1, 2], [5, 10, 45])
+    images, config = make_data().images, with_settings(CONFIG, {"training.class_weights": True})
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    for classes in (3, 4):
+        data = TrainingData(images, labels, images, labels, classes)
+        weights = image_batches(data, config).class_weights
+        assert weights is not None
+        np.testing.assert_allclose(weights, np.pad(3 / classes * expected, (0, classes - 3)))
 
 
-def mixing_model(smoothing: float) -> TrainingModel:
-    """Return a model of which every picture is mixed in training."""
-    network = keras.Sequential(
-        [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
-    )
-    augmentation = Augmentation(with_settings(CONFIG, {"augmentation.mixup": 1.0}).augmentation, 0)
-    return training.compile_model(
-        network,
-        augmentation,
-        with_settings(CONFIG, {"training.label_smoothing": smoothing}).training,
-        1e-3,
-        10,
-    )
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.label_smoothing": 0.0},
+        {"training.label_smoothing": 0.2},
+        {"training.label_smoothing": 0.2, "training.class_weights": True},
+        {"augmentation.mixup": 1.0, "training.class_weights": True},
+    ],
+)
+def test_the_loss_is_the_cross_entropy_of_smoothed_mixed_and_weighted_labels(
+    changes: dict[str, Any], pretrained: Weights, tmp_path: Path
+) -> None:
+    frozen = {"training.frozen_epochs": 1, "training.fine_tuning_epochs": 0}
+    plain = {"augmentation.mixup": 0.0, "augmentation.cutmix": 0.0}
+    plain |= {"model.dropout": 0.0, "model.l2": 0.0}
+    config = with_settings(CONFIG, plain | ONE_STEP | frozen | changes)
+    few = make_data()
+    labels = np.repeat([0, 1, 2], [5, 10, 45])
+    data = TrainingData(few.images, labels, few.validation_images, few.validation_labels, 3)
+    images, targets, *weights = next(image_batches(data, config).draw(0))
+    assert (np.asarray(targets).max(axis=1) < 0.99).any() == ("augmentation.mixup" in changes)
+    keras.utils.set_random_seed(config.seed)
+    probabilities = predict(build_network(config, data, pretrained), np.asarray(images))
+    smoothing = config.training.label_smoothing
+    smoothed = (1 - smoothing) * np.asarray(targets) + smoothing / 3
+    expected = -(smoothed * np.log(probabilities)).sum(axis=1)
+    if weights:
+        expected = expected * np.asarray(weights[0])
+    (row,) = train_in(tmp_path, config, pretrained, data).history
+    assert row["loss"] == pytest.approx(float(expected.mean()), rel=1e-4)
+    hits = probabilities.argmax(axis=1) == np.asarray(targets).argmax(axis=1)
+    assert row["accuracy"] == pytest.approx(float(hits.mean()), abs=1e-6)
 
 
-def count_graphs() -> int:
-    """Return how many graphs of training steps are in memory."""
-    keras.utils.clear_session(free_memory=True)
-    known = [item for item in gc.get_objects() if type(item).__name__ == "FuncGraph"]
-    return sum(graph.name == "one_step_on_data" for graph in known)
+@pytest.mark.parametrize("batch_norm", ["inference", "training"])
+def test_statistics_change_only_in_the_share_that_trains_and_only_in_training_mode(
+    batch_norm: str, pretrained: Weights, tmp_path: Path
+) -> None:
+    config = with_settings(CONFIG, ONE_STEP | {"training.batch_norm": batch_norm})
+    backbone = find_backbone(build_network(config, make_data(), pretrained))
+    keeper = train_in(tmp_path, config, pretrained)
+    border = find_border(backbone, config.training.unfreeze)
+    changed = []
+    trained = find_backbone(keeper.network).layers
+    for index, layer in enumerate(backbone.layers):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            before = keras.ops.convert_to_numpy(layer.moving_mean)
+            after = keras.ops.convert_to_numpy(trained[index].moving_mean)
+            changed.append((index >= border, bool(np.abs(after - before).max() > 1e-4)))
+    assert {is_upper for is_upper, _ in changed} == {True, False}
+    for is_upper, has_changed in changed:
+        assert has_changed == (is_upper and batch_norm == "training")
 
 
-@pytest.mark.parametrize("optimizer", list(training.OPTIMIZERS))
-def test_of_a_training_that_is_over_nothing_stays_in_memory(optimizer: str, tmp_path: Path) -> None:
-    before = count_graphs()
-    changes = {
-        "training.optimizer": optimizer,
-        "training.frozen_epochs": 0,
-        "training.fine_tuning_epochs": 1,
-    }
-    train(with_settings(CONFIG, changes), make_data(), RANDOM, tmp_path)
-    assert count_graphs() == before
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The input sides of the training steps that are traced."""
+    sides: list[int] = []
+    original: Callable[..., Any] = keras.Model.train_step
+
+    def train_step(model: keras.Model, *arguments: Any) -> Any:
+        sides.append(model.input_shape[1])
+        return original(model, *arguments)
+
+    monkeypatch.setattr(keras.Model, "train_step", train_step)
+    return sides
 
 
-def test_the_loss_is_the_cross_entropy_with_mixed_weighted_and_smoothed_labels() -> None:
-    model, weights = mixing_model(smoothing=0.1), np.array([1.0, 2.0, 4.0], np.float32)
-    images, targets = draw_blobs(12, 3, seed=4)[0], one_hot(np.arange(12) % 3, 3)
-    probabilities, mixed = (
-        np.asarray(output) for output in model((images, targets), training=True)
-    )
-    assert ((mixed > 0.01).sum(axis=1) == 2).any()
-    model.class_weights = weights
-    loss = model.compute_loss(y_pred=(probabilities, mixed))
-    expected = -((0.9 * mixed + 0.1 / 3) * np.log(np.clip(probabilities, 1e-7, 1))).sum(axis=1)
-    assert float(loss) == pytest.approx(float(np.mean(expected * (mixed @ weights))), rel=1e-4)
-    loss = model.compute_loss(y_pred=(probabilities, mixed), training=False)
-    assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-4)
+def test_a_step_is_traced_once_per_stage_and_size_and_the_size_grows_to_the_full_one(
+    traced: list[int], pretrained: Weights, tmp_path: Path
+) -> None:
+    changes = {"training.start_size": 16, "training.fine_tuning_epochs": 4}
+    history = train_in(tmp_path, with_settings(CONFIG, changes), pretrained).history
+    assert sorted(traced) == [16, 16, 32, 32]
+    assert [row["side"] for row in history] == [16, 32, 16, 16, 32, 32]
 
 
-def test_accuracy_counts_the_class_of_the_larger_part() -> None:
-    model = mixing_model(smoothing=0.0)
-    mixed = np.array([[0.6, 0.4, 0.0], [0.3, 0.0, 0.7]], np.float32)
-    logs = model.compute_metrics(
-        None, None, (np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32), mixed)
-    )
-    assert float(logs["accuracy"]) == 0.5
-
-
-def test_a_compiled_step_trains_on_mixed_labels_and_validation_on_plain_ones() -> None:
-    model = mixing_model(smoothing=0.0)
-    images, targets = draw_blobs(12, 3, seed=4)[0], one_hot(np.arange(12) % 3, 3)
-    (_, plain), (_, mixed) = (
-        model((images, targets), training=False),
-        model((images, targets), training=True),
-    )
-    np.testing.assert_array_equal(np.asarray(plain), targets)
-    assert (np.asarray(mixed) != targets).any()
-    history = model.fit(
-        (images, targets), batch_size=6, epochs=2, validation_data=((images, targets),), verbose=0
-    )
-    assert np.isfinite(history.history["loss"] + history.history["val_loss"]).all()
+def test_without_growth_all_steps_run_at_full_size(
+    traced: list[int], pretrained: Weights, tmp_path: Path
+) -> None:
+    history = train_in(tmp_path, CONFIG, pretrained).history
+    assert traced == [32, 32]
+    assert {row["side"] for row in history} == {32}
