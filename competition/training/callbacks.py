@@ -77,17 +77,16 @@ class StepWatcher(keras.callbacks.Callback):
         self.bar = draw_bar(desc=self.title, total=total, initial=self.steps_done, unit="step")
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        sync_state(self.model)
         self.model.optimizer.learning_rate = self.rate(self.steps_done)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.steps_done += 1
         self.bar.update()
+        sync_state(self.model)
         if not np.isfinite(logs["loss"]):
             self.model.stop_training = True
             return
         if self.average is not None and self.steps_done % STEPS_PER_AVERAGE == 0:
-            sync_state(self.model)
             self.average.update()
         self.save(self.steps_done)
         if self.must_stop(self.steps_done):

@@ -132,7 +132,8 @@ def fit_stage(
 
         def must_stop(done: int, epoch: int = epoch, side: int = side) -> bool:
             progress = clock.progress(epoch, done)
-            tell_progress(progress, f"{stage.name} {progress:.0%}")
+            if isinstance(keeper, Checkpoint):  # a trial is told as a whole
+                tell_progress(progress, f"{stage.name} {progress:.0%}")
             return progress >= 1 or trainer.side(progress) != side
 
         def save(done: int, epoch: int = epoch) -> None:
@@ -194,6 +195,8 @@ class _Trainer:
         self.config = config
         self.optimizer = build_optimizer(network, stage, config)
         self.full = 0 if batches.augment is None else backbone_side(network)
+        weights = {id(item) for item in network.weights}
+        self.dropout_states = [item for item in network.variables if id(item) not in weights]
         self.models: dict[int, tuple[keras.Model, Batches]] = {}
         self.model = self._at_side(self.full)[0]
 
@@ -208,6 +211,8 @@ class _Trainer:
     def run(self, side: int, epoch: int, first: int, watcher: StepWatcher) -> dict[str, float]:
         """Train from the step `first` of an epoch on; return mean loss and accuracy."""
         model, batches = self._at_side(side)
+        for state in self.dropout_states:  # which no checkpoint holds: it counts the steps
+            state.assign([ops.convert_to_numpy(state)[0], epoch * len(batches) + first])
         steps = len(batches) - first
         stream = batches.stream(epoch, first)
         model.fit(stream, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watcher])
