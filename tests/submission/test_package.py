@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
@@ -25,6 +26,7 @@ from tests.factories import IMAGES, make_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained tiny network."""
+    keras.utils.set_random_seed(0)  # one network in twenty never answers one of the classes
     return make_run(tmp_path_factory.mktemp("runs"), "tiny_cnn")[0]
 
 
