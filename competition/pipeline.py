@@ -215,7 +215,7 @@ def run_backbone(
     paths, config = request.paths, request.config
     slot = turn.begin() if turn else None
     search = make_search(request, data, name, weights, None)
-    search_share, train_share = plan_shares(request, data, search, slot)
+    search_share, train_share = plan_shares(request, data, search, slot is not None)
     search = replace(search, slot=slot and slot.next_part(search_share))
     if request.wants("search"):
         begin_part(0.0, search_share)
@@ -236,6 +236,7 @@ def run_backbone(
     begin_part(search_share + train_share, 1.0)
     for run in runs_of(paths.runs, data, name):
         evaluate_run(config, data, run, slot, request.forces("evaluate"))
+    console.end_task()
 
 
 def help_search(
@@ -249,7 +250,7 @@ def help_search(
     """Take part in the search of a backbone that another process runs."""
     slot = turn.begin() if turn else None
     search = make_search(request, data, name, weights, None)
-    share = plan_shares(request, data, search, slot)[0]
+    share = plan_shares(request, data, search, slot is not None)[0]
     search = replace(search, slot=slot and slot.next_part(share), worker=number)
     search_backbone(search, data.training, request.paths.features)
 
@@ -348,7 +349,7 @@ def make_search(
 
 
 def plan_shares(
-    request: Request, data: PreparedData, search: Search, slot: Slot | None
+    request: Request, data: PreparedData, search: Search, in_slot: bool
 ) -> tuple[float, float]:
     """Return the shares of a backbone's time for searching and training; scoring has the rest.
 
@@ -356,7 +357,7 @@ def plan_shares(
     many images pass the network: all of it with gradients 1, a third without.
     """
     config = request.config
-    if slot is not None:
+    if in_slot:
         searching = (1 - SCORING_SHARE) * config.search.share if request.wants("search") else 0.0
         return searching, 1 - SCORING_SHARE - searching
     searching = sum(map(search.count_passes, search.rounds)) if request.wants("search") else 0.0
@@ -384,8 +385,15 @@ def describe_plan(
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
         if name in turns:
-            share = turns[name].cost / sum(turn.cost for turn in turns.values())
-            parts.append(f"{share:.0%} of the work's time")
+            search_share, train_share = plan_shares(request, data, search, in_slot=True)
+            times = {"searching": search_share, "training": train_share}
+            times["scoring"] = 1 - search_share - train_share
+            planned = turns[name].planned_seconds
+            parts += [
+                f"{describe_seconds(share * planned)} of {what}"
+                for what, share in times.items()
+                if share
+            ]
         elif weights[name].is_pretrained:
             parts.append(f"{training.frozen_epochs} epochs with a frozen backbone")
             parts.append(f"{training.fine_tuning_epochs} of fine-tuning")

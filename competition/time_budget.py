@@ -74,12 +74,13 @@ class Turn:
     """One backbone's place among those that a worker takes one after the other.
 
     deadline: when the last of them must end. cost, following: relative costs of this one, and of
-    all that come after it.
+    all that come after it. planned_seconds: its time if all of them take just theirs.
     """
 
     deadline: float
     cost: float
     following: float = 0.0
+    planned_seconds: float = 0.0
 
     def begin(self) -> Slot:
         """Return the slot from now on: what earlier ones left over goes to this one and the rest."""
@@ -106,10 +107,14 @@ def plan_turns(
         name: cost * (PACKAGED_SHARE if name == packaged else 1.0) for name, cost in costs.items()
     }
     turns = {}
+    left = max(0.0, deadline - time.time())
     for queue in share_out(weighted, packaged, workers):
-        for place, name in enumerate(queue):
-            following = sum(weighted[other] for other in queue[place + 1 :])
-            turns[name] = Turn(deadline, weighted[name], following)
+        total = sum(weighted[name] for name in queue)
+        following = total
+        for name in queue:
+            following -= weighted[name]
+            planned = left * weighted[name] / total
+            turns[name] = Turn(deadline, weighted[name], following, planned)
     return turns
 
 
@@ -192,7 +197,8 @@ class JobClock:
                 if rest is None
                 else f"about {describe_seconds(rest)} left"
             )
-        doing = "; ".join(f"{name} {task['doing']}" for name, task in told.items())
+        running = {name: task["doing"] for name, task in told.items() if task["share"] < 1}
+        doing = "; ".join(f"{name} {text}" for name, text in running.items())
         return (
             f"-- {describe_seconds(self.seconds_used)} gone, {left}{': ' if doing else ''}{doing}"
         )

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+TELL_SECONDS = 2.0  # between two signs of progress of a task
 STATUS_SECONDS = 60.0  # between two lines of status, where no terminal shows a bar
 # Of this process: the line of its bars, the log file, the file in which a task tells its progress
 # with the part of the task that is under way, and when the status was last said.
@@ -54,13 +55,23 @@ def begin_part(low: float, high: float) -> None:
 
 def tell_progress(share: float, doing: str) -> None:
     """Tell the main process that a share 0..1 of the part under way is done; cheap at every step."""
-    if _here["task"] is not None and time.monotonic() - _here["told"] > 2:
+    if _here["task"] is not None and time.monotonic() - _here["told"] > TELL_SECONDS:
         _here["told"] = time.monotonic()
         low, high = _here["part"]
-        content = json.dumps({"share": low + share * (high - low), "doing": doing})
-        temporary = _here["task"].with_suffix(".new")
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, _here["task"])
+        _write_task(low + share * (high - low), doing)
+
+
+def end_task() -> None:
+    """Tell the main process that the task is done."""
+    if _here["task"] is not None:
+        _write_task(1.0, "done")
+        _here["task"] = None
+
+
+def _write_task(share: float, doing: str) -> None:
+    temporary = _here["task"].with_suffix(".new")
+    temporary.write_text(json.dumps({"share": share, "doing": doing}), encoding="utf-8")
+    os.replace(temporary, _here["task"])
 
 
 class Status:

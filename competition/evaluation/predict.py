@@ -7,7 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 
-from competition.common.console import progress, say
+from competition.common.console import progress, say, tell_progress
 from competition.config import EvaluationConfig
 from competition.data.arrays import PreparedData
 from competition.distortion.profiles import PROFILE, VERSIONS, selected_versions
@@ -62,6 +62,7 @@ def predict_all(
     """
     passed, seconds, left_out = 0, 0.0, []
     for number, step in enumerate(steps):
+        tell_progress(number / len(steps), f"scoring {step.title}")
         done = known[step.split].get(step.version)
         first_view = 0 if done is None else len(done)
         images = getattr(data, step.split).versions[step.version]

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock
 
 from competition.augmentation.augment import compile_augmentation
-from competition.common.console import progress, say
+from competition.common.console import progress, say, tell_progress
 from competition.common.errors import UserError
 from competition.common.files import (
     digest,
@@ -139,6 +139,7 @@ def _compute(
     ]
     title = f"features of {config.model.backbone}"
     for number, (copy, chosen) in enumerate(progress(batches, title, unit="batch")):
+        tell_progress(0.0, f"features {number}/{len(batches)}")
         if copy is None:
             images = data.validation_images[chosen].astype(np.float32)
             kept = [array[chosen] for array in validation]
