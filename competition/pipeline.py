@@ -52,7 +52,9 @@ from competition.time_budget import (
 from competition.training.folds import train_folds
 from competition.training.runs import describe_environment, train_run
 
-SCORING_SHARE = 0.15  # of the time of a backbone
+# Of a backbone's slot, scoring has a share, or so many seconds if they are no more than that share.
+SCORING_SHARE, SCORING_SECONDS, MOST_SCORING = 0.15, 100.0, 0.3
+SHORTEST_SLOT = 30.0  # seconds in which a backbone can learn anything
 FIRST_STEPS = """This was the demo competition, drawn by a program. For your own: put the file at
 data/training_set.npz, or name any .npz or folder of class folders:
     python run.py --search --data FILE
@@ -214,8 +216,11 @@ def run_backbone(
     console.begin_task(told)
     paths, config = request.paths, request.config
     slot = turn.begin() if turn else None
+    if slot is not None and slot.length < SHORTEST_SLOT and not runs_of(paths.runs, data, name):
+        say(f"{name}: NOT TRAINED, for want of time; give more with --time-budget.")
+        return
     search = make_search(request, data, name, weights, None)
-    search_share, train_share = plan_shares(request, data, search, slot is not None)
+    search_share, train_share = plan_shares(request, data, search, slot.length if slot else None)
     search = replace(search, slot=slot and slot.next_part(search_share))
     if request.wants("search"):
         begin_part(0.0, search_share)
@@ -227,11 +232,9 @@ def run_backbone(
         own = with_settings(config, {"model.backbone": name, **found})
         time_for = None
         if slot is not None and turn is not None and request.budget_seconds is not None:
-            scoring = (1 - search_share - train_share) * (slot.end - slot.start)
-            limit = turn.deadline - scoring
-            time_for = TrainingTime(
-                Slot(time.time(), slot.end - scoring), limit, request.budget_seconds
-            )
+            scoring = (1 - search_share - train_share) * slot.length
+            training = Slot(time.time(), slot.end - scoring)
+            time_for = TrainingTime(training, turn.deadline - scoring, request.budget_seconds)
         train_run(own, data, weights, paths.runs, time_for, request.forces("train"))
     begin_part(search_share + train_share, 1.0)
     for run in runs_of(paths.runs, data, name):
@@ -250,7 +253,7 @@ def help_search(
     """Take part in the search of a backbone that another process runs."""
     slot = turn.begin() if turn else None
     search = make_search(request, data, name, weights, None)
-    share = plan_shares(request, data, search, slot is not None)[0]
+    share = plan_shares(request, data, search, slot.length if slot else None)[0]
     search = replace(search, slot=slot and slot.next_part(share), worker=number)
     search_backbone(search, data.training, request.paths.features)
 
@@ -349,17 +352,18 @@ def make_search(
 
 
 def plan_shares(
-    request: Request, data: PreparedData, search: Search, in_slot: bool
+    request: Request, data: PreparedData, search: Search, seconds: float | None
 ) -> tuple[float, float]:
     """Return the shares of a backbone's time for searching and training; scoring has the rest.
 
-    In a slot they are settings. Else they only serve the status line, and are estimated from how
-    many images pass the network: all of it with gradients 1, a third without.
+    seconds: the length of its slot. Without one the shares only serve the status line, and are
+    estimated from how many images pass the network: all of it with gradients 1, a third without.
     """
     config = request.config
-    if in_slot:
-        searching = (1 - SCORING_SHARE) * config.search.share if request.wants("search") else 0.0
-        return searching, 1 - SCORING_SHARE - searching
+    if seconds is not None:
+        scoring = min(MOST_SCORING, max(SCORING_SHARE, SCORING_SECONDS / max(1.0, seconds)))
+        searching = (1 - scoring) * config.search.share if request.wants("search") else 0.0
+        return searching, 1 - scoring - searching
     searching = sum(map(search.count_passes, search.rounds)) if request.wants("search") else 0.0
     epochs = config.training.fine_tuning_epochs + config.training.frozen_epochs / 3
     training = epochs * len(data.training.labels)
@@ -385,7 +389,9 @@ def describe_plan(
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
         if name in turns:
-            search_share, train_share = plan_shares(request, data, search, in_slot=True)
+            search_share, train_share = plan_shares(
+                request, data, search, turns[name].planned_seconds
+            )
             times = {"searching": search_share, "training": train_share}
             times["scoring"] = 1 - search_share - train_share
             planned = turns[name].planned_seconds

@@ -72,7 +72,7 @@ def train(
     extra = 1
     while time_for and _is_at_chance(keeper.network, validation):
         slot = Slot(time.time(), min(time_for.limit, time.time() + time_for.slot.length))
-        if slot.length < SHORTEST_EXTENSION * time_for.slot.length:
+        if slot.length < max(1.0, SHORTEST_EXTENSION * time_for.slot.length):
             break
         extra += 1
         say(f"  no better than chance yet: it trains on for {describe_seconds(slot.length)}")
