@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from competition.common.console import draw_bar
-from competition.training.tensorflow_workarounds import sync_state
 
 STEPS_PER_AVERAGE = 8  # the average takes in the weights once in so many steps
 
@@ -82,15 +81,15 @@ class StepWatcher(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.steps_done += 1
         self.bar.update()
-        sync_state(self.model)
+        model = self.model  # asked for, JAX brings the weights up to date
         if not np.isfinite(logs["loss"]):
-            self.model.stop_training = True
+            model.stop_training = True
             return
         if self.average is not None and self.steps_done % STEPS_PER_AVERAGE == 0:
             self.average.update()
         self.save(self.steps_done)
         if self.must_stop(self.steps_done):
-            self.model.stop_training = True
+            model.stop_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
         self.bar.close()

@@ -55,9 +55,3 @@ def stream(
     options = tensorflow.data.Options()
     options.autotune.enabled = False
     return dataset.prefetch(2).with_options(options)
-
-
-def sync_state(model: keras.Model) -> None:
-    """Make what a callback reads and sets be the model's state; JAX keeps it elsewhere in `fit`."""
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()

@@ -1,104 +1,108 @@
-"""Batches come in the order of seed and epoch, whatever feeds them to a model."""
+"""Batches come in the order of seed and epoch, augmented as drawn, whatever feeds them to a model."""
+
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from competition.config import AugmentationConfig, TrainingConfig
-from competition.training import batches as batches_module
-from competition.training.batches import Batches
-from competition.training.train import compile_model
+from competition.config import with_settings
+from competition.training.batches import Batches, image_batches
+from tests.factories import CONFIG, make_data
 
 IMAGES = np.arange(2 * 10 * 4, dtype=np.uint8).reshape(2, 10, 4)
 LABELS = np.tile(np.eye(5, dtype=np.float32), (2, 2, 1))
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="other backends take the batches as they are"
+)
 
 
-def test_an_epoch_passes_each_picture_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_passes_each_image_once_in_an_order_of_its_own_and_copies_in_turn() -> None:
     batches = Batches(IMAGES, LABELS, batch_size=5, seed=0)
     orders = []
     for epoch in range(3):
-        batches.begin(epoch)
-        passed = np.concatenate([batches[index][0][0] for index in range(len(batches))])
-        assert sorted(passed[:, 0]) == sorted(IMAGES[epoch % 2, :, 0])
-        orders.append(tuple(passed[:, 0] - IMAGES[epoch % 2, 0, 0]))
+        drawn = list(batches.draw(epoch))
+        passed = np.concatenate([images for images, _ in drawn])
+        targets = np.concatenate([labels for _, labels in drawn])
+        copy = IMAGES[epoch % 2]
+        assert sorted(passed[:, 0]) == sorted(copy[:, 0])
+        order = (passed[:, 0] - copy[0, 0]) // 4
+        np.testing.assert_array_equal(targets, LABELS[0, order])
+        orders.append(tuple(order))
     assert len(set(orders)) == 3
+    assert all((a[0] == b[0]).all() for a, b in zip(drawn, batches.draw(2), strict=True))
+    other = np.concatenate([images for images, _ in Batches(IMAGES, LABELS, 5, seed=1).draw(0)])
+    assert tuple((other[:, 0] - IMAGES[0, 0, 0]) // 4) != orders[0]
 
 
-@pytest.mark.parametrize(("share", "steps"), [(1.0, 5), (0.5, 2), (0.01, 1)])
-def test_a_share_of_an_epoch_has_fewer_batches(share: float, steps: int) -> None:
-    assert len(Batches(IMAGES, LABELS, batch_size=2, seed=0, share=share)) == steps
+def test_an_epoch_that_goes_on_skips_the_batches_that_passed() -> None:
+    batches = Batches(IMAGES, LABELS, batch_size=3, seed=0)
+    whole = [images for images, _ in batches.draw(4)]
+    for first in range(4):
+        rest = [images for images, _ in batches.draw(4, first)]
+        assert len(rest) == 3 - first
+        for mine, other in zip(rest, whole[first:], strict=True):
+            np.testing.assert_array_equal(mine, other)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="other backends take the batches as they are"
-)
-def test_tensorflow_gets_the_same_batches_and_starts_no_tuning_of_its_own() -> None:
-    batches = Batches(IMAGES, LABELS, batch_size=4, seed=1)
-    dataset = batches_module._prefetch(batches)
-    assert not dataset.options().autotune.enabled
-    assert dataset.cardinality() == len(batches) == 2
-    for epoch in range(2):
-        batches.begin(epoch)
-        for index, ((images, labels),) in enumerate(dataset):
-            expected, targets = batches[index][0]
-            np.testing.assert_array_equal(images, expected)
-            np.testing.assert_array_equal(labels, targets)
-
-
-SQUARES = np.full((1, 12, 32, 32, 3), 100, np.uint8)
-SQUARES[:, :, :16] = 20
-CLASSES = np.eye(12, dtype=np.float32)[None]
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="on other backends the model augments"
-)
-def test_on_tensorflows_cpu_batches_come_augmented_as_drawn_by_seed_epoch_and_batch(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("size", "steps", "images"), [(3, 3, 3), (5, 2, 5), (99, 1, 10)])
+def test_what_fills_no_batch_is_left_out_but_one_batch_there_is_always(
+    size: int, steps: int, images: int
 ) -> None:
-    monkeypatch.setattr(batches_module, "has_accelerator", lambda: False)
+    batches = Batches(IMAGES, LABELS, batch_size=size, seed=0)
+    assert len(batches) == steps
+    assert [len(batch[0]) for batch in batches.draw(0)] == [images] * steps
+
+
+def test_weights_of_classes_go_with_the_labels() -> None:
+    weights = np.array([1, 2, 3, 4, 5], np.float32)
+    batches = Batches(IMAGES, LABELS, batch_size=5, seed=0, class_weights=weights)
+    for _, labels, given in batches.draw(0):
+        np.testing.assert_array_equal(given, 1 + labels.argmax(axis=1))
+
+
+@on_tensorflow
+@pytest.mark.parametrize("weights", [None, np.arange(5, dtype=np.float32)])
+def test_tensorflow_gets_the_same_batches_and_starts_no_tuning_of_its_own(
+    weights: np.ndarray | None,
+) -> None:
+    batches = Batches(IMAGES, LABELS, batch_size=4, seed=1, class_weights=weights)
+    for epoch, first in ((0, 0), (1, 1)):
+        dataset: Any = batches.stream(epoch, first)
+        assert dataset.options().autotune.enabled is False
+        streamed = list(dataset)
+        assert len(streamed) == 2 - first
+        for mine, others in zip(streamed, batches.draw(epoch, first), strict=True):
+            for values, expected in zip(mine, others, strict=True):
+                np.testing.assert_array_equal(values, expected)
+                assert values.numpy().dtype == expected.dtype
+
+
+def test_images_come_augmented_as_drawn_by_seed_epoch_and_index() -> None:
     drawn: dict[tuple[int, int, int], np.ndarray] = {}
+    data = make_data(12)
     for seed, epoch in ((3, 0), (3, 1), (4, 0), (3, 0)):
-        batches = Batches(SQUARES, CLASSES, 4, seed, augmentation=AugmentationConfig())
-        assert batches.layer is None
-        batches.begin(epoch)
-        for index in (2, 0):
-            pictures = batches[index][0][0]
-            assert pictures.shape == (4, 32, 32, 3)
-            assert pictures.dtype == np.float32
-            np.testing.assert_array_equal(
-                drawn.setdefault((seed, epoch, index), pictures), pictures
-            )
-    assert len({pictures.tobytes() for pictures in drawn.values()}) == 6
+        config = with_settings(CONFIG, {"augmentation": "default", "seed": seed})
+        batches = image_batches(data, with_settings(config, {"training.batch_size": 4}))
+        for first in (0, 2):
+            for index, (images, _) in enumerate(batches.draw(epoch, first), first):
+                images = np.asarray(images)
+                assert images.shape == (4, 32, 32, 3)
+                assert images.dtype == np.float32
+                np.testing.assert_array_equal(
+                    drawn.setdefault((seed, epoch, index), images), images
+                )
+    assert len({images.tobytes() for images in drawn.values()}) == 9
+    assert not any(np.isin(images, data.images).all() for images in drawn.values())
 
 
-def test_on_an_accelerator_the_model_augments_as_drawn_by_seed_and_epoch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batches_module, "has_accelerator", lambda: True)
-    batches = Batches(SQUARES, CLASSES, 4, seed=3, augmentation=AugmentationConfig())
-    batches.begin(2)
-    assert batches.layer is not None
-    assert np.asarray(keras.ops.convert_to_numpy(batches.layer.seed_generator.state)).tolist() == [
-        3,
-        2 << 16,
-    ]
-    pictures = batches[0][0][0]
-    assert pictures.dtype == np.uint8
-    np.testing.assert_array_equal(pictures, SQUARES[0, :4])
-
-
-def test_a_fit_begins_each_epoch_of_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(np.zeros((1, 4, 2), np.float32), np.eye(4, dtype=np.float32)[None], 2, seed=0)
-    begun: list[int] = []
-    monkeypatch.setattr(batches, "begin", begun.append)
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, "softmax")])
-    model = compile_model(network, None, TrainingConfig(), 1e-3, 1)
-    batches_module.fit(
-        model,
-        batches,
-        range(2, 5),
-        (np.zeros((2, 2), np.float32), np.eye(4, dtype=np.float32)[:2]),
-        [],
-    )
-    assert begun == [2, 3, 4]
+def test_smaller_images_are_the_augmented_ones_resized() -> None:
+    batches = image_batches(make_data(), with_settings(CONFIG, {"training.batch_size": 60}))
+    ((images, labels),) = batches.draw(1)
+    ((small, targets),) = batches.resized(16).draw(1)
+    assert np.asarray(small).shape == (60, 16, 16, 3)
+    np.testing.assert_array_equal(np.asarray(labels), np.asarray(targets))
+    means = np.asarray(images).reshape(60, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    assert np.abs(means - small).max() < 1
+    ((streamed, _),) = batches.resized(16).stream(1, 0)
+    np.testing.assert_allclose(streamed, small, atol=1e-4)

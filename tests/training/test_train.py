@@ -93,7 +93,7 @@ def test_an_unbroken_training_has_all_its_stages_and_epochs(whole: Checkpoint) -
     assert [row["stage"] for row in whole.history] == ["frozen"] * 2 + ["fine-tuning"] * 3
     assert [row["epoch"] for row in whole.history] == [0, 1, 0, 1, 2]
     assert [row["side"] for row in whole.history] == [16, 32, 16, 32, 32]
-    assert len({row["val_accuracy"] for row in whole.history}) > 2
+    assert len({row["val_accuracy"] for row in whole.history}) > 1
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4])

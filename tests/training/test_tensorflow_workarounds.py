@@ -1,0 +1,107 @@
+"""Each workaround is still needed, and what it binds of Keras is still there: a failure says which can go."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+
+from competition.training.tensorflow_workarounds import (
+    UPDATES,
+    Batch,
+    stream,
+    update_without_strategy,
+)
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="about TensorFlow alone"
+)
+SHAPES: list[Any] = [((4,), np.float32), ((3,), np.float32)]
+
+
+def draw() -> Iterator[Batch]:
+    for number in range(5):
+        yield np.full((2, 4), number, np.float32), np.eye(3, dtype=np.float32)[:2]
+
+
+def make_model(optimizer: keras.optimizers.Optimizer) -> keras.Model:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(inputs))
+    model.compile(optimizer, "categorical_crossentropy")
+    return model
+
+
+def fit_once(prepare: Callable[[keras.optimizers.Optimizer], None]) -> None:
+    optimizer = keras.optimizers.AdamW()
+    prepare(optimizer)
+    make_model(optimizer).fit(*next(draw()), verbose=0)
+
+
+def count_graphs() -> int:
+    gc.collect()
+    known = [item for item in gc.get_objects() if type(item).__name__ == "FuncGraph"]
+    return sum(graph.name == "one_step_on_data" for graph in known)
+
+
+@on_tensorflow
+def test_keras_own_update_still_leaves_its_graph_in_memory_and_ours_does_not() -> None:
+    before = count_graphs()
+    fit_once(lambda optimizer: update_without_strategy(optimizer, {}))
+    assert count_graphs() == before
+    fit_once(lambda optimizer: None)
+    assert count_graphs() > before, "Keras' update leaves nothing behind: UPDATES can go."
+
+
+def test_what_is_bound_of_keras_optimisers_is_still_theirs() -> None:
+    for name in UPDATES:
+        assert callable(getattr(BaseOptimizer, name))
+        if keras.backend.backend() == "tensorflow":
+            assert getattr(keras.optimizers.AdamW, name) is not getattr(BaseOptimizer, name)
+    called = []
+    optimizer = keras.optimizers.AdamW()
+    update_without_strategy(optimizer, {"none": 0.5})
+    variable = keras.Variable(np.ones(2, np.float32))
+    original = optimizer.update_step
+    optimizer.update_step = lambda *arguments: called.append(arguments) or original(*arguments)
+    optimizer.apply([keras.ops.ones(2)], [variable])
+    assert len(called) == 1, "Keras' updates no longer go through update_step."
+
+
+def test_an_update_takes_the_rate_times_the_factor_of_its_variable() -> None:
+    optimizer = keras.optimizers.Lion(0.1)
+    fast, slow = (keras.Variable(np.ones(2, np.float32), name=name) for name in ("fast", "slow"))
+    update_without_strategy(optimizer, {slow.path: 0.25})
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)], [fast, slow])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(fast), 1 - 0.1, rtol=1e-6)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(slow), 1 - 0.025, rtol=1e-6)
+
+
+@on_tensorflow
+def test_keras_own_pipeline_of_a_generator_still_tunes_itself_and_ours_does_not() -> None:
+    own = GeneratorDataAdapter(draw()).get_tf_dataset()
+    assert own.options().autotune.enabled is not False, "Keras tunes nothing: stream can go."
+    ours = stream(draw, SHAPES)
+    assert ours.options().autotune.enabled is False
+    assert [int(images[0, 0]) for images, _ in ours] == [0, 1, 2, 3, 4]
+
+
+@on_tensorflow
+def test_batches_are_prepared_while_others_are_trained_on() -> None:
+    drawn: list[int] = []
+
+    def note() -> Iterator[Batch]:
+        for number, batch in enumerate(draw()):
+            drawn.append(number)
+            yield batch
+
+    batches = iter(stream(note, SHAPES))
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(drawn) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(drawn) >= 3
