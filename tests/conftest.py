@@ -1,15 +1,17 @@
-"""Fixtures: a tiny training file, weights that count as pretrained, and Keras kept quiet."""
+"""Fixtures: a tiny training file, weights that count as pretrained, prepared data; Keras kept quiet."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from tests.factories import draw_blobs
+from tests.factories import draw_blobs, make_data
 
 if TYPE_CHECKING:
+    from competition.data.arrays import PreparedData
     from competition.networks.weights import Weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @pytest.fixture(scope="session")
 def blobs_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training file of 180 tiny pictures of three classes."""
+    """A training file of 180 tiny images of three classes."""
     images, labels = draw_blobs(180, 3, seed=1)
     path = tmp_path_factory.mktemp("blobs") / "blobs.npz"
     np.savez(path, images=images, labels=labels[:, None].astype(np.uint8))
@@ -36,3 +38,38 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> "Weights":
     keras.utils.set_random_seed(5)
     build_tiny_cnn((32, 32, 3)).save_weights(path)
     return Weights(path, "imagenet")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> "PreparedData":
+    """Prepared data in memory: 60 images to train on, 18 for validation and 21 for the test.
+
+    One of the test's labels is surely wrong.
+    """
+    from competition.data.arrays import PreparedData, ScoredSet
+    from competition.distortion.profiles import PROFILES, TABLES, distort, families
+
+    scored = {}
+    for name, count, seed in (("validation", 18, 3), ("test", 21, 4)):
+        images, labels = draw_blobs(count, 3, seed)
+        scored[name] = ScoredSet(
+            name,
+            {"clean": images} | {profile: distort(images, profile, seed) for profile in PROFILES},
+            labels,
+            np.arange(count) == (5 if name == "test" else -1),
+            {profile: families(profile, count, seed) for profile in TABLES},
+        )
+    versions = scored["validation"].versions
+    training = replace(
+        make_data(), validation_images=np.concatenate([versions["clean"], versions["revealed"]])
+    )
+    folder = tmp_path_factory.mktemp("prepared")
+    return PreparedData(
+        folder,
+        training,
+        **scored,
+        class_names=("a", "b", "c"),
+        fingerprint="s",
+        distortion_hash="d",
+        selection_hash="v",
+    )

@@ -1,17 +1,163 @@
-"""Surely wrong labels: the test split is scored with and without them."""
+"""Runs: found again by what they were made of, gone on with after a crash, never trained twice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from competition.data.arrays import ScoredSet
-from competition.evaluation.evaluate import score_predictions
+from competition.common.errors import TrialFailedError
+from competition.common.files import read_json
+from competition.config import Config, with_settings
+from competition.data.arrays import PreparedData
+from competition.networks.weights import RANDOM, Weights
+from competition.time_budget import TrainingTime
+from competition.training import runs as runs_module
+from competition.training.keepers import PREDICTIONS, Checkpoint
+from competition.training.runs import (
+    find_run,
+    fingerprint_run,
+    is_trained,
+    load_run,
+    name_run,
+    read_history,
+    train_run,
+)
+from competition.training.train import predict
+from tests.factories import CONFIG
+
+QUICK = with_settings(CONFIG, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 2})
 
 
-def test_accuracy_is_told_with_and_without_wrong_labels() -> None:
-    surely_wrong = np.array([False, False, True, False])
-    scored = ScoredSet("test", {}, np.array([0, 1, 1, 0]), surely_wrong)
-    views = np.eye(2)[[[0, 1, 0, 1], [0, 1, 0, 1]]]
-    scores = score_predictions(scored, {"clean": views}, seed=0)["clean"]
-    for kind in ("plain", "augmented"):
-        assert scores[kind]["accuracy"] == pytest.approx(2 / 4)
-        assert scores[kind]["accuracy_without_wrong_labels"] == pytest.approx(2 / 3)
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def train_nothing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the training by one row and the weights as they are; the names of the trained runs."""
+    trained: list[str] = []
+
+    def train(
+        config: Config, data: Any, weights: Weights, keeper: Checkpoint, time_for: TrainingTime
+    ) -> None:
+        trained.append(keeper.title)
+        keeper.add_epoch(
+            {
+                "stage": "a",
+                "epoch": 0,
+                "progress": 1.0,
+                "loss": 1.0,
+                "val_accuracy": 0.5,
+                "seconds": 1.0,
+            },
+            keeper.network,
+            np.zeros((2, 3), np.float32),
+        )
+
+    monkeypatch.setattr(runs_module, "train", train)
+    return trained
+
+
+def test_a_run_leaves_its_settings_history_predictions_and_network(
+    prepared: PreparedData, tmp_path: Path
+) -> None:
+    run = train_run(QUICK, prepared, RANDOM, tmp_path)
+    assert run == tmp_path / "tiny_cnn_001"
+    assert is_trained(run)
+    facts = read_json(run / "config.json")
+    assert facts["splits"] == prepared.fingerprint
+    assert facts["settings"]["training.fine_tuning_epochs"] == 2
+    assert facts["class_names"] == ["a", "b", "c"]
+    assert facts["time_budget_seconds"] is None
+    assert read_json(run / "environment.json").keys() >= {"python", "keras", "device"}
+    assert [row["epoch"] for row in read_history(run)] == [0, 1]
+    predictions = predict(load_run(run), prepared.training.validation_images)
+    np.testing.assert_allclose(np.load(run / PREDICTIONS), predictions, atol=1e-6)
+    assert not (run / "checkpoint").exists()
+
+
+def test_a_trained_run_is_found_again_and_another_experiment_is_not(
+    prepared: PreparedData, pretrained: Weights, tmp_path: Path, train_nothing: list[str]
+) -> None:
+    for _ in range(2):
+        assert train_run(CONFIG, prepared, RANDOM, tmp_path).name == "tiny_cnn_001"
+    assert train_nothing == ["tiny_cnn_001"]
+    other = with_settings(CONFIG, {"training.label_smoothing": 0.3})
+    assert train_run(other, prepared, RANDOM, tmp_path).name == "tiny_cnn_002"
+    assert train_run(CONFIG, prepared, pretrained, tmp_path).name == "tiny_cnn_003"
+    changed = replace(prepared, fingerprint="t")
+    assert train_run(CONFIG, changed, RANDOM, tmp_path).name == "tiny_cnn_004"
+    assert train_run(CONFIG, prepared, RANDOM, tmp_path).name == "tiny_cnn_001"
+    assert len(train_nothing) == 4
+
+
+def test_a_budget_and_only_the_settings_of_training_make_another_run(
+    prepared: PreparedData,
+) -> None:
+    def hash_of(changes: dict[str, Any], budget: float | None = None) -> str:
+        return fingerprint_run(with_settings(CONFIG, changes), prepared, RANDOM, budget)
+
+    assert hash_of({}) == hash_of({"search.trials": 3, "evaluation.tta_views": 1})
+    assert len({hash_of({}), hash_of({}, 60.0), hash_of({}, 90.0), hash_of({"seed": 1})}) == 4
+
+
+def test_force_trains_a_finished_run_anew_and_goes_on_with_an_interrupted_one(
+    prepared: PreparedData, tmp_path: Path, train_nothing: list[str]
+) -> None:
+    first = train_run(CONFIG, prepared, RANDOM, tmp_path)
+    assert train_run(CONFIG, prepared, RANDOM, tmp_path, force=True).name == "tiny_cnn_002"
+    (first / "network.weights.h5").unlink()
+    (tmp_path / "tiny_cnn_002/network.weights.h5").unlink()
+    fingerprint = fingerprint_run(CONFIG, prepared, RANDOM, None)
+    assert find_run(tmp_path, "tiny_cnn", fingerprint, force=True).name == "tiny_cnn_002"
+
+
+def test_numbers_go_on_after_the_last_run_of_a_backbone(tmp_path: Path) -> None:
+    assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_001"
+    for name in ("tiny_cnn_001", "tiny_cnn_012", "custom_cnn_099", "tiny_cnn_notes"):
+        (tmp_path / name).mkdir()
+    assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_013"
+
+
+def test_an_interrupted_run_goes_on_in_its_folder_as_if_it_had_not_stopped(
+    prepared: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original: Callable[..., None] = Checkpoint.save
+
+    def die(keeper: Checkpoint, *arguments: Any) -> None:
+        original(keeper, *arguments)
+        raise KilledError
+
+    monkeypatch.setattr(Checkpoint, "save", die)
+    with pytest.raises(KilledError):
+        train_run(QUICK, prepared, RANDOM, tmp_path / "broken")
+    assert not is_trained(tmp_path / "broken/tiny_cnn_001")
+    monkeypatch.setattr(Checkpoint, "save", original)
+    broken = train_run(QUICK, prepared, RANDOM, tmp_path / "broken")
+    assert "tiny_cnn_001: resumes" in capsys.readouterr().out
+    whole = train_run(QUICK, prepared, RANDOM, tmp_path / "whole")
+    columns = ("stage", "epoch", "val_loss", "val_accuracy", "learning_rate")
+    for mine, other in zip(read_history(broken), read_history(whole), strict=True):
+        for name in columns:
+            assert mine[name] == (
+                other[name] if name == "stage" else pytest.approx(other[name], rel=2e-3)
+            )
+
+
+def test_a_training_that_diverges_leaves_no_checkpoint_to_diverge_from_again(
+    prepared: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(config: Config, data: Any, weights: Weights, keeper: Checkpoint, *_: Any) -> None:
+        keeper.finish_stage("frozen")
+        raise TrialFailedError("a lower rate is needed")
+
+    monkeypatch.setattr(runs_module, "train", diverge)
+    with pytest.raises(TrialFailedError):
+        train_run(CONFIG, prepared, RANDOM, tmp_path)
+    assert not (tmp_path / "tiny_cnn_001/checkpoint").exists()
