@@ -188,12 +188,15 @@ def run_backbones(
         )
     if request.wants("search"):  # workers beyond the backbones join a study
         for number in range(1, 1 + max(0, workers - len(names))):
-            name = order[number % len(order)]
-            search = partial(
+            name = order[number % len(names)]
+            helper = f"{name}, helper {number}"
+            tasks[helper] = partial(
                 help_search, request, data, name, weights[name], turns.get(name), number
             )
-            tasks[f"{name}, helper {number}"] = search
-            queues.append([f"{name}, helper {number}"])
+            if turns:
+                queues.append([helper])
+            else:  # one queue serves all workers
+                order.append(helper)
     with Workers(min(workers, len(tasks))) as pool:
         for name, _ in pool.run_all(tasks, queues):
             say(f"{name}: done")

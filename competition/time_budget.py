@@ -92,10 +92,11 @@ def share_out(costs: Mapping[str, float], packaged: str, workers: int) -> list[l
 
     The one that is packaged comes first, so that it is there whatever happens later.
     """
+    weighted = _weigh(costs, packaged)
     queues: list[list[str]] = [[] for _ in range(min(workers, len(costs)))]
     names = sorted(costs, key=lambda name: (name != packaged, -costs[name]))
     for name in names:
-        min(queues, key=lambda queue: sum(costs[other] for other in queue)).append(name)
+        min(queues, key=lambda queue: sum(weighted[other] for other in queue)).append(name)
     return queues
 
 
@@ -103,12 +104,10 @@ def plan_turns(
     costs: Mapping[str, float], packaged: str, workers: int, deadline: float
 ) -> dict[str, Turn]:
     """Return the turn of each backbone, those of one worker one after the other."""
-    weighted = {
-        name: cost * (PACKAGED_SHARE if name == packaged else 1.0) for name, cost in costs.items()
-    }
+    weighted = _weigh(costs, packaged)
     turns = {}
     left = max(0.0, deadline - time.time())
-    for queue in share_out(weighted, packaged, workers):
+    for queue in share_out(costs, packaged, workers):
         total = sum(weighted[name] for name in queue)
         following = total
         for name in queue:
@@ -116,6 +115,12 @@ def plan_turns(
             planned = left * weighted[name] / total
             turns[name] = Turn(deadline, weighted[name], following, planned)
     return turns
+
+
+def _weigh(costs: Mapping[str, float], packaged: str) -> dict[str, float]:
+    return {
+        name: cost * (PACKAGED_SHARE if name == packaged else 1.0) for name, cost in costs.items()
+    }
 
 
 def packaging_seconds(budget: float) -> float:
@@ -142,6 +147,7 @@ class JobClock:
         self.before = 0.0
         self.started = time.time()
         self.done = threading.Event()
+        self.ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "JobClock":
         shutil.rmtree(self.folder / TASKS, ignore_errors=True)
@@ -149,11 +155,12 @@ class JobClock:
         if self.budget is not None and known.get("command") == self.command:
             self.before = float(known["seconds"])
             say(f"This command goes on: {describe_seconds(self.before)} of its budget are used.")
-        threading.Thread(target=self._tick, daemon=True).start()
+        self.ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.done.set()
+        self.ticker.join()
         shutil.rmtree(self.folder / TASKS, ignore_errors=True)
         if kind is None or self.budget is None:
             self._path.unlink(missing_ok=True)
