@@ -1,4 +1,4 @@
-"""What cleaning costs for few and for many pictures, for `benchmarks.cleaning --enlarge`."""
+"""The cost of cleaning few and many images, for `benchmarks.cleaning --enlarge`."""
 
 import tempfile
 import time
@@ -17,18 +17,19 @@ from competition.data.arrays import Dataset
 def enlarge(
     dataset: Dataset, keep: np.ndarray, count: int, generator: np.random.Generator
 ) -> Dataset:
-    """Return `count` pictures: those there are, then others made from them in turns, all in another tone.
+    """Return `count` images: those there are, then others made from them in turns, in other tones.
 
-    Those of the mask `keep` (n,) are also turned and mirrored cut-outs of 75 to 87.5 % of the sides, in full size, of
-    which few are copies of one another; what is dropped stays what it is.
+    keep: (n,) bool. Images made from kept ones are turned and mirrored cut-outs of 75 to 87.5 % of
+    the sides, in full size; few of them are copies of one another. Dropped ones keep their fault.
     """
-    few, (height, width) = len(keep), dataset.images.shape[1:3]
+    few = len(keep)
+    height, width = dataset.images.shape[1:3]
     sources = np.concatenate(
         [np.arange(few), *(generator.permutation(few) for _ in range(few, count, few))]
     )[:count]
     images = np.empty((count, height, width, 3), np.uint8)
     images[:few] = dataset.images
-    for index in progress(range(few, count), "enlarging", unit="picture"):
+    for index in progress(range(few, count), "enlarging", unit="image"):
         image = dataset.images[sources[index]]
         if keep[sources[index]]:
             share = generator.uniform(0.75, 0.875)
@@ -43,35 +44,32 @@ def enlarge(
 
 
 def print_growth(dataset: Dataset, count: int, config: Config, weights: Path | None) -> None:
-    """Clean the pictures and `count` ones made from them; print seconds, MiB at the peak beyond the pictures, ratios.
+    """Clean the images, and `count` made from them; print seconds, peak memory and their ratios.
 
-    Nothing else in this process may have had a higher peak before. MiB are right on Linux alone.
+    Memory is in MiB beyond the images. Nothing else in this process may have had a higher peak
+    before. It is right on Linux alone.
     """
     keep, *first = _measure(dataset, config, weights)
-    _, *second = _measure(
-        enlarge(dataset, keep, count, np.random.default_rng(config.seed)), config, weights
-    )
+    enlarged = enlarge(dataset, keep, count, np.random.default_rng(config.seed))
+    _, *second = _measure(enlarged, config, weights)
     second[2] -= dataset.images.nbytes / 2**20
-    print(f"\n{'pictures':>16}{'seconds':>16}{'of processors':>16}{'MiB beyond them':>16}")
-    for row in (
-        (len(keep), *first),
-        (count, *second),
-        (count / len(keep), *np.divide(second, first)),
-    ):
+    ratios = np.divide(second, first)
+    print(f"\n{'images':>16}{'seconds':>16}{'of processors':>16}{'MiB beyond them':>16}")
+    for row in ((len(keep), *first), (count, *second), (count / len(keep), *ratios)):
         print("".join(f"{value:16.4g}" if value < 100 else f"{value:16.0f}" for value in row))
 
 
 def _measure(
     dataset: Dataset, config: Config, weights: Path | None
 ) -> tuple[np.ndarray, float, float, float]:
-    """Return the mask of what is kept, seconds, seconds of all processors, and MiB at the peak beyond the pictures."""
+    """Return the mask of kept images, seconds, processor seconds, and peak MiB beyond images."""
     import resource
 
-    wall, processors = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    processors = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         keep = clean(dataset, Path(folder), config, weights).keep
-    wall, processors = time.perf_counter() - wall, time.process_time() - processors
-    memory = (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - dataset.images.nbytes / 2**20
-    )
-    return keep, wall, processors, memory
+    wall = time.perf_counter() - wall
+    processors = time.process_time() - processors
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return keep, wall, processors, peak - dataset.images.nbytes / 2**20

@@ -1,7 +1,10 @@
-"""What cleanvision and imagededup find in a folder of pictures: python -m benchmarks.peers FOLDER RESULT.json.
+"""Findings of cleanvision and imagededup in a folder of images.
 
-Runs in a process of its own. The result has an entry for each tool, null where it is not installed: `seconds`,
-`flags` (kind of issue to file numbers) and `partners` (exact and near: file number to the numbers of its copies).
+    python -m benchmarks.peers FOLDER RESULT.json
+
+`benchmarks.cleaning` runs it in a process of its own. The result has an entry per tool, null where
+it is not installed: `seconds`, `flags` (file numbers by kind of issue) and `partners` (of exact and
+near copies, the numbers of the others by file number).
 """
 
 import json
@@ -36,10 +39,10 @@ def run_cleanvision(folder: Path) -> dict[str, Any]:
 
 
 def run_imagededup(folder: Path) -> dict[str, Any]:
-    """Find copies by perceptual hash: exact ones at distance 0, near ones at its recommended distance, 10.
+    """Find copies by perceptual hash: exact at distance 0, near at its recommended distance, 10.
 
-    Its package imports torch and torchvision for a network whose weights would be downloaded; the hashes, which need
-    neither, are imported with empty modules in the place of that network's.
+    Its package imports torch and torchvision for a network whose weights would be downloaded. The
+    hashes need neither; they are imported with empty modules in the place of that network's.
     """
     for name, member in (
         ("imagededup.methods.cnn", "CNN"),

@@ -1,4 +1,4 @@
-"""Known faults planted into sound pictures, for `benchmarks.cleaning`."""
+"""Known faults planted into sound images, for `benchmarks.cleaning`."""
 
 import io
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from scipy.ndimage import gaussian_filter
 Spoil = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 NON_CELLS = "non-cell"
-UNRELATED = "unrelated picture"
+UNRELATED = "unrelated image"
 WRONG_LABELS = "wrong label"
-# Of nine non-cells, eight lie over the first unrelated picture.
+# Of nine non-cells, eight lie over the first unrelated image.
 NON_CELL_CYCLE = 9
 
 
 @dataclass
 class Planted:
-    """Pictures (n, h, w, 3) uint8 and labels (n,) with faults whose truth is known.
+    """Images (n, h, w, 3) uint8 and labels (n,) with known faults.
 
-    kinds: what each picture is, `cell` or a name of FAULT_SHARES. copy_of: the index of each copy's original, or -1.
+    kinds: `cell` or a name of FAULT_SHARES, per image. copy_of: the index of the original, or -1.
     """
 
     images: np.ndarray
@@ -58,13 +58,13 @@ def flip(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Turn by a quarter, half or three quarters of a full turn (half, where a picture is not square)."""
+    """Turn by a quarter, half or three quarters of a full turn (half, where it is not square)."""
     square = image.shape[0] == image.shape[1]
     return np.rot90(image, int(generator.integers(1, 4)) if square else 2)
 
 
 def fill_blank(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """One colour, exactly or give or take two grey levels."""
+    """Fill with one colour, exactly or give or take two grey levels."""
     return _clip(
         generator.integers(0, 256, 3)
         + generator.choice([0, 1]) * generator.integers(-2, 3, image.shape)
@@ -72,14 +72,14 @@ def fill_blank(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def fill_below(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Black, grey or white from a random row on, as lost rows are filled."""
+    """Fill with black, grey or white from a random row on, as lost rows are filled."""
     broken = image.copy()
     broken[_draw_row(image, generator) :] = generator.choice([0, 128, 255])
     return broken
 
 
 def repeat_row(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The last row that was read repeated to the bottom."""
+    """Repeat a random row down to the bottom."""
     broken = image.copy()
     row = _draw_row(image, generator)
     broken[row:] = broken[row]
@@ -87,9 +87,10 @@ def repeat_row(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def truncate_file(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """What Pillow decodes of a JPEG file whose second half is missing."""
+    """Decode a JPEG file whose second half is missing, as Pillow does."""
     data = _compress(image, 90)
-    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    kept = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         cut = 700 + int((len(data) - 700) * generator.uniform(0.15, 0.7))
         return np.asarray(Image.open(io.BytesIO(data[:cut])).convert("RGB"))
@@ -98,7 +99,7 @@ def truncate_file(image: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def draw_noise(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Independent values, even or normal."""
+    """Draw independent values, even or normal."""
     values = generator.choice(
         [generator.uniform(0, 256, image.shape), generator.normal(128, 40, image.shape)]
     )
@@ -128,20 +129,23 @@ def overexpose(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def draw_leaves(shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """Draw 'dead leaves' (Lee, Mumford and Huang, 2001): discs that hide one another, with the statistics of photos.
+    """Draw 'dead leaves' (Lee, Mumford and Huang, 2001): discs that hide one another.
 
-    Radii have a density of 1 / r^3; returns uint8 of `shape` (h, w, 3).
+    They have the statistics of photos. Radii have a density of 1 / r^3. Returns uint8 of `shape`
+    (h, w, 3).
     """
     height, width = shape[:2]
     rows, columns = np.mgrid[:height, :width]
-    picture = np.zeros(shape)
-    smallest, largest = height / 16, height
+    image = np.zeros(shape)
+    smallest = height / 16
+    largest = height
     for share in generator.uniform(0, 1, 100):
         radius = 1 / np.sqrt(share / smallest**2 + (1 - share) / largest**2)
-        row, column = generator.uniform(0, height), generator.uniform(0, width)
+        row = generator.uniform(0, height)
+        column = generator.uniform(0, width)
         colour = generator.normal(generator.uniform(10, 245), 25, 3)
-        picture[np.square(rows - row) + np.square(columns - column) < radius**2] = colour
-    return _clip(picture)
+        image[np.square(rows - row) + np.square(columns - column) < radius**2] = colour
+    return _clip(image)
 
 
 COPIES: dict[str, Spoil] = {
@@ -176,7 +180,10 @@ FAULT_SHARES = {
 def plant(
     images: np.ndarray, labels: np.ndarray, num_classes: int, generator: np.random.Generator
 ) -> Planted:
-    """Return copies of the arrays with FAULT_SHARES of the pictures spoiled, each by one fault, at least two a kind."""
+    """Return copies of the arrays with faults in FAULT_SHARES of the images.
+
+    No image has two faults; every kind has at least two images.
+    """
     planted = Planted(
         images.copy(), labels.copy(), np.full(len(images), "cell", "U40"), np.full(len(images), -1)
     )

@@ -82,7 +82,7 @@ class CleaningConfig:
     sure_false_alarms: float = number(0.1, "wrong labels: the same among the surely wrong", high=1)
     label_folds: int = number(5, "wrong labels: folds of the predictions", low=2, high=50)
     label_components: int = number(200, "wrong labels: principal components of the features", low=2)
-    label_landmarks: int = number(1000, "wrong labels: landmarks of the kernel", low=10)
+    label_landmarks: int = number(300, "wrong labels: landmarks of the kernel", low=10)
     odd_deviation: float = number(4.0, "odd images: fewest robust deviations from the usual", low=1)
     odd_span: float = number(0.5, "odd images: highest share of the usual grey level span", high=1)
     odd_neighbour: int = number(5, "odd images: rank of the neighbour whose distance counts", low=1)

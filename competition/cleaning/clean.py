@@ -155,7 +155,7 @@ def find_issues(
     groups = group_copies(copies, len(labels))
     kept = np.flatnonzero(find_kept(len(labels), issues))
     with timed(f"comparing the labels of {len(kept)} cells"):
-        issues += _flag_wrong_labels(dataset, points, groups, kept, config)
+        issues += _flag_wrong_labels(dataset, points, kept, config)
     return sorted(issues, key=lambda issue: (issue.index, issue.kind)), groups
 
 
@@ -182,13 +182,13 @@ def _flag_copies(labels: np.ndarray, copies: list[Copy]) -> list[Issue]:
 
 
 def _flag_wrong_labels(
-    dataset: Dataset, points: np.ndarray, groups: np.ndarray, kept: np.ndarray, config: Config
+    dataset: Dataset, points: np.ndarray, kept: np.ndarray, config: Config
 ) -> list[Issue]:
-    """Flag labels that look wrong among the images `kept` (m,)."""
+    """Flag labels that look wrong among the images `kept` (m,), one of each group of copies."""
     views = [describe(dataset.images)[kept], points[kept]]
     labels = dataset.labels[kept]
     issues = []
-    for found in find_wrong_labels(views, labels, groups[kept], config.cleaning, config.seed):
+    for found in find_wrong_labels(views, labels, config.cleaning, config.seed):
         certainty = "surely" if found.sure else "perhaps"
         name = dataset.class_names[found.suggestion]
         issues.append(

@@ -52,6 +52,7 @@ def lay_out(
     are laid out; each other one gets the place of the nearest of these.
     """
     from openTSNE import TSNE
+    from sklearn.metrics import pairwise_distances_argmin
 
     if len(points) < 4:
         return np.zeros((len(points), 2), np.float32)
@@ -74,7 +75,8 @@ def lay_out(
     places = np.zeros((len(points), 2), np.float32)
     places[drawn] = tsne.fit(points[drawn])
     rest = np.setdiff1d(np.arange(len(points)), drawn)
-    places[rest] = places[drawn[_find_nearest(points[rest], points[drawn])]]
+    if len(rest):
+        places[rest] = places[drawn[pairwise_distances_argmin(points[rest], points[drawn])]]
     return places
 
 
@@ -84,14 +86,12 @@ def find_distances(points: np.ndarray, neighbour: int, seed: int) -> np.ndarray:
     Only MAXIMUM_NEIGHBOURS points count as neighbours, so that the time grows with n and not with
     its square.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     drawn = points[np.random.default_rng(seed).permutation(len(points))[:MAXIMUM_NEIGHBOURS]]
     rank = min(neighbour, len(drawn) - 1)  # the nearest of all is the point itself
-    powers = np.square(drawn).sum(1)
-    nearest = [
-        np.partition(powers - 2 * part @ drawn.T, rank, 1)[:, rank] + np.square(part).sum(1)
-        for part in batches(points, "measuring distances")
-    ]
-    return np.sqrt(np.maximum(np.concatenate(nearest), 0))
+    distances, _ = NearestNeighbors(algorithm="brute").fit(drawn).kneighbors(points, rank + 1)
+    return np.asarray(distances[:, rank])
 
 
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
@@ -139,15 +139,6 @@ def _reduce(
         pca.transform(read(part)) for part in batches(np.arange(count), "principal components")
     ]
     return np.concatenate(parts).astype(np.float32)
-
-
-def _find_nearest(points: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return for each of (n, d) points the index of the nearest of (m, d) places: (n,) int64."""
-    powers = np.square(places).sum(1)
-    nearest = [
-        (powers - 2 * part @ places.T).argmin(1) for part in batches(points, "placing the rest")
-    ]
-    return np.concatenate([np.zeros(0, np.int64), *nearest])
 
 
 def _embed_by_backbone(images: np.ndarray, backbone: str, weights: Path) -> np.ndarray:

@@ -51,40 +51,25 @@ KINDS = {
         "Wrong labels", "The rest of the data speaks for another label than the one given."
     ),
     "conflicting_copy": IssueKind(
-        "Copies with different labels",
-        "Equal images, so at least one label is wrong.",
-        action="drop",
-        copies=True,
+        "Copies with different labels", "Copies of which at least one label is wrong.", "drop", True
     ),
     "near_copy": IssueKind(
-        "Near copies",
-        "The same image but for a shift, a turn, brightness or noise.",
-        action="drop",
-        copies=True,
+        "Near copies", "The same image but for a shift, a turn, brightness or noise.", "drop", True
     ),
     "exact_copy": IssueKind(
-        "Exact copies",
-        "Equal pixel by pixel; one of each group stays.",
-        action="drop",
-        copies=True,
+        "Exact copies", "Equal pixel by pixel; one of each group stays.", "drop", True
     ),
     "non_cell": IssueKind(
-        "Non-cells",
-        "Something other than a cell, which many images with all kinds of labels share.",
-        action="drop",
+        "Non-cells", "Not a cell but something that many images of all labels share.", "drop"
     ),
-    "blank": IssueKind("Blank", "One colour all over.", action="drop"),
+    "blank": IssueKind("Blank", "One colour all over.", "drop"),
     "broken": IssueKind(
-        "Broken",
-        "One colour or one row fills it from the bottom, as a truncated file decodes.",
-        action="drop",
+        "Broken", "One colour or one row fills it from the bottom, as in a truncated file.", "drop"
     ),
-    "noise": IssueKind(
-        "Noise", "Neighbouring pixels have nothing to do with each other.", action="drop"
-    ),
+    "noise": IssueKind("Noise", "Neighbouring pixels have nothing to do with each other.", "drop"),
     "low_information": IssueKind("Low information", "Blurred, or of hardly any contrast."),
     "odd_brightness": IssueKind("Odd brightness", "Far darker or brighter than usual."),
-    "odd_image": IssueKind("Odd images", "Far from its neighbours in the embedding."),
+    "odd_image": IssueKind("Odd images", "Unlike all other images."),
 }
 
 

@@ -237,18 +237,14 @@ def _look_around(
     points: np.ndarray, labels: np.ndarray, cluster: np.ndarray
 ) -> tuple[float, float]:
     """Return the shares of a cluster's neighbours that have the same label, and that lie in it."""
+    from sklearn.neighbors import NearestNeighbors
+
     drawn = cluster[:: -(-len(cluster) // MAXIMUM_ASKED)]
-    powers = np.square(points).sum(1)
     count = min(NEIGHBOURS, len(points) - 1)
-    shares = []
-    for start in range(0, len(drawn), 64):
-        part = drawn[start : start + 64]
-        distances = powers - 2 * points[part] @ points.T
-        distances[np.arange(len(part)), part] = np.inf
-        nearest = np.argpartition(distances, count - 1, 1)[:, :count]
-        shares.append([labels[nearest] == labels[part, None], np.isin(nearest, cluster)])
-    same, inside = np.concatenate(shares, 1).mean((1, 2))
-    return float(same), float(inside)
+    search = NearestNeighbors(algorithm="brute").fit(points)
+    nearest = search.kneighbors(points[drawn], count + 1, return_distance=False)[:, 1:]
+    same = (labels[nearest] == labels[drawn, None]).mean()
+    return float(same), float(np.isin(nearest, cluster).mean())
 
 
 def _is_apart(

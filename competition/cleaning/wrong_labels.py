@@ -6,6 +6,7 @@ import numpy as np
 
 from competition.cleaning.embedding import batches, shrink, take_components
 from competition.config import CleaningConfig
+from competition.data.arrays import one_hot
 
 # Of fewer images nothing can be said.
 FEWEST_IMAGES = 50
@@ -13,12 +14,9 @@ FEWEST_IMAGES = 50
 # third would grow sure of right ones.
 PASSES = 2
 MORE_WRONG = 0.5
-# Penalty on the weights of the kernel's columns, as a share of their mean power; less is lost in
-# rounding.
-RIDGE = 1e-5
+RIDGE = 0.3  # penalty on the weights in the kernel's feature space
 # Squared width of the kernel, in mean squared distances of two images.
-KERNEL_WIDTH = 2.0
-ROWS_AT_ONCE = 4096
+KERNEL_WIDTH = 4.0
 
 # Side in pixels at which images are described.
 SIDE = 48
@@ -42,27 +40,21 @@ class WrongLabel:
 
 
 def find_wrong_labels(
-    views: list[np.ndarray],
-    labels: np.ndarray,
-    groups: np.ndarray,
-    config: CleaningConfig,
-    seed: int,
+    views: list[np.ndarray], labels: np.ndarray, config: CleaningConfig, seed: int
 ) -> list[WrongLabel]:
     """Return the images whose labels look wrong, by index.
 
-    views: descriptions of the images, (n, d) float32 each. Each is learnt from by itself; the
-    probabilities are pooled. labels: (n,) int64. groups: (n,) int64, equal for copies of one image,
-    which are never predicted from each other.
+    views: descriptions of the images, (n, d) float32 each, without copies of one image. Each is
+    learnt from by itself; the probabilities are pooled. labels: (n,) int64.
     A label is flagged if it is not the most probable one and looks so wrong that at most the share
-    `config.false_alarms` of such labels is expected to be right. It is surely wrong if that share is
-    at most `config.sure_false_alarms`. Where classes look alike, no label is flagged; never are all
-    labels of a class.
+    `config.false_alarms` of such labels is expected to be right. It is surely wrong if that share
+    is at most `config.sure_false_alarms`. Where classes look alike, no label is flagged; never are
+    all labels of a class.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_IMAGES or len(classes) < 2:
         return []
-    folds = cut_folds(groups, config.label_folds, seed)
-    opinions = [_predict_by_view(view, numbers, folds, config, seed) for view in views]
+    opinions = [_predict_by_view(view, numbers, config, seed) for view in views]
     probabilities = pool_opinions(opinions)
     suggestions = probabilities.argmax(1)
     alarms = estimate_false_alarms(probabilities, numbers)
@@ -78,63 +70,57 @@ def find_wrong_labels(
     ]
 
 
-def cut_folds(groups: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """Return the fold (n,) of each image, 0 to number - 1: whole groups, drawn at random."""
-    _, member_of = np.unique(groups, return_inverse=True)
-    drawn = np.random.default_rng(seed).permutation(member_of.max() + 1) % number
-    return np.asarray(drawn[member_of])
-
-
 def predict_out_of_fold(
-    points: np.ndarray,
-    labels: np.ndarray,
-    folds: np.ndarray,
-    trusted: np.ndarray,
-    num_landmarks: int,
-    seed: int,
+    points: np.ndarray, labels: np.ndarray, trusted: np.ndarray, config: CleaningConfig, seed: int
 ) -> np.ndarray:
-    """Return the probabilities (n, K) of the labels 0..K-1 of each of (n, d) points, learnt in the other folds.
+    """Return probabilities (n, K) of the labels 0..K-1, each learnt in the other folds.
 
-    Ridge regression of the one-hot labels on the similarities to some of the points (Nystroem's method, Williams and
-    Seeger, 2001), whose normal equations are summed fold by fold, so that each fold's are the total less its own; then
-    one logistic regression turns scores into probabilities. trusted: (n,) bool, the labels to learn from.
+    points: (n, d) float32. labels: (n,). trusted: (n,) bool, the labels to learn from.
+    Ridge regression of the one-hot labels in the feature space of a Gaussian kernel, approximated
+    by its similarities to some of the points (Nystroem's method, Williams and Seeger, 2001). One
+    logistic regression turns the scores into probabilities.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.kernel_approximation import Nystroem
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import KFold, cross_val_predict
 
-    kernel = _Kernel(points, num_landmarks, seed)
-    targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
-    parts = [np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)]
-    sums = [_sum_products(kernel, points, targets, part[trusted[part]]) for part in parts]
-    scores = np.empty_like(targets)
-    for part, own in zip(parts, sums, strict=True):
-        weights = _solve(sum(sums) - own, targets.shape[1])
-        for rows in _cut(part):
-            scores[rows] = kernel(points[rows]) @ weights
+    gamma = 1 / (KERNEL_WIDTH * 2 * float(points.var(0).sum()) + 1e-6)
+    landmarks = min(config.label_landmarks, len(points))
+    kernel = Nystroem(gamma=gamma, n_components=landmarks, random_state=seed)
+    folds = KFold(config.label_folds, shuffle=True, random_state=seed).split(points)
+    scores = cross_val_predict(
+        Ridge(RIDGE, copy_X=False),  # the rows of a fold are a copy already
+        kernel.fit_transform(points),
+        one_hot(labels, int(labels.max()) + 1),
+        cv=[(rows[trusted[rows]], held_out) for rows, held_out in folds],
+    )
     scores /= scores[trusted].std()
     calibration = LogisticRegression(C=100, max_iter=300).fit(scores[trusted], labels[trusted])
-    probabilities: np.ndarray = calibration.predict_proba(scores)
-    return probabilities
+    return np.asarray(calibration.predict_proba(scores))
 
 
 def pool_opinions(opinions: list[np.ndarray]) -> np.ndarray:
-    """Return the geometric mean of probabilities (n, K), scaled to sum to 1."""
+    """Return the geometric mean of probabilities (n, K), scaled to sum to 1.
+
+    It is a logarithmic opinion pool (Genest and Zidek, 1986).
+    """
     pooled = np.exp(np.mean([np.log(np.maximum(opinion, 1e-9)) for opinion in opinions], 0))
-    return pooled / pooled.sum(1, keepdims=True)
+    return np.asarray(pooled / pooled.sum(1, keepdims=True))
 
 
 def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return for each image the share of right labels among all that look at least as wrong as its own: (n,).
+    """Return for each image the share of right labels among all that look as wrong or worse: (n,).
 
-    How wrong a label looks is how improbable it is. If all labels were right, and the probabilities (n, K) hold, the
-    labels less probable than t would number the sum of all probabilities under t; the share is that over their actual
-    number (Storey, 2002), made to grow with the probability.
+    The less probable a label is, the more wrong it looks. If all labels were right and the
+    probabilities (n, K) true, the labels less probable than t would number the sum of all
+    probabilities below t. The share is that sum over their actual number (Storey, 2002), made to
+    grow with the probability.
     """
     own = probabilities[np.arange(len(labels)), labels]
     order = np.argsort(own)
     ascending = np.sort(probabilities, axis=None)
-    expected = np.concatenate([[0], np.cumsum(ascending)])[
-        np.searchsorted(ascending, own[order], side="right")
-    ]
+    sums = np.concatenate([[0], np.cumsum(ascending)])
+    expected = sums[np.searchsorted(ascending, own[order], side="right")]
     share = expected / np.arange(1, len(own) + 1)
     result = np.empty(len(own))
     result[order] = np.minimum.accumulate(share[::-1])[::-1]
@@ -142,63 +128,21 @@ def estimate_false_alarms(probabilities: np.ndarray, labels: np.ndarray) -> np.n
 
 
 def _predict_by_view(
-    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, config: CleaningConfig, seed: int
+    view: np.ndarray, labels: np.ndarray, config: CleaningConfig, seed: int
 ) -> np.ndarray:
-    """Return the probabilities (n, K) that one view gives, learnt without the labels that it finds doubtful."""
-    points = take_components(features / (features.std(0) + 1e-6), seed, config.label_components)
+    """Return the probabilities (n, K) by one view, learnt without the labels that look wrong."""
+    points = take_components(view / (view.std(0) + 1e-6), seed, config.label_components)
     trusted = np.ones(len(labels), bool)
     for _ in range(PASSES):
-        probabilities = predict_out_of_fold(
-            points, labels, folds, trusted, config.label_landmarks, seed
-        )
-        trusted = ~_spare_classes(
-            estimate_false_alarms(probabilities, labels) <= MORE_WRONG, labels
-        )
+        probabilities = predict_out_of_fold(points, labels, trusted, config, seed)
+        looks_wrong = estimate_false_alarms(probabilities, labels) <= MORE_WRONG
+        trusted = ~_spare_classes(looks_wrong, labels)
     return probabilities
 
 
-def _spare_classes(doubted: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the mask (n,) without the classes of which it would leave no label."""
-    return doubted & np.isin(labels, labels[~doubted])
-
-
-class _Kernel:
-    """Gaussian similarities of points (n, d) to landmarks drawn from them, and a column of ones: (n, m + 1) float32."""
-
-    def __init__(self, points: np.ndarray, number: int, seed: int) -> None:
-        self.landmarks = points[np.random.default_rng(seed).permutation(len(points))[:number]]
-        self.powers = np.square(self.landmarks).sum(1)
-        self.width = KERNEL_WIDTH * 2 * float(points.var(0).sum()) + 1e-6
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        distances = np.square(points).sum(1)[:, None] + self.powers - 2 * points @ self.landmarks.T
-        return np.hstack([np.exp(-distances / self.width), np.ones((len(points), 1), np.float32)])
-
-
-def _cut(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-
-
-def _sum_products(
-    kernel: _Kernel, points: np.ndarray, targets: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Return the products of the kernel's columns with each other and, in the last columns, with the targets."""
-    total = np.zeros((len(kernel.landmarks) + 1, len(kernel.landmarks) + 1 + targets.shape[1]))
-    for part in _cut(rows):
-        columns = kernel(points[part])
-        total += columns.T @ np.hstack([columns, targets[part]])
-    return total
-
-
-def _solve(products: np.ndarray, num_targets: int) -> np.ndarray:
-    from scipy.linalg import solve
-
-    power = products[:, :-num_targets]
-    penalty = RIDGE * power.trace() / len(power) * np.eye(len(power))
-    weights: np.ndarray = solve(power + penalty, products[:, -num_targets:], assume_a="pos").astype(
-        np.float32
-    )
-    return weights
+def _spare_classes(mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mask (n,) without the classes that it covers whole."""
+    return mask & np.isin(labels, labels[~mask])
 
 
 def describe(images: np.ndarray) -> np.ndarray:
@@ -214,7 +158,10 @@ def describe(images: np.ndarray) -> np.ndarray:
 
 
 def _measure_grain(images: np.ndarray) -> np.ndarray:
-    """Return means and deviations of the colours, and of what is lost at each halving of the side: (n, d)."""
+    """Return means and deviations of the colours, and of the loss at each halving of the side.
+
+    (n, h, w, 3) -> (n, d).
+    """
     parts = [images.mean((1, 2)), images.std((1, 2))]
     for _ in range(SCALES):
         height, width = (length // 2 * 2 for length in images.shape[1:3])
@@ -227,7 +174,10 @@ def _measure_grain(images: np.ndarray) -> np.ndarray:
 
 
 def _measure_rings(images: np.ndarray) -> np.ndarray:
-    """Return the colours' means and deviations in rings about the middle of what is darker than usual: (n, d)."""
+    """Return the colours' means and deviations in rings about the middle of the dark parts.
+
+    (n, h, w, 3) -> (n, d). Dark is what is darker than the median.
+    """
     count, height, width, _ = images.shape
     grey = images.mean(-1)
     dark = np.maximum(np.median(grey, (1, 2), keepdims=True) - grey, 0) + 1e-3

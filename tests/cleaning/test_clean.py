@@ -12,6 +12,7 @@ from competition.cleaning import clean as cleaning
 from competition.cleaning.clean import clean, cleaning_inputs
 from competition.cleaning.embedding import embed, lay_out
 from competition.cleaning.non_cells import find_clusters, measure_sharing
+from competition.cleaning.wrong_labels import WrongLabel
 from competition.common import files
 from competition.common.figures import draw_class_balance, draw_contact_sheet
 from competition.config import Config, with_settings
@@ -127,6 +128,25 @@ def test_a_wrong_label_is_kept_flagged_and_acted_on_as_the_setting_says(
     others = np.delete(np.arange(600), 7)
     np.testing.assert_array_equal(cleaned.training_labels[others], dataset.labels[others])
     np.testing.assert_array_equal(cleaned.dataset.labels, dataset.labels)
+
+
+def test_labels_are_compared_among_the_images_kept_one_of_each_group_of_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = draw_cells(60)
+    dataset.images[[20, 50]] = dataset.images[5]
+    dataset.labels[[20, 50]] = dataset.labels[5]
+    dataset.images[30] = 0
+    seen: list[np.ndarray] = []
+
+    def note(views: list[np.ndarray], labels: np.ndarray, *_: object) -> list[WrongLabel]:
+        seen.append(labels)
+        return []
+
+    monkeypatch.setattr(cleaning, "find_wrong_labels", note)
+    cleaned = clean(dataset, tmp_path, CONFIG, None)
+    assert set(np.flatnonzero(~cleaned.keep)) == {20, 30, 50}
+    np.testing.assert_array_equal(seen[0], dataset.labels[cleaned.keep])
 
 
 def test_blank_broken_and_noise_images_go_each_by_its_own_name(tmp_path: Path) -> None:

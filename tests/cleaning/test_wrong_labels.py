@@ -1,10 +1,11 @@
 """Wrong labels: planted ones are found, and nothing is sure where classes cannot be told apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from competition.cleaning.wrong_labels import (
-    cut_folds,
     describe,
     estimate_false_alarms,
     find_wrong_labels,
@@ -37,7 +38,7 @@ def plant(labels: np.ndarray, number: int, seed: int = 1) -> tuple[np.ndarray, n
 def test_planted_wrong_labels_are_surely_found_with_the_right_suggestion() -> None:
     features, labels = draw_classes(900, distance=7)
     changed, planted = plant(labels, 12)
-    found = find_wrong_labels([features], changed, np.arange(900), CONFIG, seed=0)
+    found = find_wrong_labels([features], changed, CONFIG, seed=0)
     sure = {wrong.index: wrong.suggestion for wrong in found if wrong.sure}
     assert set(planted.tolist()) <= set(sure)
     assert len(sure) <= len(planted) + 3
@@ -50,14 +51,14 @@ def test_of_right_labels_hardly_any_is_surely_wrong_however_alike_the_classes_lo
     distance: float,
 ) -> None:
     features, labels = draw_classes(900, distance)
-    found = find_wrong_labels([features], labels, np.arange(900), CONFIG, seed=0)
+    found = find_wrong_labels([features], labels, CONFIG, seed=0)
     assert sum(wrong.sure for wrong in found) <= 5
 
 
 def test_labels_may_have_gaps() -> None:
     features, labels = draw_classes(600, distance=7)
     changed, planted = plant(labels, 6)
-    found = find_wrong_labels([features], 2 * changed + 3, np.arange(600), CONFIG, seed=0)
+    found = find_wrong_labels([features], 2 * changed + 3, CONFIG, seed=0)
     sure = {wrong.index: wrong.suggestion for wrong in found if wrong.sure}
     assert {index: 2 * labels[index] + 3 for index in planted.tolist()}.items() <= sure.items()
 
@@ -65,44 +66,30 @@ def test_labels_may_have_gaps() -> None:
 @pytest.mark.parametrize(("count", "classes"), [(0, 1), (20, 3), (200, 1)])
 def test_of_few_images_or_one_class_nothing_is_said(count: int, classes: int) -> None:
     features = np.random.default_rng(0).normal(size=(count, 4)).astype(np.float32)
-    assert (
-        find_wrong_labels([features], np.arange(count) % classes, np.arange(count), CONFIG, seed=0)
-        == []
-    )
-
-
-def test_folds_hold_whole_groups_and_about_as_many_images() -> None:
-    groups = np.repeat(np.arange(100), 3)
-    folds = cut_folds(groups, 5, seed=0)
-    assert (folds.reshape(100, 3) == folds[::3, None]).all()
-    assert np.bincount(folds).tolist() == [60] * 5
+    assert find_wrong_labels([features], np.arange(count) % classes, CONFIG, seed=0) == []
 
 
 def test_a_prediction_depends_neither_on_its_own_label_nor_on_distrusted_ones() -> None:
     features, labels = draw_classes(300, distance=3)
-    folds, trusted = np.arange(300) % 5, np.arange(300) % 4 > 0
-    expected = predict_out_of_fold(features, labels, folds, trusted, 50, seed=0)
+    trusted = np.arange(300) % 4 > 0
+    expected = predict_out_of_fold(features, labels, trusted, CONFIG, seed=0)
     changed = np.where(trusted, labels, (labels + 1) % 3)
-    np.testing.assert_array_equal(
-        predict_out_of_fold(features, changed, folds, trusted, 50, seed=0), expected
-    )
+    again = predict_out_of_fold(features, changed, trusted, CONFIG, seed=0)
+    np.testing.assert_array_equal(again, expected)
     np.testing.assert_allclose(expected.sum(1), 1, rtol=1e-5)
     assert (expected.argmax(1) == labels).mean() > 0.8
 
 
 def test_predictions_come_from_the_other_folds_alone() -> None:
     generator = np.random.default_rng(0)
-    features, labels = (
-        generator.normal(size=(400, 200)).astype(np.float32),
-        generator.integers(0, 2, 400),
-    )
-    copies, twice = np.repeat(features, 2, axis=0), np.repeat(labels, 2)
+    features = generator.normal(size=(400, 200)).astype(np.float32)
+    labels = generator.integers(0, 2, 400)
     trusted = np.ones(800, bool)
-    apart = predict_out_of_fold(
-        copies, twice, cut_folds(np.arange(800) // 2, 5, seed=0), trusted, 400, seed=0
-    )
-    across = predict_out_of_fold(copies, twice, np.arange(800) % 5, trusted, 400, seed=0)
-    assert (apart.argmax(1) == twice).mean() < 0.6
+    config = dataclasses.replace(CONFIG, label_landmarks=600)
+    alone = predict_out_of_fold(features, labels, trusted[:400], config, seed=0)
+    copies, twice = np.repeat(features, 2, axis=0), np.repeat(labels, 2)
+    across = predict_out_of_fold(copies, twice, trusted, config, seed=0)
+    assert (alone.argmax(1) == labels).mean() < 0.6
     assert (across.argmax(1) == twice).mean() > 0.7
 
 
@@ -138,7 +125,7 @@ def test_two_views_together_are_mistaken_less_often_than_either_alone() -> None:
     changed, planted = plant(labels, 20)
     mistakes = []
     for views in ([first], [second], [first, second]):
-        found = find_wrong_labels(views, changed, np.arange(900), CONFIG, seed=0)
+        found = find_wrong_labels(views, changed, CONFIG, seed=0)
         mistakes.append(len({wrong.index for wrong in found} ^ set(planted.tolist())))
     assert 2 * mistakes[2] < min(mistakes[:2])
 
@@ -148,10 +135,7 @@ def test_no_class_is_wrong_as_a_whole() -> None:
     changed, planted = plant(labels, 40)
     alone = np.setdiff1d(np.arange(900), planted)[:2]
     changed[alone] = 3
-    found = {
-        wrong.index
-        for wrong in find_wrong_labels([features], changed, np.arange(900), CONFIG, seed=0)
-    }
+    found = {wrong.index for wrong in find_wrong_labels([features], changed, CONFIG, seed=0)}
     assert len(found & set(planted.tolist())) >= 30
     assert not found & set(alone.tolist())
 
