@@ -52,7 +52,7 @@ TURNS = (
 
 @dataclass(frozen=True)
 class Copy:
-    """Image `index` shows what `original` shows, the first image of its group.
+    """Image `index` is a copy in the group whose first image is `original`.
 
     exact: equal to an earlier image. score: 1, or the share of the fine details that both show.
     how: the image of the group that it was made from, and the way.
@@ -105,7 +105,8 @@ def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -
     )
     copies = []
     for index in np.flatnonzero(sources >= 0).tolist():
-        source, original = int(sources[index]), int(originals[index])
+        source = int(sources[index])
+        original = int(originals[index])
         if firsts[index] == source:
             copies.append(Copy(index, original, True, 1.0, f"image {source}, pixel by pixel"))
         else:
@@ -117,7 +118,7 @@ def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -
 
 
 def group_copies(copies: list[Copy], count: int) -> np.ndarray:
-    """Return groups (count,) int64: the index of the first image that shows the same."""
+    """Return groups (count,) int64: the index of the first of all copies of one image."""
     groups = np.arange(count)
     for copy in copies:
         groups[copy.index] = copy.original
@@ -171,9 +172,8 @@ def match_images(
     if likeness <= ALIGNED_CORRELATION:
         return Match(0.0, turn, down, right, 0.0)
     moved, still = _overlap(_turn(source, turn), copy, down, right, reach)
-    return Match(
-        _compare_details(*_fit(moved, still)), turn, down, right, float(still.mean() - moved.mean())
-    )
+    score = _compare_details(*_fit(moved, still))
+    return Match(score, turn, down, right, brighter=float(still.mean() - moved.mean()))
 
 
 def _find_equal(images: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -174,9 +174,9 @@ def find_clusters(coordinates: np.ndarray, smallest: int) -> list[np.ndarray]:
 
 
 def extract_details(images: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return what a blur takes away from the images `indices` (m,): (m, p) int8, in grey levels.
+    """Return the differences of some images from their blur: (m, p) int8, in grey levels.
 
-    images: (n, h, w, 3) uint8.
+    images: (n, h, w, 3) uint8. indices: (m,), the images to look at.
     """
     from scipy.ndimage import uniform_filter
 
