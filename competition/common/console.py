@@ -85,7 +85,8 @@ class Status:
     def show(self, text: str) -> None:
         """Show the line."""
         if sys.stderr.isatty():
-            self.bar = self.bar or tqdm(bar_format="{desc}", position=self.position, leave=False)
+            if self.bar is None:
+                self.bar = tqdm(bar_format="{desc}", position=self.position, leave=False)
             self.bar.set_description_str(text)
         elif time.monotonic() - self.said >= STATUS_SECONDS:
             self.said = time.monotonic()

@@ -1,4 +1,4 @@
-"""Workers run tasks side by side, keep their errors apart, survive a process that dies, and end with their parent."""
+"""Workers run tasks side by side, survive a process that dies, and end with their parent."""
 
 import os
 import signal
@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from competition.common.errors import UserError
+from competition.common import console
+from competition.common.errors import TrialFailedError
 from competition.common.parallel import Workers, count_workers
 
 
@@ -22,7 +23,7 @@ def identify(number: int) -> tuple[int, int]:
 
 
 def meet(folder: Path, name: str) -> tuple[int, str]:
-    """Wait until another process does the same; tell who this one is and how many threads it may use."""
+    """Wait until another process does the same; return who this is, and its number of threads."""
     (folder / name).touch()
     deadline = time.monotonic() + 90
     while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
@@ -30,8 +31,24 @@ def meet(folder: Path, name: str) -> tuple[int, str]:
     return os.getpid(), os.environ["TF_NUM_INTRAOP_THREADS"]
 
 
+def note(path: Path, name: str, seconds: float = 0.0) -> int:
+    """Add a name to a file; return the number of this process."""
+    time.sleep(seconds)
+    with path.open("a") as stream:
+        stream.write(f"{name}\n")
+    return os.getpid()
+
+
 def refuse() -> None:
-    raise UserError("This was not what is expected.")
+    raise TrialFailedError("This was not what is expected.")
+
+
+def stumble() -> None:
+    raise ZeroDivisionError("a bug")
+
+
+def say_hello() -> None:
+    console.say("hello from a worker")
 
 
 def die(marker: Path, times: int) -> str:
@@ -43,52 +60,124 @@ def die(marker: Path, times: int) -> str:
     return "alive"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def light_backend() -> Iterator[None]:
+    """Let workers load the backend that loads fastest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "numpy")
+        yield
+
+
 @pytest.fixture(scope="module")
-def two() -> Iterator[Workers]:
+def two(light_backend: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    console.log_to(tmp_path_factory.mktemp("log") / "log.txt")
     with Workers(2) as workers:
         yield workers
+    console.log_to(None)
+
+
+@pytest.fixture(params=[1, 2])
+def workers(request: pytest.FixtureRequest, two: Workers) -> Workers:
+    """One worker, and two, which remember no failure yet."""
+    chosen = two if request.param == 2 else Workers(1)
+    chosen.failures.clear()
+    return chosen
 
 
 def test_two_workers_work_side_by_side_and_share_the_cores(two: Workers, tmp_path: Path) -> None:
-    results: dict[str, Any] = dict(two.run({name: partial(meet, tmp_path, name) for name in "ab"}))
-    assert len({pid for pid, _ in results.values()} - {os.getpid()}) == 2
+    tasks: dict[str, Any] = {name: partial(meet, tmp_path, name) for name in "ab"}
+    results: dict[str, Any] = dict(two.run_all(tasks))
+    assert len({process for process, _ in results.values()} - {os.getpid()}) == 2
     assert {int(threads) for _, threads in results.values()} == {
         max(1, len(os.sched_getaffinity(0)) // 2)
     }
 
 
-def test_one_worker_is_this_process() -> None:
-    with Workers(1) as workers:
-        ((_, result),) = workers.run({"only": partial(identify, 7)})
-    assert not isinstance(result, UserError)
-    assert result[1] == os.getpid()
+def test_one_worker_is_this_process_and_so_is_that_of_a_task_alone(two: Workers) -> None:
+    with Workers(1) as one:
+        for workers in (one, two):
+            ((name, result),) = workers.run_all({"only": partial(identify, 7)})
+            assert (name, result) == ("only", (7, os.getpid()))
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_an_input_error_of_one_task_leaves_the_others_alone(number: int, two: Workers) -> None:
-    workers = two if number == 2 else Workers(1)
-    tasks: dict[str, Any] = {"bad": refuse, "good": partial(identify, 1)}
-    results: dict[str, Any] = dict(workers.run(tasks))
-    assert isinstance(results["bad"], UserError)
-    assert str(results["bad"]) == "This was not what is expected."
-    assert results["good"][0] == 1
-
-
-def test_a_task_whose_process_dies_is_run_again_and_its_neighbours_too(
+def test_each_worker_takes_the_names_of_its_own_queue_in_order(
     two: Workers, tmp_path: Path
 ) -> None:
+    names = ["a1", "a2", "a3", "b1"]
+    tasks = {
+        name: partial(note, tmp_path / name[0], name, 0.2 if name == "a1" else 0.0)
+        for name in names
+    }
+    done = dict(two.run_all(tasks, [["a1", "a2", "a3"], ["b1"]]))
+    assert (tmp_path / "a").read_text().split() == ["a1", "a2", "a3"]
+    assert done["a1"] == done["a2"] == done["a3"] != done["b1"]
+
+
+def test_from_one_queue_each_worker_takes_the_next_name_when_it_is_free(
+    two: Workers, tmp_path: Path
+) -> None:
+    tasks = {"slow": partial(note, tmp_path / "log", "slow", 1.0)}
+    tasks |= {name: partial(note, tmp_path / "log", name) for name in ("x", "y", "z")}
+    done = list(two.run_all(tasks))
+    assert [name for name, _ in done] == ["x", "y", "z", "slow"]
+    assert len({process for name, process in done if name != "slow"}) == 1
+
+
+def test_one_worker_takes_all_queues_one_after_the_other(tmp_path: Path) -> None:
+    tasks = {name: partial(note, tmp_path / "log", name) for name in ("a1", "a2", "b1")}
+    with Workers(1) as one:
+        assert [name for name, _ in one.run_all(tasks, [["a2", "a1"], ["b1"]])] == [
+            "a2",
+            "a1",
+            "b1",
+        ]
+
+
+def test_a_users_error_of_one_task_is_told_and_remembered_and_leaves_the_others_alone(
+    workers: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks: dict[str, Any] = {"bad": refuse, "good": partial(identify, 1)}
+    results = dict(workers.run_all(tasks))
+    assert results.keys() == {"good"}
+    assert workers.failures == ["bad: This was not what is expected."]
+    assert "bad FAILED: This was not what is expected." in capsys.readouterr().out
+
+
+def test_any_other_error_ends_the_iteration(workers: Workers) -> None:
+    tasks: dict[str, Any] = {"good": partial(identify, 1), "bug": stumble}
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        list(workers.run_all(tasks))
+
+
+def test_what_workers_say_goes_to_the_log_file_too(two: Workers) -> None:
+    list(two.run_all({"a": say_hello, "b": say_hello}))
+    log = console.log_path()
+    assert log is not None
+    assert log.read_text().count("hello from a worker") == 2
+
+
+def test_a_task_whose_process_dies_is_run_once_more_and_its_neighbours_are_too(
+    two: Workers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two.failures.clear()
     tasks: dict[str, Any] = {
         "once": partial(die, tmp_path / "once", 1),
         "always": partial(die, tmp_path / "always", 9),
+        "fine": partial(identify, 3),
     }
-    results: dict[str, Any] = dict(two.run(tasks | {"fine": partial(identify, 3)}))
+    results: dict[str, Any] = dict(two.run_all(tasks))
     assert results["once"] == "alive"
     assert results["fine"][0] == 3
-    assert "The process of always died" in str(results["always"])
-    assert [name for name, _ in two.run({"after": partial(identify, 4)})] == ["after"]
+    assert results.keys() == {"once", "fine"}
+    assert len(list(tmp_path.glob("always*"))) == 2
+    (failure,) = two.failures
+    assert failure.startswith("always: The process of always died")
+    assert "again, one at a time" in capsys.readouterr().out
+    after: dict[str, Any] = {name: partial(identify, 4) for name in ("after", "that")}
+    assert sorted(name for name, _ in two.run_all(after)) == ["after", "that"]
 
 
-# What a shell starts in the background ignores the interrupt, and so do its children, unless they ask for it.
+# What a shell starts in the background ignores the interrupt, unless it asks for it.
 SCRIPT = """
 import signal, time
 from functools import partial
@@ -98,7 +187,7 @@ if __name__ == "__main__":
     with Workers(2) as workers:
         tasks = {"a": partial(time.sleep, 60), "b": partial(time.sleep, 60)}
         print("ready", flush=True)
-        list(workers.run(tasks))
+        list(workers.run_all(tasks))
 """
 
 
@@ -127,3 +216,12 @@ def test_an_accelerator_is_never_shared() -> None:
     assert count_workers(4, accelerated=True) == 1
     assert 1 <= count_workers(4, accelerated=False) <= 4
     assert count_workers(1, accelerated=False) == 1
+
+
+def test_a_worker_more_needs_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = set(range(8))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores)
+    for gigabytes, expected in ((1.0, 1), (8.0, 3), (64.0, 5)):
+        memory = type("Memory", (), {"available": int(gigabytes * 2**30)})
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        assert count_workers(5, accelerated=False) == expected
