@@ -1,4 +1,6 @@
-"""Block borders, freezing and the head's penalty."""
+"""Block borders, what trains, the head's penalty, and the same layers at another input size."""
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -7,20 +9,24 @@ import pytest
 from competition.backbones import BACKBONES
 from competition.config import ModelConfig
 from competition.networks.layers import (
+    backbone_side,
     block_borders,
     create_network,
     find_backbone,
-    freeze_backbone,
+    find_border,
+    list_blocks,
+    lower_part,
     network_spec,
     penalise_head,
-    train_everything,
-    unfreeze_backbone,
+    resized_network,
+    set_trainable,
+    upper_part,
 )
 from competition.networks.weights import RANDOM
 
 
-def make_network(backbone: str, size: int = 32) -> keras.Model:
-    config = ModelConfig(backbone=backbone, head_units=8)
+def make_network(backbone: str, size: int = 32, **changes: Any) -> keras.Model:
+    config = ModelConfig(backbone=backbone, head_units=8, **changes)
     return create_network(network_spec(config, (size, size, 3), 4), RANDOM)
 
 
@@ -29,12 +35,21 @@ def large() -> keras.Model:
     return make_network("mobilenetv3large")
 
 
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+
+
+def predict(network: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    return np.asarray(network.predict_on_batch(inputs))
+
+
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-def test_every_backbone_maps_pictures_to_probabilities(backbone: str) -> None:
-    probabilities = make_network(backbone).predict(
-        np.full((2, 32, 32, 3), 200, np.uint8), verbose=0
-    )
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+def test_every_backbone_maps_images_to_probabilities(backbone: str) -> None:
+    images = np.full((2, 32, 32, 3), 200, np.uint8)
+    probabilities = make_network(backbone)(images, training=False)
+    np.testing.assert_allclose(np.asarray(probabilities).sum(axis=1), 1, rtol=1e-5)
 
 
 def test_borders_of_mobilenet_lie_after_its_fifteen_blocks(large: keras.Model) -> None:
@@ -59,40 +74,94 @@ def test_no_tensor_but_one_crosses_a_border(large: keras.Model) -> None:
         assert len(crossing) == 1
 
 
-def test_the_seeds_share_unfreezes_from_layer_124_on(large: keras.Model) -> None:
-    assert unfreeze_backbone(large, 63 / 187) == 187 - 124
+def test_blocks_are_all_layers_in_order(large: keras.Model) -> None:
+    backbone = find_backbone(large)
+    blocks = list_blocks(backbone)
+    assert len(blocks) == 16
+    assert [layer for block in blocks for layer in block] == backbone.layers
 
 
-def test_unfreezing_all_leaves_only_normalisation_fixed(large: keras.Model) -> None:
-    unfreeze_backbone(large, 1.0)
+def test_the_baselines_share_trains_from_layer_124_on(large: keras.Model) -> None:
+    backbone = find_backbone(large)
+    assert (len(backbone.layers), find_border(backbone, 63 / 187)) == (187, 124)
+
+
+def test_without_a_share_the_head_alone_trains(large: keras.Model) -> None:
+    set_trainable(large, 0.0, "inference", 0.9)
+    assert len(large.trainable_variables) == 4
+
+
+def test_in_inference_mode_all_that_trains_but_normalisation(large: keras.Model) -> None:
+    set_trainable(large, 1.0, "inference", 0.9)
     fixed = {
         type(layer)
         for layer in find_backbone(large).layers
         if layer.weights and not layer.trainable
     }
     assert fixed == {keras.layers.BatchNormalization}
-    freeze_backbone(large)
-    assert len(large.trainable_variables) == 4
 
 
-def test_training_everything_sets_a_momentum_that_follows(large: keras.Model) -> None:
-    train_everything(large, 0.9)
-    layers = [
-        item
-        for item in find_backbone(large).layers
-        if isinstance(item, keras.layers.BatchNormalization)
-    ]
-    assert {layer.momentum for layer in layers} == {0.9}
-    assert all(layer.trainable for layer in layers)
+@pytest.mark.parametrize("share", [63 / 187, 1.0])
+def test_in_training_mode_normalisation_of_the_share_learns_with_a_momentum_that_follows(
+    share: float,
+) -> None:
+    network = make_network("mobilenetv3large")
+    set_trainable(network, share, "training", 0.9)
+    backbone = find_backbone(network)
+    border = find_border(backbone, share)
+    below = set()
+    for index, layer in enumerate(backbone.layers):
+        assert layer.trainable == (index >= border)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            if index >= border:
+                assert layer.momentum == 0.9
+            else:
+                below.add(layer.momentum)
+    assert below == (set() if share == 1.0 else {0.999})
+
+
+def test_a_later_stage_leaves_nothing_of_an_earlier_one(large: keras.Model) -> None:
+    set_trainable(large, 1.0, "training", 0.9)
+    set_trainable(large, 63 / 187, "inference", 0.9)
+    expected = len(large.trainable_variables)
+    fresh = make_network("mobilenetv3large")
+    set_trainable(fresh, 63 / 187, "inference", 0.9)
+    assert len(fresh.trainable_variables) == expected
 
 
 def test_the_penalty_of_the_head_is_the_sum_of_squares() -> None:
     network = make_network("tiny_cnn")
     penalise_head(network, 0.5)
     kernels = [layer.kernel for layer in network.layers if isinstance(layer, keras.layers.Dense)]
-    expected = sum(
-        0.5 * float((keras.ops.convert_to_numpy(kernel) ** 2).sum()) for kernel in kernels
-    )
-    assert float(sum(network.losses)) == pytest.approx(expected, rel=1e-5)
+    squares = [(keras.ops.convert_to_numpy(kernel) ** 2).sum() for kernel in kernels]
+    assert float(sum(network.losses)) == pytest.approx(0.5 * float(sum(squares)), rel=1e-5)
     penalise_head(network, 0.0)
     assert not network.losses
+
+
+def test_the_lower_and_the_upper_part_are_the_network(images: np.ndarray) -> None:
+    network = make_network("custom_cnn")
+    probabilities = predict(network, images)
+    borders = block_borders(find_backbone(network))
+    *crossing, pooled = lower_part(network, borders).predict_on_batch(images)
+    assert len(crossing) == len(borders) > 2
+    for border, below in zip([*borders, None], [*crossing, pooled], strict=True):
+        upper = upper_part(network, border)
+        np.testing.assert_allclose(predict(upper, below), probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("input_size", [0, 48])
+def test_at_another_size_the_same_layers_read_resized_images(
+    input_size: int, images: np.ndarray
+) -> None:
+    network = make_network("tiny_cnn", input_size=input_size)
+    full = input_size or 32
+    assert backbone_side(network) == full
+    for side in (16, full):
+        other = resized_network(network, side)
+        assert {id(item) for item in other.weights} == {id(item) for item in network.weights}
+        small = np.asarray(keras.layers.Resizing(side, side)(images))
+        probabilities = predict(other, small)
+        assert probabilities.shape == (3, 4)
+        if side == full:
+            np.testing.assert_allclose(probabilities, predict(network, images), atol=1e-5)
