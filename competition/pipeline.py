@@ -87,52 +87,51 @@ def run(request: Request) -> None:
     Raises UserError where something failed, NotCheckedError where all is done but --check-server
     could not check, and WorthlessError where what is packaged is no better than chance.
     """
-    paths = request.paths
+    paths, config, results = request.paths, request.config, Results()
     clock = JobClock(paths.experiments, digest(repr(request)), request.budget_seconds)
     with exclusive(paths.experiments), clock:
         console.log_to(paths.experiments / LOG)
         if request.record:
             record_public_score(paths.runs, *request.record)
-        if request.asks_server or request.stages - {"leaderboard"}:
-            run_stages(request, clock)
-        else:
+        if not (request.asks_server or request.stages - {"leaderboard"}):
             show_leaderboard(request)
-
-
-def run_stages(request: Request, clock: JobClock) -> None:
-    """Run the stages in order, as far as they are asked for."""
-    paths, config = request.paths, request.config
-    environment = describe_environment()
-    say(f"{paths.name}: {environment['device']}, keras {environment['keras']}, seed {config.seed}")
-    if request.wants("search") and request.storage:
-        open_storage(request.storage, config.search.heartbeat_seconds)  # refused now, if at all
-    dataset = load(request)
-    weights = choose_weights(
-        config.weights, request.backbones if request.trains else (), paths.weights
-    )
-    headline("Clean")
-    embedding = find_embedding_weights(config.weights, config.cleaning.backbone, paths.weights)
-    cleaned = clean(dataset, paths.data, config, embedding, request.forces("clean"))
-    results = Results()
-    if request.wants("split") or request.trains or request.asks_server:
-        headline("Split")
-        splits = split(cleaned, paths.data, config, request.forces("split"))
-    if request.trains or request.asks_server:
-        data = prepare(cleaned, splits, config, paths.data / PREPARED)
-    if request.trains:
-        run_backbones(request, data, weights, clock, results)
-        package(request, data, results)
-        cross_validate(request, data, cleaned, weights)
-        show_leaderboard(request)
+            return
+        introduce(request)
+        dataset = load(request)
+        names = request.backbones if request.trains else ()
+        weights = choose_weights(config.weights, names, paths.weights)
+        headline("Clean")
+        embedding = find_embedding_weights(config.weights, config.cleaning.backbone, paths.weights)
+        cleaned = clean(dataset, paths.data, config, embedding, request.forces("clean"))
+        if request.wants("split") or request.trains or request.asks_server:
+            headline("Split")
+            splits = split(cleaned, paths.data, config, request.forces("split"))
+        if request.trains or request.asks_server:
+            data = prepare(cleaned, splits, config, paths.data / PREPARED)
+        if request.trains:
+            run_backbones(request, data, weights, clock, results)
+            package(request, data, results)
+            cross_validate(request, data, cleaned, weights)
+            show_leaderboard(request)
+        if request.asks_server:
+            ask_server(request, data)
         if request.is_demo and request.wants("search"):
             say("\n" + FIRST_STEPS)
-    if request.asks_server:
-        ask_server(request, data)
-    say(f"\nDone in {describe_seconds(clock.seconds_used)}.")
+        say(f"\nDone in {describe_seconds(clock.seconds_used)}.")
     results.raise_for()
 
 
 # -- the stages
+
+
+def introduce(request: Request) -> None:
+    """Say what computes, and refuse a --storage that cannot be used before any work."""
+    config = request.config
+    environment = describe_environment()
+    device = f"{environment['device']}, keras {environment['keras']}"
+    say(f"{request.paths.name}: {device}, seed {config.seed}")
+    if request.wants("search") and request.storage:
+        open_storage(request.storage, config.search.heartbeat_seconds)
 
 
 def load(request: Request) -> Dataset:

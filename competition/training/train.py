@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,24 +59,32 @@ def train(
     validation = data.validation_images, data.validation_labels
     stages = plan_stages(config, weights)
 
-    def run(stage: Stage, slot: Slot | None) -> None:
+    for stage, slot in _schedule(stages, keeper, validation, time_for):
         if stage.name not in keeper.state["stages"]:
             stage.prepare(keeper.network, config.training.batch_norm_momentum)
             fit_stage(keeper.network, batches, validation, stage, config, keeper, slot)
             keeper.finish_stage(stage.name)
         keeper.load_best(keeper.network)
 
+
+def _schedule(
+    stages: list[Stage],
+    keeper: Checkpoint,
+    validation: tuple[np.ndarray, np.ndarray],
+    time_for: TrainingTime | None,
+) -> Iterator[tuple[Stage, Slot | None]]:
+    """Yield each stage with its slot, and the last one again while the network is at chance."""
     for number, stage in enumerate(stages):
-        begun = keeper.position(stage.name).progress
-        run(stage, begin_stage(stages[number:], begun, time_for.slot) if time_for else None)
+        done = keeper.position(stage.name).progress
+        yield stage, begin_stage(stages[number:], done, time_for.slot) if time_for else None
     extra = 1
     while time_for and _is_at_chance(keeper.network, validation):
         slot = Slot(time.time(), min(time_for.limit, time.time() + time_for.slot.length))
         if slot.length < max(1.0, SHORTEST_EXTENSION * time_for.slot.length):
-            break
+            return
         extra += 1
         say(f"  no better than chance yet: it trains on for {describe_seconds(slot.length)}")
-        run(replace(stages[-1], name=f"{stages[-1].name} {extra}"), slot)
+        yield replace(stages[-1], name=f"{stages[-1].name} {extra}"), slot
 
 
 def _is_at_chance(network: keras.Model, validation: tuple[np.ndarray, np.ndarray]) -> bool:
@@ -144,7 +152,16 @@ def fit_stage(
         watcher = StepWatcher(
             step, rate, must_stop, save, average, f"  {stage.name}, epoch {epoch + 1}"
         )
-        logs = trainer.run(side, epoch, step, watcher)
+        model, batched = trainer.at_side(side)
+        trainer.set_dropout(epoch * len(batches) + step)
+        model.fit(
+            batched.stream(epoch, step),
+            steps_per_epoch=len(batches) - step,
+            shuffle=False,
+            verbose=0,
+            callbacks=[watcher],
+        )
+        logs = {name: values[-1] for name, values in model.history.history.items()}
         if not math.isfinite(logs["loss"]):
             raise diverged(stage)
         losses.append((watcher.steps_done - step, logs["loss"], logs["accuracy"]))
@@ -198,7 +215,7 @@ class _Trainer:
         weights = {id(item) for item in network.weights}
         self.dropout_states = [item for item in network.variables if id(item) not in weights]
         self.models: dict[int, tuple[keras.Model, Batches]] = {}
-        self.model = self._at_side(self.full)[0]
+        self.model = self.at_side(self.full)[0]
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on; 0 of features."""
@@ -208,17 +225,13 @@ class _Trainer:
         grown = start + progress * (self.full - start + SIZE_STEP)
         return min(self.full, start + int((grown - start) / SIZE_STEP) * SIZE_STEP)
 
-    def run(self, side: int, epoch: int, first: int, watcher: StepWatcher) -> dict[str, float]:
-        """Train from the step `first` of an epoch on; return mean loss and accuracy."""
-        model, batches = self._at_side(side)
-        for state in self.dropout_states:  # which no checkpoint holds: it counts the steps
-            state.assign([ops.convert_to_numpy(state)[0], epoch * len(batches) + first])
-        steps = len(batches) - first
-        stream = batches.stream(epoch, first)
-        model.fit(stream, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watcher])
-        return {name: values[-1] for name, values in model.history.history.items()}
+    def set_dropout(self, steps: int) -> None:
+        """Set the state of dropout, which counts the steps and which no checkpoint holds."""
+        for state in self.dropout_states:
+            state.assign([ops.convert_to_numpy(state)[0], steps])
 
-    def _at_side(self, side: int) -> tuple[keras.Model, Batches]:
+    def at_side(self, side: int) -> tuple[keras.Model, Batches]:
+        """Return the model and the batches for images of that side."""
         if side not in self.models:
             # Another model of the same layers: a compiled one would store its optimiser, too.
             model, batches = keras.Model(self.network.inputs, self.network.outputs), self.batches
