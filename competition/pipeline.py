@@ -100,6 +100,8 @@ def run(request: Request) -> None:
         dataset = load(request)
         names = request.backbones if request.trains else ()
         weights = choose_weights(config.weights, names, paths.weights)
+        source = request.data or paths.data / TRAINING_SET
+        claim_folder(paths.experiments, dataset, source, request.force)
         headline("Clean")
         embedding = find_embedding_weights(config.weights, config.cleaning.backbone, paths.weights)
         cleaned = clean(dataset, paths.data, config, embedding, request.forces("clean"))
@@ -148,7 +150,6 @@ def load(request: Request) -> Dataset:
     if request.published:
         fetch(request.published, path)
     dataset = load_dataset(path, request.config.data)
-    claim_folder(paths.experiments, dataset, path, request.force)
     height, width = dataset.images.shape[1:3]
     counts = np.bincount(dataset.labels)
     classes = [f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)]

@@ -1,8 +1,9 @@
-"""The command line: quick help, and one sentence for each mistake, before any long work and with no file changed."""
+"""The command line: quick help, one sentence for each mistake before any long work, exit codes."""
 
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,22 +12,37 @@ import numpy as np
 import pytest
 
 import run
+from competition.common.errors import (
+    CheckFailedError,
+    NotCheckedError,
+    UserError,
+    WorthlessError,
+)
 from competition.common.files import exclusive
+from competition.common.settings import flatten
+from competition.config import Config
+from competition.request import Request
 from tests.factories import draw_blobs
 
 ROOT = Path(__file__).parents[1]
 
 
 def listing(folder: Path) -> dict[str, int]:
+    """Return when each file was changed, but for the lock and the log of what was said."""
     return {
         str(path): path.stat().st_mtime_ns
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name not in (".lock", "log.txt")
     }
 
 
+Call = Callable[..., str]
+
+
 @pytest.fixture
-def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> object:
+def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Make a call that is a mistake; return the sentence that tells it."""
+
     def call(*arguments: str) -> str:
         before = listing(tmp_path)
         assert run.main([*arguments, "--workdir", str(tmp_path)]) == 2
@@ -47,7 +63,10 @@ def write_data(path: Path, **changes: object) -> str:
 
 def test_help_loads_neither_keras_nor_pandas() -> None:
     slow = "{'keras', 'pandas', 'optuna', 'tensorflow', 'sklearn', 'matplotlib'}"
-    program = f"import sys, run; run.build_parser().format_help(); print(sorted({slow} & set(sys.modules)))"
+    program = (
+        "import sys, run; run.build_parser().format_help(); "
+        f"print(sorted({slow} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -66,28 +85,12 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Unknown argument '--serach'; did you mean '--search'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--trials", "--workers"])
-def test_none_at_all_is_refused_before_anything_loads(
-    flag: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        run.main(["--search", flag, "0"])
-    assert f"{flag} got 0, and expects 1 or more" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("text", ["", "fast", "-3m", "0", "90x"])
-def test_a_bad_duration_is_refused(text: str) -> None:
-    with pytest.raises(SystemExit):
-        run.main(["--search", "--time-budget", text])
-
-
-def test_durations_have_units() -> None:
-    assert [run.parse_duration(text) for text in ("90m", "1.5h", "45s", "30")] == [
-        5400,
-        5400,
-        45,
-        30,
-    ]
+def test_a_bad_duration_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--search", f"--time-budget={text}"])
+    assert stop.value.code == 2
+    assert "expected a duration as 90m, 1.5h or 600s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,9 @@ def test_durations_have_units() -> None:
         (["--train", "--set", "training.select_by="], "Unknown version to select by ''"),
         (["--train", "--set", "model.dropout=2"], "a number from 0 to 0.95"),
         (["--search", "--set", "search.trials=0"], "search.trials got '0'"),
+        (["--search", "--trials", "0"], "--trials got 0, and expects 1 or more"),
+        (["--search", "--workers", "0"], "--workers got 0, and expects 1 or more"),
+        (["--train", "--folds", "1"], "--folds got 1, and expects 2 or more"),
         (["--clean", "--data", "missing.npz"], "missing.npz"),
         (["--clean", "--name", "mine"], "needs --data"),
         (
@@ -116,7 +122,7 @@ def test_durations_have_units() -> None:
         (["--dry-run", "nowhere.zip"], "nowhere.zip, which is no file"),
         (["--grade", "nowhere"], "nowhere, which holds no zip"),
         (["--ensemble", "tiny_cnn_001", "tiny_cnn_002"], "no such run"),
-        (["--on-test", "--bundle"], "--on-test says which pictures"),
+        (["--on-test", "--bundle"], "--on-test says which images"),
         (["--bundle", "--set", "codabench.start=soon"], "codabench.start got 'soon'"),
         (["--train", "--check-server", "keras==3.4.1"], "give both"),
         (["--package", "--check-server", "keras"], "expects exact versions"),
@@ -125,9 +131,9 @@ def test_durations_have_units() -> None:
     ],
 )
 def test_mistakes_on_the_command_line_get_one_sentence(
-    arguments: list[str], sentence: str, call: object
+    arguments: list[str], sentence: str, call: Call
 ) -> None:
-    assert sentence in call(*arguments)  # type: ignore[operator]
+    assert sentence in call(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -140,14 +146,14 @@ def test_mistakes_on_the_command_line_get_one_sentence(
     ],
 )
 def test_bad_data_gets_one_sentence(
-    changes: dict[str, object], sentence: str, tmp_path: Path, call: object
+    changes: dict[str, object], sentence: str, tmp_path: Path, call: Call
 ) -> None:
     path = write_data(tmp_path / "bad.npz", **changes)
-    assert sentence in call("--clean", "--data", path)  # type: ignore[operator]
+    assert sentence in call("--clean", "--data", path)
 
 
 def test_weights_of_another_network_are_refused_before_the_long_work(
-    tmp_path: Path, call: object
+    tmp_path: Path, call: Call
 ) -> None:
     path = tmp_path / "mobilenetv3small_imagenet_notop.weights.h5"
     with h5py.File(path, "w") as file:
@@ -162,23 +168,23 @@ def test_weights_of_another_network_are_refused_before_the_long_work(
         "--backbone",
         "mobilenetv3small",
     ]
-    assert "does not hold weights of this backbone" in call(*arguments)  # type: ignore[operator]
+    assert "does not hold weights of this backbone" in call(*arguments)
 
 
 def test_without_internet_a_published_data_set_is_not_had(
-    tmp_path: Path, call: object, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object, **names: object) -> None:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr("competition.data.download.urlopen", refuse)
-    error = call("--clean", "--data", "bloodmnist:64")  # type: ignore[operator]
+    error = call("--clean", "--data", "bloodmnist:64")
     assert "no internet (Name or service not known)" in error
     assert f"put the file at {tmp_path / 'data' / 'downloads' / 'bloodmnist_64.npz'}" in error
     assert (tmp_path / "experiments" / "bloodmnist_64").is_dir()
 
 
-def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path, call: object) -> None:
+def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path, call: Call) -> None:
     data = write_data(tmp_path / "good.npz")
     entered, leave = threading.Event(), threading.Event()
 
@@ -191,18 +197,18 @@ def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path, call: object) -> Non
     holder.start()
     entered.wait(20)
     try:
-        assert "Another run is at work" in call("--clean", "--data", data)  # type: ignore[operator]
+        assert "Another run is at work" in call("--clean", "--data", data)
     finally:
         leave.set()
         holder.join()
 
 
 def test_a_full_disk_is_told_before_the_work(
-    tmp_path: Path, call: object, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path / "good.npz")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20})())
-    assert "1 MB free" in call("--clean", "--data", data)  # type: ignore[operator]
+    assert "1 MB free" in call("--clean", "--data", data)
 
 
 def test_a_disk_that_fills_up_on_the_way_gets_one_sentence(
@@ -219,3 +225,49 @@ def test_a_disk_that_fills_up_on_the_way_gets_one_sentence(
     error = capsys.readouterr().err
     assert "No space left on device" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (None, 0, ""),
+        (OSError(28, "No space left", "map.npz"), 1, "error: map.npz: No space left; mend that"),
+        (UserError("This is wrong."), 2, "error: This is wrong."),
+        (CheckFailedError("The zip is slow."), 2, "error: The zip is slow."),
+        (NotCheckedError("no pip"), 3, "server versions: NOT CHECKED (no pip)"),
+        (WorthlessError("IT IS WORTH NOTHING"), 4, "IT IS WORTH NOTHING"),
+        (KeyboardInterrupt(), 130, "Stopped. The same command goes on from here."),
+    ],
+)
+def test_the_exit_code_and_one_sentence_tell_how_it_ended(
+    error: BaseException | None,
+    code: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def end(request: Request) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr("competition.pipeline.run", end)
+    assert run.main(["--leaderboard"]) == code
+    told = capsys.readouterr().err.strip()
+    assert told.startswith(sentence)
+    assert "\n" not in told
+
+
+def test_an_error_in_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(request: Request) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("competition.pipeline.run", stumble)
+    with pytest.raises(ZeroDivisionError):
+        run.main(["--leaderboard"])
+
+
+def test_all_settings_are_listed_without_keras(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--settings"]) == 0
+    output = capsys.readouterr().out
+    for key in flatten(Config()):
+        assert f"  {key} " in output
