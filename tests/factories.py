@@ -1,6 +1,7 @@
 """What tests are made of: tiny images and settings, runs of random networks, and zips of a few lines."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from competition.config import Config, ModelConfig, with_settings
 from competition.data.arrays import TrainingData
 from competition.networks.layers import create_network, network_spec
 from competition.networks.weights import RANDOM
+from competition.search.rounds import Search
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
 PLAIN = "import numpy as np\nclass Model:\n    def predict(self, X):\n        return np.zeros(len(X), int)\n"
@@ -95,3 +97,21 @@ def enliven(network: Any) -> None:
     logits = features @ kernel
     scale = 2 / max(float(logits.std(axis=0).mean()), 1e-12)
     network.layers[-1].set_weights([kernel * scale, bias - scale * logits.mean(axis=0)])
+
+
+def make_search(folder: Path, trials: int = 8, **changes: Any) -> Search:
+    """Return the search of the tiny network from random weights, which needs no backend."""
+    settings = {
+        "model.backbone": "tiny_cnn",
+        "search.trials": trials,
+        "search.heartbeat_seconds": 1,
+    }
+    search = Search(
+        with_settings(Config(), settings),
+        RANDOM,
+        folder,
+        {"splits": "data-1", "classes": 3},
+        backend="numpy",
+        side=96,
+    )
+    return replace(search, **changes)

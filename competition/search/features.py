@@ -30,14 +30,9 @@ from competition.common.files import (
 from competition.common.settings import flatten
 from competition.config import Config
 from competition.data.arrays import TrainingData, one_hot
-from competition.networks.layers import (
-    create_network,
-    find_backbone,
-    find_border,
-    lower_part,
-    network_spec,
-)
+from competition.networks.layers import find_backbone, find_border, lower_part
 from competition.networks.weights import Weights
+from competition.training.train import build_network
 
 BATCH_SIZE = 64
 
@@ -109,9 +104,7 @@ def _compute(
     config: Config, data: TrainingData, weights: Weights, shares: Sequence[float], place: Path
 ) -> None:
     """Pass all images through the frozen part, and write what crosses each border into `place`."""
-    network = create_network(
-        network_spec(config.model, data.images.shape[1:], data.num_classes), weights
-    )
+    network = build_network(config, data, weights)
     backbone = find_backbone(network)
     numbers = sorted({find_border(backbone, share) for share in shares} - {0})
     borders: list[int | None] = [*numbers, None]
@@ -120,16 +113,17 @@ def _compute(
     copies = _count_copies(config, data, shapes, place)
     count, checked = len(data.labels), len(data.validation_labels)
     place.mkdir()
-    labels = _create(place / "labels.npy", (copies, count, data.num_classes), np.float32)
-    names = [_name(border) for border in borders]
-    training = [
-        _create(place / f"training_{name}.npy", (copies, count, *shape), np.float16)
-        for name, shape in zip(names, shapes, strict=True)
-    ]
-    validation = [
-        _create(place / f"validation_{name}.npy", (checked, *shape), np.float16)
-        for name, shape in zip(names, shapes, strict=True)
-    ]
+
+    def create(kind: str, *sizes: int) -> list[np.memmap]:
+        paths = [place / f"{kind}_{_name(border)}.npy" for border in borders]
+        return [
+            np.lib.format.open_memmap(path, "w+", np.dtype(np.float16), (*sizes, *shape))
+            for path, shape in zip(paths, shapes, strict=True)
+        ]
+
+    training = create("training", copies, count)
+    validation = create("validation", checked)
+    labels = np.empty((copies, count, data.num_classes), np.float32)
     augment = compile_augmentation(config.augmentation, data.images.shape[1:], data.num_classes)
     targets = one_hot(data.labels, data.num_classes)
     batches = [
@@ -150,6 +144,9 @@ def _compute(
             kept = [array[copy, chosen] for array in training]
         for array, values in zip(kept, lower.predict_on_batch(images), strict=True):
             array[:] = values
+    for written in (*training, *validation):
+        written.flush()  # before its size and time are noted
+    np.save(place / "labels.npy", labels)
 
 
 def _count_copies(
@@ -171,10 +168,6 @@ def _count_copies(
         say(f"{copies} of {wanted} copies of each image fit into {allowed:.0f} MB of cache.")
     require_disk(place, fixed + copies * per_copy)
     return copies
-
-
-def _create(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
-    return np.lib.format.open_memmap(path, "w+", np.dtype(kind), shape)
 
 
 def _name(border: int | None) -> str:

@@ -1,4 +1,4 @@
-"""The rounds of a search: what each one searches, how many trials it has, and what a trial trains."""
+"""The rounds of a search: the settings each one searches, its trials, and what a trial trains."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,6 +26,21 @@ FINE_TUNING_SPACE: Space = {
 FEWEST_IMAGES = 250  # on fewer, a few epochs teach a network from random weights nothing
 HEAD_COST, UPPER_COST = 0.02, 0.5  # of an epoch on features, beside one that trains everything
 REDUCTION = 4  # successive halving: one in so many trials goes on, to so many times the images
+
+
+def is_range(options: tuple[Any, ...]) -> bool:
+    """Tell whether options are (low, high, logarithmic), rather than choices."""
+    return isinstance(options[-1], bool)
+
+
+def inside_space(settings: dict[str, Any], space: Space) -> dict[str, Any]:
+    """Return the settings of `space`, at the nearest place in it."""
+    return {
+        key: min(max(settings[key], options[0]), options[1])
+        if is_range(options)
+        else min(options, key=lambda option: abs(option - settings[key]))
+        for key, options in space.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -104,14 +119,9 @@ class Search:
         return self.config.model.backbone
 
     @property
-    def database(self) -> Path:
-        """The file of its studies, where it has one of its own."""
-        return self.folder / f"{self.backbone}.db"
-
-    @property
     def url(self) -> str:
-        """The storage of its studies."""
-        return self.storage or f"sqlite:///{self.database}"
+        """The storage of its studies: the one given, or a file of its own."""
+        return self.storage or f"sqlite:///{self.folder / self.backbone}.db"
 
     @property
     def rounds(self) -> list[Round]:
@@ -138,9 +148,8 @@ class Search:
 
     def count_passes(self, item: Round) -> float:
         """Return how many images pass the network in a round, as if each trained all of it."""
-        search, settings = self.config.search, self.trial_settings(item)
-        whole = settings["training.frozen_epochs"] + settings["training.fine_tuning_epochs"]
-        upper = HEAD_COST * settings["training.frozen_epochs"]
-        upper += UPPER_COST * settings["training.fine_tuning_epochs"]
-        epochs = upper if self.weights.is_pretrained else whole
-        return self.count_trials(item) * item.count_images(search) * epochs
+        settings = self.trial_settings(item)
+        frozen_cost, cost = (HEAD_COST, UPPER_COST) if self.weights.is_pretrained else (1.0, 1.0)
+        epochs = frozen_cost * settings["training.frozen_epochs"]
+        epochs += cost * settings["training.fine_tuning_epochs"]
+        return self.count_trials(item) * settings["training.limit"] * epochs

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 import optuna
-import psutil
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,13 +21,12 @@ from competition.config import PRESETS, with_settings
 from competition.data.arrays import TrainingData, count_skipped
 from competition.search.features import cache_features
 from competition.search.report import write_report
-from competition.search.rounds import FINE_TUNING_SPACE, Round, Search
+from competition.search.rounds import FINE_TUNING_SPACE, Round, Search, inside_space
 from competition.search.study import (
     QUEUED,
     REASON,
+    count_trials,
     describe_settings,
-    inside_space,
-    is_finished,
     open_study,
     rank,
     run_trials,
@@ -51,9 +49,36 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
     <backbone>_best.json and the reports. features: the folder of cached features.
     Settings change only where the gain over those as given is beyond chance, by McNemar's exact
     test on the same images, corrected for the number of trials (Bonferroni).
+    Raises UserError where the storage cannot be used.
     """
-    if not search.rounds:
-        say(f"{search.backbone}: nothing to search, --set says it all.")
+    with told_by_name(search.url):
+        settled, decision = _run_rounds(search, data, features)
+    if search.worker == 0:
+        facts = {"settings": settled, "decision": decision, **_list_facts(search)}
+        write_json(search.folder / f"{search.backbone}_best.json", facts)
+    return settled
+
+
+def read_best(search: Search) -> dict[str, Any]:
+    """Return the settings that an earlier search of the same data and weights changed."""
+    path = search.folder / f"{search.backbone}_best.json"
+    best: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if not _list_facts(search).items() <= best.items():
+        return {}
+    return {key: value for key, value in best["settings"].items() if key not in search.fixed}
+
+
+def _list_facts(search: Search) -> dict[str, Any]:
+    """Return what the settings that a search found hold for."""
+    return {
+        "data": search.data["splits"],
+        "weights": search.weights.fingerprint,
+        "select_by": search.config.training.select_by,
+    }
+
+
+def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dict[str, Any], str]:
+    """Return the settings that all rounds changed, and why."""
     given = flatten(search.config)
     best: list[dict[str, Any]] = []  # settings that a round found, best first
     settled: dict[str, Any] = {}
@@ -62,86 +87,56 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
         if item.is_final and len(best) < 2:
             continue
         current = replace(search, config=with_settings(search.config, settled))
-        queued = best[: search.count_trials(item)] if item.is_final else _first(current, item)
-        study = open_study(current, item, queued)
-        asked = len(queued) if item.is_final else search.count_trials(item)
-        _run_round(current, item, study, asked, data, features)
-        trials = rank(study)
+        first = best if item.is_final else _list_first(current, item)
+        study = open_study(current, item, first[: search.count_trials(item)])
+        _run_round(current, item, study, data, features)
         if search.worker == 0:
             write_report(study, search.folder, f"{search.backbone}_{item.name}")
+        trials = rank(study)
         if not trials:
             continue
         base = inside_space(given, search.space(item))
-        winner, decision = _settle(search, item, trials, base, data)
+        winner, decision = _settle(search, item, study, base, data.validation_labels)
         say(f"{search.backbone} {item.name}: {decision}")
-        # What goes on to the final: the settings as given, then the best others.
+        # To the final go the settings as given, then the best others.
         space = search.space(search.rounds[-1])
         found = [given, *(given | settled | trial.params for trial in trials)]
-        best = _without_repeats([inside_space(settings, space) for settings in found])
+        found = [inside_space(settings, space) for settings in found]
+        best = [one for index, one in enumerate(found) if one not in found[:index]]
         changed = {} if winner == base else winner
-        if item.is_final:
-            settled = changed
-        elif not item.half_size:  # smaller images decide nothing without a final
-            settled = settled | changed
-    if search.worker == 0:
-        facts = {"settings": settled, "decision": decision, "data": search.data["splits"]}
-        facts |= {"weights": search.weights.fingerprint}
-        facts |= {"select_by": search.config.training.select_by}
-        write_json(search.folder / f"{search.backbone}_best.json", facts)
-    return settled
+        settled = changed if item.is_final else settled | changed
+    return settled, decision
 
 
-def _without_repeats(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [item for index, item in enumerate(items) if item not in items[:index]]
-
-
-def read_best(search: Search) -> dict[str, Any]:
-    """Return the settings that an earlier search of the same data and weights changed."""
-    path = search.folder / f"{search.backbone}_best.json"
-    best: dict[str, Any] = read_json(path) if path.is_file() else {}
-    same = {
-        "data": search.data["splits"],
-        "weights": search.weights.fingerprint,
-        "select_by": search.config.training.select_by,
-    }
-    if not same.items() <= best.items():
-        return {}
-    return {key: value for key, value in best["settings"].items() if key not in search.fixed}
-
-
-def _first(search: Search, item: Round) -> list[dict[str, Any]]:
+def _list_first(search: Search, item: Round) -> list[dict[str, Any]]:
     """Return what a round tries first: the settings as given and the baseline's."""
-    settings = flatten(search.config)
-    first = [settings, settings | PRESETS["baseline"]]
-    return [inside_space(known, search.space(item)) for known in first[: search.count_trials(item)]]
+    given = flatten(search.config)
+    space = search.space(item)
+    return [inside_space(known, space) for known in (given, given | PRESETS["baseline"])]
 
 
 def _run_round(
-    search: Search,
-    item: Round,
-    study: optuna.Study,
-    asked: int,
-    data: TrainingData,
-    features: Path,
+    search: Search, item: Round, study: optuna.Study, data: TrainingData, features: Path
 ) -> None:
     """Run what is missing of the trials of a round."""
-    finished = sum(map(is_finished, study.get_trials(deepcopy=False)))
-    if finished >= asked:
-        say(f"{study.study_name}: {finished} trials are done already; --trials asks for more.")
-    if finished >= asked or (search.slot is not None and search.slot.is_over):
+    title = f"{search.backbone} {item.name} trial"
+    asked = None if item.is_final else search.count_trials(item)
+    finished, total = count_trials(study, asked)
+    if finished >= total:
+        say(f"{title}s: {finished} are done already; --trials asks for more.")
+        return
+    if search.slot is not None and search.slot.is_over:
         return
     few = data.for_trial(item.count_images(search.config.search), search.config.seed)
     cached = None
     if search.weights.is_pretrained:
-        known = "training.unfreeze" in search.fixed
         shares = FINE_TUNING_SPACE["training.unfreeze"]
-        shares = (search.config.training.unfreeze,) if known else shares
+        if "training.unfreeze" in search.fixed:
+            shares = (search.config.training.unfreeze,)
         place = features / search.backbone / ("final" if item.is_final else "trials")
         cached = cache_features(search.config, few, search.weights, shares, place)
     trainer = TrialTrainer(few, search.weights, cached)
-    title = f"{search.backbone} {item.name} trial"
-    with told_by_name(search.url):
-        run_trials(study, title, asked, search.slot, _objective(search, item, trainer))
+    run_trials(search, study, title, asked, _objective(search, item, trainer))
 
 
 def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[Trial], float]:
@@ -153,19 +148,16 @@ def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[
 
         def report(score: float, epoch: int) -> None:
             trial.report(score, epoch)
-            late = search.slot is not None and search.slot.is_over
-            if late or (not trial.user_attrs.get(QUEUED) and trial.should_prune()):
+            if search.slot is not None and search.slot.is_over:
+                raise TimeoutError  # it counts as interrupted
+            if not trial.user_attrs.get(QUEUED) and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
             result = train(config, report)
-        except optuna.TrialPruned:
-            raise
         except Exception as error:  # a loss that diverged, or no memory, which each backend raises
-            if (
-                isinstance(error, NOT_THE_TRIALS_FAULT)
-                and getattr(error, "errno", 0) != errno.ENOMEM
-            ):
+            lacks_memory = getattr(error, "errno", 0) == errno.ENOMEM
+            if isinstance(error, NOT_THE_TRIALS_FAULT) and not lacks_memory:
                 raise
             reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
             trial.set_user_attr(REASON, reason)
@@ -173,7 +165,6 @@ def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[
         finally:
             keras.utils.clear_session(free_memory=True)
         trial.set_user_attr(CORRECT, np.packbits(result.correct).tobytes().hex())
-        trial.set_user_attr("megabytes", round(psutil.Process().memory_info().rss / 2**20))
         return result.score
 
     return objective
@@ -182,29 +173,33 @@ def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[
 def _settle(
     search: Search,
     item: Round,
-    trials: list[FrozenTrial],
+    study: optuna.Study,
     base: dict[str, Any],
-    data: TrainingData,
+    labels: np.ndarray,
 ) -> tuple[dict[str, Any], str]:
-    """Return the settings of the best trial, or `base` where chance may explain its gain, and why.
+    """Return the best settings of a round, or `base` where chance may explain their gain, and why.
 
-    trials: of one round, best first.
+    base: the settings as given. labels: of all validation images.
     """
+    trials = rank(study)
     best = trials[0]
-    score = best.value or 0.0
-    found = f"best of {len(trials)} trials {score:.4f} with {describe_settings(best.params)}"
-    limit = item.count_images(search.config.search)
-    labels = data.validation_labels
-    if not beats_chance(score, labels[:: count_skipped(len(labels), limit)]):
+    found = f"best of {len(trials)} trials {best.value:.4f} with {describe_settings(best.params)}"
+    scored = labels[:: count_skipped(len(labels), item.count_images(search.config.search))]
+    if not beats_chance(best.value, scored):
         return base, f"{found}: no better than naming one class always, the settings stay as given"
+    if item.half_size:
+        return base, f"{found}: images of half the size decide nothing without a final"
+    if best.params == base:
+        return base, f"{found}: these are the settings as given"
+    tried = [trial for trial in study.get_trials(deepcopy=False) if trial.params == base]
+    if any(REASON in trial.user_attrs for trial in tried):
+        return best.params, f"{found}: the settings as given fail"
     given = next((trial for trial in trials if trial.params == base), None)
-    if given is None or given is best:
-        return (
-            (base, f"{found}: these are the settings as given") if given else (best.params, found)
-        )
+    if given is None:
+        return base, f"{found}: the settings as given were not finished, and stay"
     probability = compare_answers(best, given) * (len(trials) - 1)
     if probability >= SIGNIFICANCE:
-        gain = 100 * (score - (given.value or 0.0))
+        gain = 100 * (best.value - given.value)
         return base, f"{found}: {gain:.1f} points above the settings as given, within chance"
     return best.params, f"{found}: beyond chance (p = {probability:.2g})"
 

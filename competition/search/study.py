@@ -1,5 +1,6 @@
 """The Optuna studies of a search: opened, shared by processes and hosts, and run to their end."""
 
+import datetime
 import math
 import os
 import platform
@@ -20,16 +21,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from competition.common.console import describe_seconds, say, tell_progress
 from competition.common.errors import TrialFailedError, UserError
 from competition.common.files import digest
-from competition.config import training_settings
-from competition.search.rounds import Round, Search, Space
-from competition.time_budget import Slot
+from competition.config import training_settings, with_settings
+from competition.search.rounds import Round, Search, Space, is_range
+from competition.training.stages import plan_stages
 
 MISSED = 4  # heartbeats that a trial may miss before it counts as dead
 RETRIES = 4  # of a trial whose process dies each time, as one does that takes all memory
 POLL_SECONDS = 2.0
-QUEUED, REASON = "queued", "reason"  # attributes of trials
-# By name: what makes one for trials of that many epochs. None looks at early epochs, which tell
-# little of the last.
+STARTED = datetime.datetime.now()  # before any trial of this process
+# Attributes of trials: queued and so never pruned; begun, with its number, since a retry inherits
+# the attributes; the reason of a failure.
+QUEUED, BEGUN, REASON = "queued", "begun", "reason"
+# Pruners by name, for trials of so many epochs. None looks at early epochs, which tell little of
+# the last.
 PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
     "none": lambda epochs: optuna.pruners.NopPruner(),
     "median": lambda epochs: optuna.pruners.MedianPruner(5, math.ceil(2 * epochs / 3)),
@@ -38,7 +42,7 @@ PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {
 
 
 def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
-    """Return the storage, in which running trials leave heartbeats and dead ones are retried.
+    """Return the storage, in which running trials leave heartbeats.
 
     Raises UserError where it cannot be used.
     """
@@ -51,7 +55,6 @@ def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
             options,
             heartbeat_interval=heartbeat_seconds,
             grace_period=MISSED * heartbeat_seconds,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
         )
 
     with told_by_name(url):
@@ -75,17 +78,14 @@ def _write_in_turn(engine: sqlalchemy.Engine) -> None:
     def leave_transactions_to_us(connection: Any, _: Any) -> None:
         connection.isolation_level = None
 
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
     sqlalchemy.event.listen(engine, "connect", leave_transactions_to_us)
-    sqlalchemy.event.listen(engine, "begin", begin)
+    sqlalchemy.event.listen(engine, "begin", lambda new: new.exec_driver_sql("BEGIN IMMEDIATE"))
     engine.dispose()  # connections from before
 
 
 @contextmanager
 def told_by_name(url: str) -> Iterator[None]:
-    """Turn what a storage that fails raises into a UserError that names it, without its password."""
+    """Turn what a storage raises that fails into a UserError that names it without its password."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats
@@ -103,43 +103,42 @@ def open_study(search: Search, item: Round, queued: list[dict[str, Any]]) -> opt
     """Open or create the study of one round; `queued` settings are tried first.
 
     Its name carries all that is not searched, data and space too: scores compare only where these
-    are equal. Raises UserError where the storage cannot be used.
+    are equal.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = search.space(item)
-    facts = training_settings(search.config) | search.trial_settings(item) | search.data
-    facts |= {"weights": search.weights.fingerprint, "backend": search.backend}
-    facts = {key: str(value) for key, value in facts.items() if key not in space}
-    facts |= {f"space of {key}": str(options) for key, options in space.items()}
+    facts = _list_facts(search, item)
     name = f"{search.backbone}-{item.name}-{digest(facts)[:8]}"
     storage = open_storage(search.url, search.config.search.heartbeat_seconds)
-    with told_by_name(search.url):
-        known = optuna.get_all_study_names(storage)
-        study = optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", load_if_exists=True
-        )
-        if name not in known:
-            _tell_of_others(storage, name, known, facts)
-            study.set_user_attr("facts", facts)
-        epochs = search.trial_settings(item)
-        last_stage = epochs["training.fine_tuning_epochs"] or epochs["training.frozen_epochs"]
-        study.pruner = PRUNERS["none" if item.is_final else search.config.search.pruner](last_stage)
-        # Another seed per process and whenever the study has gone on, or draws would repeat.
-        place = (platform.node(), os.getpid()) if search.storage else ()
-        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
-        seed = int(digest(search.config.seed, states, search.worker, place)[:8], 16)
-        study.sampler = _make_sampler(seed)
-        for settings in queued:
-            study.enqueue_trial(settings, user_attrs={QUEUED: True}, skip_if_exists=True)
-        if search.storage is None and search.worker == 0:
-            _requeue_running(study)
+    known = optuna.get_all_study_names(storage)
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True
+    )
+    if name not in known:
+        _tell_of_others(storage, name, known, facts)
+        study.set_user_attr("facts", facts)
+    pruner = "none" if item.is_final else search.config.search.pruner
+    trained = with_settings(search.config, search.trial_settings(item))
+    study.pruner = PRUNERS[pruner](plan_stages(trained, search.weights)[-1].epochs)
+    # Another seed per process and whenever the study has gone on, or draws would repeat.
+    place = (platform.node(), os.getpid()) if search.storage else ()
+    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    seed = int(digest(search.config.seed, states, search.worker, place)[:8], 16)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
+    for settings in queued:
+        study.enqueue_trial(settings, user_attrs={QUEUED: True}, skip_if_exists=True)
+    if search.storage is None and search.worker == 0:
+        _fail_abandoned(study)
+    retry_interrupted(study)
     return study
 
 
-def _make_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=5)
+def _list_facts(search: Search, item: Round) -> dict[str, str]:
+    """Return all that scores of a round depend on, but for what it searches."""
+    space = search.space(item)
+    facts = training_settings(search.config) | search.trial_settings(item) | search.data
+    facts |= {"weights": search.weights.fingerprint, "backend": search.backend}
+    spaces = {f"space of {key}": str(options) for key, options in space.items()}
+    return {key: str(value) for key, value in facts.items() if key not in space} | spaces
 
 
 def _tell_of_others(
@@ -156,12 +155,26 @@ def _tell_of_others(
         say(f"{kind}: a new study beside the {len(last.trials)} trials with {changes}")
 
 
-def _requeue_running(study: optuna.Study) -> None:
-    """Queue again what seems to be running: nobody else can be at work on a file of this job's own."""
+def _fail_abandoned(study: optuna.Study) -> None:
+    """Fail what runs since before this process: nobody else works on a file of this job's own."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, trial)
-        say(f"  trial {trial.number} was interrupted: it is tried again.")
+        if trial.datetime_start < STARTED:
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def retry_interrupted(study: optuna.Study) -> None:
+    """Queue again the trials that ended for no reason of their own: killed, stopped or cut short.
+
+    Where two processes do so at the same moment one trial is surplus, which harms nobody.
+    """
+    trials = study.get_trials()
+    history = RetryHeartbeatStaleTrialCallback.retry_history
+    retried = {number for trial in trials for number in history(trial)}
+    for trial in trials:
+        interrupted = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
+        if interrupted and trial.number not in retried and len(history(trial)) < RETRIES:
+            RetryHeartbeatStaleTrialCallback()(study, trial)
+            say(f"  trial {trial.number} was interrupted: it is tried again.")
 
 
 def is_finished(trial: FrozenTrial) -> bool:
@@ -169,52 +182,77 @@ def is_finished(trial: FrozenTrial) -> bool:
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or REASON in trial.user_attrs
 
 
+def count_trials(study: optuna.Study, asked: int | None) -> tuple[int, int]:
+    """Return how many trials count, and how many are to in the end.
+
+    asked: how many are to; None: those that were queued.
+    """
+    trials = study.get_trials(deepcopy=False)
+    finished = sum(map(is_finished, trials))
+    unfinished = sum(not trial.state.is_finished() for trial in trials)
+    return finished, finished + unfinished if asked is None else asked
+
+
 def run_trials(
+    search: Search,
     study: optuna.Study,
     title: str,
-    asked: int,
-    slot: Slot | None,
+    asked: int | None,
     objective: Callable[[Trial], float],
 ) -> None:
-    """Run trials until the study has `asked` that count, whoever runs them, or the slot is over.
+    """Run trials until as many count as are asked for, whoever runs them, or the slot is over.
 
-    objective: raises TrialFailedError for a trial that fails. While other processes run the last
-    trials this one waits, and takes over where one of them dies.
+    asked: None: those that were queued. objective: raises TrialFailedError for a trial that fails,
+    TimeoutError for one that time cuts short. While other processes run the last trials this one
+    waits, and takes over where one of them dies.
     """
-    while slot is None or not slot.is_over:
+    grace = MISSED * search.config.search.heartbeat_seconds
+    unbegun: dict[int, float] = {}  # trials that run without a sign of life, and since when
+    while search.slot is None or not search.slot.is_over:
         optuna.storages.fail_stale_trials(study)
-        trials = study.get_trials(deepcopy=False)
-        finished = sum(map(is_finished, trials))
-        states = [trial.state for trial in trials]
-        if finished >= asked:
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:  # Optuna overlooks one that dies before its first heartbeat
+            since = unbegun.setdefault(trial.number, time.monotonic())
+            if trial.user_attrs.get(BEGUN) != trial.number and time.monotonic() - since > grace:
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        retry_interrupted(study)
+        finished, total = count_trials(study, asked)
+        if finished >= total:
             return
-        tell_progress(finished / asked, f"{title} {finished}/{asked}")
-        if TrialState.WAITING in states or finished + states.count(TrialState.RUNNING) < asked:
+        tell_progress(finished / total, f"{title} {finished}/{total}")
+        if finished + len(running) < total:
             _run_trial(study, title, asked, objective)
         else:
             time.sleep(POLL_SECONDS)
 
 
 def _run_trial(
-    study: optuna.Study, title: str, asked: int, objective: Callable[[Trial], float]
+    study: optuna.Study, title: str, asked: int | None, objective: Callable[[Trial], float]
 ) -> None:
-    started: list[int] = []
+    lost: list[int] = []
 
     def begin(trial: Trial) -> float:
-        started.append(trial.number)
-        return objective(trial)
+        try:
+            trial.set_user_attr(BEGUN, trial.number)
+            return objective(trial)
+        finally:
+            if study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                lost.append(trial.number)
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
-        done = sum(map(is_finished, study.get_trials(deepcopy=False)))
-        say(f"{title} {done}/{asked}: {describe_trial(trial)}")
+        finished, total = count_trials(study, asked)
+        say(f"{title} {finished}/{total}: {describe_trial(trial)}")
 
     try:
-        study.optimize(begin, n_trials=1, catch=(TrialFailedError,), callbacks=[report])
-    except (AssertionError, ValueError, UpdateFinishedTrialError):
-        trials = study.get_trials(deepcopy=False)
-        if not (started and trials[started[0]].state.is_finished()):
+        study.optimize(
+            begin, n_trials=1, catch=(TrialFailedError, TimeoutError), callbacks=[report]
+        )
+    except (AssertionError, ValueError, UpdateFinishedTrialError):  # of telling a finished trial
+        if not lost:
             raise
         say(f"{title}: others took this process for dead, and do its trial again.")
+    except UnboundLocalError as error:  # of Optuna 5.0, where the storage fails as a trial ends
+        raise error.__context__ or error from None
 
 
 def describe_trial(trial: FrozenTrial) -> str:
@@ -242,7 +280,7 @@ def describe_settings(settings: dict[str, Any]) -> str:
 def rank(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials with a score, best first."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    return sorted(complete, key=lambda trial: (-trial.value, trial.number))
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
@@ -251,20 +289,5 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
         key: trial.suggest_float(key, options[0], options[1], log=options[2])
         if is_range(options)
         else trial.suggest_categorical(key, options)
-        for key, options in space.items()
-    }
-
-
-def is_range(options: tuple[Any, ...]) -> bool:
-    """Tell whether options are (low, high, logarithmic), rather than choices."""
-    return isinstance(options[-1], bool)
-
-
-def inside_space(settings: dict[str, Any], space: Space) -> dict[str, Any]:
-    """Return the settings of `space`, at the nearest place in it."""
-    return {
-        key: min(max(settings[key], options[0]), options[1])
-        if is_range(options)
-        else min(options, key=lambda option: abs(option - settings[key]))
         for key, options in space.items()
     }

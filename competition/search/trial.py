@@ -1,28 +1,21 @@
-"""What one trial of a search trains: a head on cached features, both stages on them, or all layers."""
+"""One trial of a search: a head on cached features, both stages on them, or all layers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
-from competition.common.errors import TrialFailedError
 from competition.config import Config
 from competition.data.arrays import TrainingData
-from competition.networks.layers import (
-    create_network,
-    find_backbone,
-    find_border,
-    network_spec,
-    upper_part,
-)
+from competition.networks.layers import find_backbone, find_border, network_spec, upper_part
 from competition.networks.submission_model import build_head
 from competition.networks.weights import Weights
 from competition.search.features import Features
-from competition.training.batches import Batches, image_batches
-from competition.training.keepers import SCORE, Keeper
+from competition.training.batches import image_batches
+from competition.training.keepers import Keeper
 from competition.training.stages import Stage, plan_stages
-from competition.training.train import fit_stage
+from competition.training.train import build_network, fit_stage
 
 Report = Callable[[float, int], None]
 
@@ -60,21 +53,17 @@ class TrialTrainer:
     def train(self, config: Config, report: Report) -> TrialResult:
         """Train all stages: on features of the frozen part, or from random weights on images."""
         keras.utils.set_random_seed(config.seed)
-        spec = network_spec(config.model, self.data.images.shape[1:], self.data.num_classes)
-        network = create_network(spec, self.weights)
+        network = build_network(config, self.data, self.weights)
         stages = plan_stages(config, self.weights)
         results = []
         for stage in stages:
             stage.prepare(network, config.training.batch_norm_momentum)
             border = find_border(find_backbone(network), stage.share) if stage.share else None
-            part = network if self._on_images(border) else upper_part(network, border)
+            on_images = self.features is None or border == 0  # nothing is cached below it
+            part = network if on_images else upper_part(network, border)
             told = report if stage is stages[-1] else ignore_epoch
             results.append(self._fit(part, border, stage, config, told))
         return max(results, key=lambda result: result.score)
-
-    def _on_images(self, border: int | None) -> bool:
-        """Tell whether nothing is cached below a border (None: above the whole backbone)."""
-        return self.features is None or border == 0
 
     def _fit(
         self,
@@ -84,23 +73,19 @@ class TrialTrainer:
         config: Config,
         report: Report,
     ) -> TrialResult:
-        """Train one stage of `part`, all that is above `border`, and leave its best weights there."""
+        """Train one stage of `part`, all that is above `border`, and load its best weights."""
         labels = self.data.validation_labels
-        if self._on_images(border):
-            batches = image_batches(self.data, config)
-            validation = self.data.validation_images
-        else:
-            assert self.features is not None
+        batches = image_batches(self.data, config)
+        validation = self.data.validation_images
+        if self.features is not None and border != 0:
             copies, targets = self.features.training(border)
-            batches = Batches(copies, targets, config.training.batch_size, config.seed)
+            batches = replace(batches, copies=copies, labels=targets, augment=None)
             validation = self.features.validation(border)
         keeper = Keeper(report)
         fit_stage(part, batches, (validation, labels), stage, config, keeper)
         keeper.load_best(part)
-        if keeper.predictions is None:
-            raise TrialFailedError("The trial ended before its first epoch.")
-        correct = keeper.predictions.argmax(axis=1) == labels
-        return TrialResult(max(row[SCORE] for row in keeper.history), correct)
+        assert keeper.predictions is not None
+        return TrialResult(keeper.best_score, keeper.predictions.argmax(axis=1) == labels)
 
 
 def ignore_epoch(score: float, epoch: int) -> None:

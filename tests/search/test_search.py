@@ -1,330 +1,565 @@
-"""The objective and what a search leaves: settings tried, failures with their reasons, pruning, and the results."""
+"""What a search tries, what it makes of the scores, and what it leaves."""
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats import binomtest
 
-from competition.common.errors import UserError
+from competition.common.errors import TrialFailedError
 from competition.common.files import read_json
-from competition.config import PRESETS, Config, SearchConfig, with_settings
-from competition.networks.weights import RANDOM, Weights
-from competition.search.rounds import FINALS, TRIALS, Effort, SearchJob
-from competition.search.search import _settle, conclude, search, suggest
-from competition.search.study import open_study, resume_study
-from competition.search.trial import Outcome, Trainer
-from tests.factories import make_data
+from competition.config import PRESETS, Config, with_settings
+from competition.data.arrays import TrainingData
+from competition.networks.weights import Weights
+from competition.search import rounds
+from competition.search import search as module
+from competition.search.rounds import FINE_TUNING_SPACE, HEAD_SPACE, Search
+from competition.search.search import CORRECT, compare_answers, read_best, search_backbone
+from competition.search.trial import TrialResult, TrialTrainer
+from competition.time_budget import Slot
+from tests.factories import draw_blobs, make_data, make_search
+
+Train = Callable[[TrialTrainer, Config, Any], TrialResult]
+
+
+def answer(score: float, number: int = 36) -> TrialResult:
+    """Return a result whose first answers are right."""
+    correct = np.arange(number) < round(score * number)
+    return TrialResult(float(correct.mean()), correct)
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> SearchJob:
-    config = with_settings(Config(), {"model.backbone": "tiny_cnn", "search.trials": 3})
-    return SearchJob(config, RANDOM, tmp_path, {"splits": "data-1"}, "tensorflow")
+def search(tmp_path: Path) -> Search:
+    """Three trials, and no final."""
+    return make_search(tmp_path, trials=3)
+
+
+@pytest.fixture
+def with_final(tmp_path: Path) -> Search:
+    """Five trials, of which two go on."""
+    return make_search(tmp_path, trials=5)
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """Replace training by a score that is best at the highest dropout; return the settings that were tried."""
+    """Replace training by a score that is best at the lowest dropout; return what was tried.
+
+    Any gain counts, and nothing is drawn.
+    """
     seen: list[Config] = []
 
-    def train(self: Trainer, config: Config, report: Any) -> Outcome:
+    def train(self: TrialTrainer, config: Config, report: Any) -> TrialResult:
+        report(1 - config.model.dropout, 1)
         seen.append(config)
-        report(config.model.dropout, 1)
-        return Outcome(config.model.dropout, 3.0, 1.0)
+        return answer(1 - config.model.dropout)
 
-    monkeypatch.setattr(Trainer, "train", train)
-    monkeypatch.setattr(
-        "keras.utils.clear_session", lambda **_: None
-    )  # half a second for nothing here
-    monkeypatch.setattr(
-        "competition.search.search.CONFIDENCE", 0.0
-    )  # of so few pictures nothing could be said
+    monkeypatch.setattr(TrialTrainer, "train", train)
+    monkeypatch.setattr(TrialTrainer, "train_head", train)
+    monkeypatch.setattr(module, "SIGNIFICANCE", math.inf)
+    monkeypatch.setattr("competition.search.report._draw_plots", lambda *_: [])
+    monkeypatch.setattr("keras.utils.clear_session", lambda **_: None)  # slow for nothing here
     return seen
 
 
-def run(job: SearchJob) -> None:
-    for part in job.parts:
-        resume_study(part)
-    search(job, make_data(), job.folder / "features")
+def replace_training(monkeypatch: pytest.MonkeyPatch, change: Callable[..., TrialResult]) -> None:
+    """Let `change` be called with what trained so far, the trainer, its settings and the report."""
+    train: Train = TrialTrainer.train
+    monkeypatch.setattr(TrialTrainer, "train", lambda *arguments: change(train, *arguments))
 
 
-def test_the_first_trial_is_the_settings_as_they_stand(
-    job: SearchJob, trained: list[Config]
+def run(search: Search, data: TrainingData | None = None) -> dict[str, Any]:
+    return search_backbone(search, data or make_data(), search.folder / "features")
+
+
+def more_trials(search: Search, trials: int, **changes: Any) -> Search:
+    settings = {"search.trials": trials} | changes
+    return dataclasses.replace(search, config=with_settings(search.config, settings))
+
+
+def read_trials(search: Search, round_name: str = "scratch") -> list[FrozenTrial]:
+    names = optuna.get_all_study_names(search.url)
+    (name,) = (name for name in names if f"-{round_name}-" in name)
+    return optuna.load_study(study_name=name, storage=search.url).trials
+
+
+def decide(search: Search) -> str:
+    return str(read_json(search.folder / "tiny_cnn_best.json")["decision"])
+
+
+# -- what is tried
+
+
+def test_the_first_trials_are_the_settings_as_given_and_the_baselines(
+    search: Search, trained: list[Config]
 ) -> None:
-    run(job)
-    assert trained[0].model.dropout == job.config.model.dropout
-    assert trained[0].training.limit == job.config.search.trial_images // 4
-    assert trained[0].model.input_size == job.side // 2
-    assert len(trained) == 3
+    run(search)
+    given, baseline, third = trained
+    assert (given.model.dropout, given.model.l2) == (0.3, 1e-4)
+    assert (baseline.model.dropout, baseline.model.l2) == (0.3, PRESETS["baseline"]["model.l2"])
+    assert third.model.dropout != 0.3
+    assert [config.training.limit for config in trained] == [250] * 3
+    assert {config.model.input_size for config in trained} == {search.side // 2}
 
 
-@pytest.mark.parametrize(
-    ("pictures", "trial", "final"), [(2000, 500, 2000), (400, 250, 400), (60, 60, 60)]
-)
-def test_from_random_weights_a_trial_sees_enough_pictures_to_learn_from(
-    pictures: int, trial: int, final: int
-) -> None:
-    effort = Effort(SearchConfig(trial_images=pictures), pretrained=False)
-    assert (effort.pictures(TRIALS), effort.pictures(FINALS)) == (trial, final)
+def test_one_trial_is_the_settings_as_given(search: Search, trained: list[Config]) -> None:
+    run(more_trials(search, 1))
+    assert [config.model.l2 for config in trained] == [search.config.model.l2]
 
 
-def test_the_second_trial_is_the_seeds_settings(job: SearchJob, trained: list[Config]) -> None:
-    run(dataclasses.replace(job, config=with_settings(job.config, {"search.trials": 4})))
-    assert [config.model.l2 for config in trained[:2]] == [
-        job.config.model.l2,
-        PRESETS["baseline"]["model.l2"],
-    ]
-    assert trained[1].model.dropout == job.config.model.dropout
+def test_what_the_user_set_is_not_searched(search: Search, trained: list[Config]) -> None:
+    config = with_settings(search.config, {"model.l2": 0.005})
+    run(dataclasses.replace(search, config=config, fixed=frozenset({"model.l2"})))
+    assert [config.model.l2 for config in trained] == [0.005] * 3
+
+
+def test_nothing_is_tried_where_the_user_set_all(search: Search, trained: list[Config]) -> None:
+    assert run(dataclasses.replace(search, fixed=frozenset(HEAD_SPACE))) == {}
+    assert trained == []
 
 
 def test_a_finished_study_goes_on_only_for_more_trials(
-    job: SearchJob, trained: list[Config]
+    search: Search, trained: list[Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(job)
-    run(job)
+    run(search)
+    run(search)
     assert len(trained) == 3
-    run(dataclasses.replace(job, config=with_settings(job.config, {"search.trials": 4})))
-    assert len(trained) == 4
+    assert "3 are done already; --trials asks for more" in capsys.readouterr().out
+    run(more_trials(search, 4))
     assert len({(config.model.dropout, config.model.l2) for config in trained}) == 4
 
 
-def test_a_finished_study_needs_no_features_any_more(
-    job: SearchJob, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+def test_a_finished_study_computes_no_features(
+    search: Search,
+    trained: list[Config],
+    pretrained: Weights,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(job)
-    monkeypatch.setattr(
-        "competition.search.search._make_trainer",
-        lambda *_: pytest.fail("a trainer with features was made"),
-    )
-    run(job)
-    assert len(trained) == 3
+    computed: list[Path] = []
+    monkeypatch.setattr(module, "cache_features", lambda *arguments: computed.append(arguments[-1]))
+    search = dataclasses.replace(search, weights=pretrained)
+    run(search)
+    assert [path.name for path in computed] == ["trials", "trials"]
+    run(search)
+    assert len(computed) == 2
 
 
-def test_results_lie_in_files(job: SearchJob, trained: list[Config]) -> None:
-    run(job)
-    best = conclude(job)
-    assert best["selection_score"] == max(config.model.dropout for config in trained)
-    assert best["settings"] == {}, "smaller pictures alone decide nothing"
-    assert read_json(job.folder / "tiny_cnn_best.json") == best
-    assert best["data"] == "data-1"
-    assert best["seconds"] is None, "a step at half the side tells little of one at full size"
-    assert len(pd.read_csv(job.folder / "tiny_cnn_trials.csv")) == 3
-    assert (job.folder / "tiny_cnn.md").is_file()
+# -- what goes wrong
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (UserError("The loss became NaN."), "The loss became NaN."),
+        (TrialFailedError("The loss became NaN.\nmore"), "The loss became NaN."),
         (MemoryError(), "MemoryError"),
-        (None, "nan"),
+        (OSError(12, "Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED"), "RESOURCE_EXHAUSTED"),
     ],
 )
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_study_goes_on(
-    error: Exception | None,
+    error: Exception,
     reason: str,
-    job: SearchJob,
+    search: Search,
     trained: list[Config],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    succeed = Trainer.train
-
-    def fail_first(*arguments: Any) -> Any:
-        result = succeed(*arguments)
-        if len(trained) > 1:
-            return result
-        if error:
+    def fail_first(train: Train, *arguments: Any) -> TrialResult:
+        result = train(*arguments)
+        if len(trained) == 1:
             raise error
-        return Outcome(float("nan"), 3.0, 1.0)
+        return result
 
-    monkeypatch.setattr(Trainer, "train", fail_first)
-    run(job)
-    trials = open_study(job).trials
-    assert [trial.state for trial in trials] == [
-        TrialState.FAIL,
-        TrialState.COMPLETE,
-        TrialState.COMPLETE,
-    ]
-    assert reason in trials[0].user_attrs["reason"]
+    replace_training(monkeypatch, fail_first)
+    run(search)
+    trials = read_trials(search)
+    states = [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert [trial.state for trial in trials] == states
+    assert trials[0].user_attrs["reason"] == reason
+    assert f"failed: {reason}" in (search.folder / "tiny_cnn_scratch.md").read_text()
+    run(search)
+    assert len(trained) == 3, "it is not tried again"
 
 
-def test_a_full_disk_ends_the_search_and_its_trial_is_tried_again(
-    job: SearchJob, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_the_user_ends_the_search_and_the_trial_is_tried_again(
+    error: BaseException,
+    search: Search,
+    trained: list[Config],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def fail(*_: Any) -> TrialResult:
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train", fail)
-        with pytest.raises(OSError, match="No space left"):
-            run(job)
-    run(job)
-    assert [trial.state for trial in open_study(job).trials] == [TrialState.FAIL] + [
-        TrialState.COMPLETE
-    ] * 3
-    assert trained[0].model.dropout == job.config.model.dropout
+        replace_training(patch, fail)
+        with pytest.raises(type(error)):
+            run(search)
+    run(search)
+    complete = [TrialState.COMPLETE] * 3
+    assert [trial.state for trial in read_trials(search)] == [TrialState.FAIL, *complete]
+    tried = [(config.model.dropout, config.model.l2) for config in trained]
+    assert tried.count((search.config.model.dropout, search.config.model.l2)) == 1
 
 
-def test_a_search_without_one_success_says_why(
-    job: SearchJob, monkeypatch: pytest.MonkeyPatch
+def test_where_every_trial_fails_the_settings_stay_as_given(
+    search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: Any) -> None:
+    def fail(*_: Any) -> TrialResult:
         raise MemoryError("no room for this batch")
 
-    monkeypatch.setattr(Trainer, "train", fail)
-    run(job)
-    with pytest.raises(UserError, match="no room for this batch"):
-        conclude(job)
+    replace_training(monkeypatch, fail)
+    assert run(search) == {}
+    assert decide(search) == "no trial was finished; the settings stay as given"
+    assert "no room for this batch" in (search.folder / "tiny_cnn_scratch.md").read_text()
+
+
+def test_a_hopeless_trial_is_given_up_but_never_one_that_was_queued(
+    search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: True)
+    run(search)
+    trials = read_trials(search)
+    states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
+    assert [trial.state for trial in trials] == states
+    assert trials[2].value == 1 - trials[2].params["model.dropout"]
+    run(search)
+    assert len(read_trials(search)) == 3, "it counts"
+
+
+# -- time
+
+
+def test_a_search_without_time_changes_nothing(search: Search, trained: list[Config]) -> None:
+    now = time.time()
+    assert run(dataclasses.replace(search, slot=Slot(now - 1, now))) == {}
+    assert trained == []
+
+
+def test_a_trial_that_the_end_of_the_slot_cuts_is_tried_again_when_there_is_time(
+    search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[bool] = []
+
+    def be_late(train: Train, *arguments: Any) -> TrialResult:
+        late.extend([True] * (len(trained) == 2))
+        return train(*arguments)
+
+    with monkeypatch.context() as patch:
+        replace_training(patch, be_late)
+        patch.setattr(Slot, "is_over", property(lambda slot: bool(late)))
+        run(dataclasses.replace(search, slot=Slot(0.0, math.inf)))
+    cut = read_trials(search)[2]
+    assert cut.state == TrialState.FAIL
+    run(search)
+    trials = read_trials(search)
+    assert [trial.state for trial in trials[2:]] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert trials[3].params == cut.params
+
+
+def test_settings_that_were_not_compared_with_those_as_given_change_nothing(
+    search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        rounds, "FROM_RANDOM", (dataclasses.replace(rounds.FROM_RANDOM[0], half_size=False),)
+    )
+
+    def cut_the_first(train: Train, *arguments: Any) -> TrialResult:
+        result = train(*arguments)
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        return result
+
+    replace_training(monkeypatch, cut_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        run(search)
+    monkeypatch.setattr("competition.search.study.RETRIES", 0)
+    assert run(search) == {}
+    assert "the settings as given were not finished, and stay" in decide(search)
+
+
+def test_where_the_settings_as_given_fail_the_best_others_take_their_place(
+    search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        rounds, "FROM_RANDOM", (dataclasses.replace(rounds.FROM_RANDOM[0], half_size=False),)
+    )
+    monkeypatch.setattr(module, "SIGNIFICANCE", 0.0)
+
+    def fail_first(train: Train, *arguments: Any) -> TrialResult:
+        result = train(*arguments)
+        if len(trained) == 1:
+            raise MemoryError
+        return result
+
+    replace_training(monkeypatch, fail_first)
+    found = run(search)
+    assert found["model.dropout"] == min(config.model.dropout for config in trained[1:])
+    assert "the settings as given fail" in decide(search)
+
+
+# -- what is made of the scores
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "same"), [(5, 0, 3), (9, 2, 25), (3, 3, 0), (1, 6, 4), (0, 0, 9)]
+)
+def test_two_trials_are_compared_by_mcnemars_exact_test(gained: int, lost: int, same: int) -> None:
+    better = np.array([True] * gained + [False] * lost + [True] * same)
+    worse = np.array([False] * gained + [True] * lost + [True] * same)
+    order = np.random.default_rng(0).permutation(len(better))
+    trials = [
+        create_trial(value=0.5, user_attrs={CORRECT: np.packbits(answers[order]).tobytes().hex()})
+        for answers in (better, worse)
+    ]
+    count = gained + lost
+    chance = binomtest(gained, count, alternative="greater").pvalue if count else 1.0
+    assert compare_answers(*trials) == pytest.approx(chance)
+    ways = sum(math.comb(count, more) for more in range(gained, count + 1))
+    assert compare_answers(*trials) == pytest.approx(ways / 2**count)
+
+
+@pytest.mark.parametrize(
+    ("finalists", "gained", "changes"),
+    [(2, 4, False), (2, 5, True), (4, 5, False), (4, 6, True)],  # 1/16, 1/32; 3/32, 3/64
+)
+def test_settings_change_only_where_chance_does_not_explain_the_gain_of_the_best_of_many(
+    finalists: int,
+    gained: int,
+    changes: bool,
+    tmp_path: Path,
+    trained: list[Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SIGNIFICANCE", 0.05)
+    search = make_search(tmp_path, trials=5 if finalists == 2 else 13)
+    search = more_trials(search, search.config.search.trials, **{"search.finalists": finalists})
+    finals: list[Config] = []
+
+    def know(train: Train, trainer: TrialTrainer, config: Config, report: Any) -> TrialResult:
+        result = train(trainer, config, report)
+        if config.model.input_size:
+            return result
+        finals.append(config)
+        return answer((20 + gained * (len(finals) == 2)) / 36)
+
+    replace_training(monkeypatch, know)
+    found = run(search)
+    assert len(finals) == finalists
+    assert finals[0].model.dropout == search.config.model.dropout
+    if changes:
+        assert found["model.dropout"] == finals[1].model.dropout
+        assert "beyond chance (p = 0.0" in decide(search)
+    else:
+        assert found == {}
+        assert f"{100 * gained / 36:.1f} points above the settings as given, within chance" in (
+            decide(search)
+        )
 
 
 def test_trials_that_learnt_nothing_change_no_settings(
-    job: SearchJob, trained: list[Config], capsys: pytest.CaptureFixture[str]
+    with_final: Search, trained: list[Config]
 ) -> None:
-    run(job)
-    assert conclude(dataclasses.replace(job, chance=0.9))["settings"] == {}
-    assert "no better than naming one class always (0.9000)" in capsys.readouterr().out
+    data = make_data()
+    labels = np.where(np.arange(36) < 34, 0, 1)  # naming the first class always reaches 0.94
+    run(with_final, dataclasses.replace(data, validation_labels=labels))
+    assert "no better than naming one class always, the settings stay as given" in (
+        decide(with_final)
+    )
 
 
-@pytest.mark.parametrize(("pictures", "stays"), [(50, True), (5000, False)])
-def test_settings_stay_as_given_where_chance_may_explain_what_is_better(
-    job: SearchJob,
-    trained: list[Config],
-    pictures: int,
-    stays: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_from_random_weights_trials_on_small_images_alone_decide_nothing(
+    search: Search, trained: list[Config]
 ) -> None:
-    monkeypatch.setattr("competition.search.search.CONFIDENCE", 1.96)
-    part = dataclasses.replace(job, fixed=frozenset(set(job.whole_space) - {"model.dropout"}))
-    study = optuna.create_study(direction="maximize")
-    for score, dropout in ((0.83, 0.4), (0.8, job.config.model.dropout)):
-        study.enqueue_trial({"model.dropout": dropout})
-        trial = study.ask()
-        suggest(trial, part.space)
-        trial.set_user_attr("validation pictures", pictures)
-        study.tell(trial, score)
-    trials = study.trials
-    assert _settle(part, trials) is trials[1 if stays else 0]
-    assert ("these stay" in capsys.readouterr().out) == stays
+    assert run(search) == {}
+    assert min(trained, key=lambda config: config.model.dropout) is not trained[0]
+    assert "images of half the size decide nothing without a final" in decide(search)
 
 
-def test_a_search_without_time_tries_the_settings_as_given(
-    job: SearchJob, trained: list[Config]
+def test_trials_are_scored_on_about_twice_as_many_images_as_they_train_on(
+    search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(dataclasses.replace(job, deadlines={TRIALS: time.monotonic()}))
-    assert conclude(job)["settings"] == {}
-    assert [config.model.dropout for config in trained] == [job.config.model.dropout]
+    seen: list[tuple[int, int]] = []
+
+    def count(train: Train, trainer: TrialTrainer, *rest: Any) -> TrialResult:
+        train(trainer, *rest)
+        number = len(trainer.data.validation_labels)
+        seen.append((len(trainer.data.labels), number))
+        return answer(0.9, number)
+
+    replace_training(monkeypatch, count)
+    data = make_data(90)
+    images, labels = draw_blobs(240, 3, seed=4)
+    data = dataclasses.replace(data, validation_images=images, validation_labels=labels)
+    run(more_trials(search, 5, **{"search.trial_images": 30}), data)
+    assert seen == [(30, 60)] * 7
 
 
-def test_a_hopeless_trial_is_given_up_but_never_the_first(
-    job: SearchJob, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+# -- the final
+
+
+def test_the_best_trials_are_tried_again_on_more_images_of_full_size(
+    with_final: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: len(trained) != 2)
-    run(job)
-    best = conclude(job)
-    trials = open_study(job).trials
-    assert [trial.state for trial in trials] == [
-        TrialState.COMPLETE,
-        TrialState.COMPLETE,
-        TrialState.PRUNED,
-    ]
-    assert trials[2].value == trained[2].model.dropout
-    assert pd.read_csv(job.folder / "tiny_cnn_trials.csv")["value"].notna().all()
-    assert best["trials"] == 2
-    assert best["selection_score"] == max(config.model.dropout for config in trained[:2])
+    def turn_round(train: Train, trainer: TrialTrainer, config: Config, report: Any) -> TrialResult:
+        result = train(trainer, config, report)
+        return result if config.model.input_size else answer(1.3 - result.score)
 
-
-def test_the_second_stage_is_searched_only_from_pretrained_weights(job: SearchJob) -> None:
-    space = dataclasses.replace(job, weights=Weights(Path("weights.h5"), "imagenet")).space
-    keys = {"training.fine_tuning_learning_rate", "training.fine_tuning_l2", "training.unfreeze"}
-    assert set(space) - set(job.space) == keys
-    settings = suggest(optuna.create_study().ask(), space)
-    assert with_settings(Config(), settings).training.unfreeze == settings["training.unfreeze"]
-
-
-def test_two_stage_trials_keep_the_best_head_but_for_the_first(
-    job: SearchJob,
-    pretrained: Weights,
-) -> None:
-    changes = {"search.fine_tuning_trials": 3, "search.trial_images": 60, "training.batch_size": 16}
-    job = dataclasses.replace(job, config=with_settings(job.config, changes), weights=pretrained)
-    run(job)
-    best = conclude(job)
-    heads, both = (open_study(part).trials for part in job.parts)
-    assert (len(heads), len(both)) == (3, 3)
-    assert (best["part"], best["trials"]) == (TRIALS, 3)
-    assert both[0].params["model.dropout"] == job.config.model.dropout
-    assert both[0].params["training.unfreeze"] == job.config.training.unfreeze
-    for trial in both[1:]:
-        assert (
-            trial.params.items() >= max(heads, key=lambda trial: trial.value or 0.0).params.items()
-        )
-    assert len({trial.params["training.fine_tuning_learning_rate"] for trial in both}) == 3
-    assert (job.folder / "tiny_cnn_heads.png").is_file()
-
-
-@pytest.fixture
-def with_finals(job: SearchJob) -> SearchJob:
-    """Five trials, of which two go on."""
-    return dataclasses.replace(job, config=with_settings(job.config, {"search.trials": 5}))
-
-
-def test_the_best_trials_are_tried_again_on_more_pictures_of_full_size(
-    with_finals: SearchJob, trained: list[Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = Trainer.train
-
-    def train(self: Trainer, config: Config, report: Any) -> Outcome:
-        outcome = first(self, config, report)
-        return (
-            dataclasses.replace(outcome, score=1 - outcome.score)
-            if config.model.input_size == 0
-            else outcome
-        )
-
-    monkeypatch.setattr(Trainer, "train", train)
-    run(with_finals)
-    *trials, second, best = trained
+    replace_training(monkeypatch, turn_round)
+    found = run(with_final)
+    *trials, given, best = trained
     assert len(trials) == 5
-    assert best.model.dropout == max(trial.model.dropout for trial in trials)
-    assert second.model.dropout == with_finals.config.model.dropout, "as given"
-    assert best.training.limit == second.training.limit == 4 * trials[0].training.limit
-    result = conclude(with_finals)
-    assert result["part"] == FINALS
-    assert result["seconds"] == [3.0, 1.0]
-    assert result["settings"]["model.dropout"] == second.model.dropout, "what the finals say counts"
-    assert (with_finals.folder / "tiny_cnn_finals.md").is_file()
+    assert given.model.dropout == with_final.config.model.dropout
+    assert best.model.dropout == min(trial.model.dropout for trial in trials)
+    assert best.training.limit == given.training.limit == 4 * trials[0].training.limit
+    assert (best.model.input_size, given.model.input_size) == (0, 0)
+    assert found == {}, "what the final says counts"
+    assert "these are the settings as given" in decide(with_final)
+
+
+def test_the_settings_as_given_are_in_the_final_even_as_the_worst(
+    with_final: Search, trained: list[Config]
+) -> None:
+    config = with_settings(with_final.config, {"model.dropout": 0.6})
+    found = run(dataclasses.replace(with_final, config=config))
+    *trials, given, best = trained
+    assert given.model.dropout == 0.6
+    assert found["model.dropout"] == best.model.dropout
+    assert best.model.dropout == min(trial.model.dropout for trial in trials)
+    assert set(found) == set(HEAD_SPACE)
 
 
 def test_a_finalist_is_tried_once_whatever_trials_come_after(
-    with_finals: SearchJob, trained: list[Config]
+    with_final: Search, trained: list[Config]
 ) -> None:
-    run(with_finals)
-    run(with_finals)
+    run(with_final)
+    run(with_final)
     assert len(trained) == 7
-    run(dataclasses.replace(with_finals, config=with_settings(with_finals.config, {"search.trials": 8})))
+    run(more_trials(with_final, 8))
     finals = [config.model.dropout for config in trained if config.model.input_size == 0]
     assert len(finals) == len(set(finals))
-    best = sorted(
-        (config.model.dropout for config in trained if config.model.input_size), reverse=True
-    )
-    assert {best[0], with_finals.config.model.dropout} <= set(finals)
+    best = min(config.model.dropout for config in trained if config.model.input_size)
+    assert {best, with_final.config.model.dropout} <= set(finals)
 
 
-def test_without_time_for_finals_the_best_trial_is_what_remains(
-    with_finals: SearchJob, trained: list[Config]
+def test_a_final_that_was_interrupted_is_tried_again(
+    with_final: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(dataclasses.replace(with_finals, deadlines={FINALS: time.monotonic()}))
+    def stop_in_the_last(train: Train, *arguments: Any) -> TrialResult:
+        if len(trained) == 6:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    with monkeypatch.context() as patch:
+        replace_training(patch, stop_in_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            run(with_final)
+    found = run(with_final)
+    assert len(trained) == 7
+    assert found["model.dropout"] == trained[-1].model.dropout
+
+
+def test_without_time_there_is_no_final(
+    with_final: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slot, "is_over", property(lambda slot: len(trained) >= 5))
+    assert run(dataclasses.replace(with_final, slot=Slot(0.0, math.inf))) == {}
     assert len(trained) == 5
-    assert conclude(with_finals)["part"] == TRIALS
 
 
-def test_what_the_user_set_is_not_searched(job: SearchJob, trained: list[Config]) -> None:
-    config = with_settings(job.config, {"model.l2": 0.005})
-    run(dataclasses.replace(job, config=config, fixed=frozenset({"model.l2"})))
-    assert {settings.model.l2 for settings in trained} == {0.005}
+# -- what is left
+
+
+def test_results_lie_in_files(with_final: Search, trained: list[Config]) -> None:
+    found = run(with_final)
+    best = read_json(with_final.folder / "tiny_cnn_best.json")
+    assert best["settings"] == found != {}
+    assert (best["data"], best["weights"]) == ("data-1", "random")
+    assert best["select_by"] == with_final.config.training.select_by
+    assert best["decision"].startswith("best of 2 trials ")
+    assert len(pd.read_csv(with_final.folder / "tiny_cnn_scratch_trials.csv")) == 5
+    assert len(pd.read_csv(with_final.folder / "tiny_cnn_final_trials.csv")) == 2
+    assert (with_final.folder / "tiny_cnn_final.md").is_file()
+
+
+def test_a_helper_takes_part_and_writes_no_files(with_final: Search, trained: list[Config]) -> None:
+    found = run(dataclasses.replace(with_final, worker=1))
+    files = [path.name for path in with_final.folder.iterdir() if path.is_file()]
+    assert files == ["tiny_cnn.db"]
+    assert run(with_final) == found
+    assert len(trained) == 7, "the main process finds all done"
+
+
+def test_the_best_settings_are_read_only_for_the_same_data_weights_and_selection(
+    with_final: Search, trained: list[Config], pretrained: Weights
+) -> None:
+    assert read_best(with_final) == {}
+    found = run(with_final)
+    assert read_best(with_final) == found
+    assert read_best(dataclasses.replace(with_final, data={"splits": "data-2"})) == {}
+    assert read_best(dataclasses.replace(with_final, weights=pretrained)) == {}
+    config = with_settings(with_final.config, {"training.select_by": "clean"})
+    assert read_best(dataclasses.replace(with_final, config=config)) == {}
+    fixed = dataclasses.replace(with_final, fixed=frozenset({"model.dropout"}))
+    assert read_best(fixed) == {key: found[key] for key in found if key != "model.dropout"}
+
+
+# -- from pretrained weights
+
+
+def test_heads_fine_tuning_and_a_final_search_a_pretrained_network_from_end_to_end(
+    tmp_path: Path, pretrained: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "REDUCTION", 1)
+    monkeypatch.setattr("keras.utils.clear_session", lambda **_: None)
+    few = {"fine_tuning_trials": 2, "finalists": 2, "trial_images": 30, "cached_copies": 2}
+    few |= {"trial_frozen_epochs": 2, "trial_fine_tuning_epochs": 1}
+    search = make_search(tmp_path, trials=3, weights=pretrained, backend="tensorflow")
+    changes = {f"search.{key}": value for key, value in few.items()}
+    config = with_settings(search.config, changes | {"training.batch_size": 16})
+    search = dataclasses.replace(search, config=config)
+    assert [item.name for item in search.rounds] == ["head", "fine_tuning", "final"]
+    found = run(search)
+    head, fine_tuning, final = (read_trials(search, item.name) for item in search.rounds)
+    assert [len(trials) for trials in (head, fine_tuning, final)] == [3, 2, 2]
+    assert {trial.state for trial in head + fine_tuning + final} == {TrialState.COMPLETE}
+    assert fine_tuning[0].params["training.unfreeze"] == config.training.unfreeze
+    assert head[2].params["model.dropout"] != config.model.dropout
+    assert set(final[0].params) == set(HEAD_SPACE | FINE_TUNING_SPACE)
+    assert final[0].params.items() >= (head[0].params | fine_tuning[0].params).items()
+    assert final[1].params != final[0].params
+    assert [len(trial.intermediate_values) for trial in (head[0], fine_tuning[0], final[0])] == [
+        2,
+        2,
+        1,
+    ]
+    assert all(0 < trial.value <= 1 for trial in head + fine_tuning + final)
+    assert sorted(path.name for path in (tmp_path / "features" / "tiny_cnn").iterdir()) == [
+        "final",
+        "trials",
+    ]
+    assert read_best(search) == found
+    assert (tmp_path / "tiny_cnn_fine_tuning.md").is_file()
+
+
+def test_the_best_head_is_what_fine_tuning_starts_from(
+    tmp_path: Path,
+    trained: list[Config],
+    pretrained: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "cache_features", lambda *_: None)
+    search = make_search(tmp_path, trials=4, weights=pretrained)
+    found = run(search)
+    heads, fine_tuned = trained[:4], trained[4:]
+    best = min(heads, key=lambda config: config.model.dropout)
+    assert best.model.dropout < search.config.model.dropout
+    assert [config.model for config in fine_tuned] == [best.model] * 4
+    assert found.items() >= {"model.dropout": best.model.dropout}.items()
+    assert not set(found) & set(FINE_TUNING_SPACE), "nothing was better than as given"

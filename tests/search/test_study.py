@@ -1,13 +1,14 @@
-"""Studies are shared by processes and survive their deaths: nothing is lost, and nothing done twice."""
+"""Studies are shared by processes and survive their deaths: nothing is lost."""
 
 import dataclasses
+import datetime
+import multiprocessing
 import os
 import pwd
+import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,75 +19,84 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from competition.common.errors import UserError
 from competition.config import with_settings
-from competition.search import rounds as search_job
+from competition.networks.weights import RANDOM, Weights
+from competition.search import rounds
 from competition.search import study as module
-from competition.search.rounds import TRIALS as WHOLE
-from competition.search.study import count_finished, open_storage, open_study, resume_study, work
-from tests.study_process import TRIALS, make_job, score, search_once
+from competition.search.rounds import Search
+from competition.search.search import search_backbone
+from competition.search.study import (
+    RETRIES,
+    count_trials,
+    open_storage,
+    open_study,
+    run_trials,
+)
+from competition.time_budget import Slot
+from tests.factories import make_data, make_search
+from tests.search.study_process import (
+    SCRATCH,
+    die_everywhere,
+    hang,
+    meet_and_search,
+    open_round,
+    score,
+    search_in_process,
+    search_once,
+    settings_as_given,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning"),
+]
+TRIALS = 8
+IMAGENET = Weights(Path(__file__), "imagenet")
 
 
-def start(folder: Path, way: str, *storage: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tests.study_process",
-        str(folder),
-        way,
-        *storage,
-    ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return output
+@pytest.fixture(scope="module")
+def context() -> multiprocessing.context.ForkServerContext:
+    """What starts processes that have imported all they need, and no TensorFlow."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.search.study_process"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "numpy")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        context.Process().start()
+    return context
 
 
-def require_all_done_once(trials: list[FrozenTrial], interrupted: int) -> None:
-    """Require TRIALS complete trials of different settings, and those of the interrupted ones among them."""
+def wait_for(text: str, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and text in log.read_text()):
+        assert time.monotonic() < deadline, f"no '{text}' in {log}"
+        time.sleep(0.05)
+
+
+def finish(process: Any) -> None:
+    process.join(300)
+    assert process.exitcode == 0
+
+
+def require_nothing_lost(search: Search, interrupted: int) -> None:
+    """Require TRIALS scores or a few more, and among them one of each interrupted draw."""
+    trials = open_round(search).trials
     complete = [trial.params for trial in trials if trial.state == TrialState.COMPLETE]
-    assert len(complete) == TRIALS
-    assert set(Counter(str(params) for params in complete).values()) == {1}
-    assert (
-        sum(
-            trial.state == TrialState.RUNNING or trial.state == TrialState.WAITING
-            for trial in trials
-        )
-        == 0
-    )
-    lost = [
-        trial.params
-        for trial in trials
-        if trial.state == TrialState.FAIL and "surplus" not in trial.user_attrs
-    ]
+    assert TRIALS <= len(complete) <= TRIALS + 2
+    assert settings_as_given(search) in complete
+    assert all(trial.state != TrialState.RUNNING for trial in trials)
+    lost = [trial.params for trial in trials if trial.state == TrialState.FAIL]
     assert len(lost) >= interrupted
     for params in lost:
-        assert sum(params.items() <= other.items() for other in complete) >= 1, (
-            "an interrupted draw is lost"
-        )
-
-
-def test_a_search_that_is_killed_at_any_point_goes_on(tmp_path: Path) -> None:
-    finish(start(tmp_path, "die"))
-    require_all_done_once(open_study(make_job(tmp_path)).trials, interrupted=3)
-
-
-def test_two_processes_share_one_file_and_count_together(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/shared.db"
-    both = [start(tmp_path, "meet", url) for _ in range(2)]
-    outputs = [finish(process) for process in both]
-    require_all_done_once(open_study(make_job(tmp_path, url)).trials, interrupted=0)
-    assert all(output.count(" with ") > 1 for output in outputs)
+        assert any(params.items() <= other.items() for other in complete), "a draw is lost"
 
 
 @pytest.fixture
@@ -114,16 +124,8 @@ def postgresql() -> Iterator[str]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
 
     call("initdb", "-U", "search", "-A", "trust", "-N")
-    call(
-        "pg_ctl",
-        "-w",
-        "-s",
-        "-l",
-        f"{folder}/log",
-        "-o",
-        f"-p {port} -k {folder} -h 127.0.0.1 -F",
-        "start",
-    )
+    options = f"-p {port} -k {folder} -h 127.0.0.1 -F"
+    call("pg_ctl", "-w", "-s", "-l", f"{folder}/log", "-o", options, "start")
     try:
         yield f"postgresql+psycopg://search:secret@127.0.0.1:{port}/postgres"
     finally:
@@ -131,161 +133,301 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_trial_of_a_killed_worker_is_done_once_by_another(
-    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A storage that processes share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shared.db"
+    return str(request.getfixturevalue("postgresql"))
+
+
+# -- nothing is lost
+
+
+def test_a_search_that_is_killed_at_any_point_goes_on(context: Any, tmp_path: Path) -> None:
+    search = make_search(tmp_path)
+    process = context.Process(target=die_everywhere, args=(search, tmp_path / "log"))
+    process.start()
+    finish(process)
+    require_nothing_lost(search, interrupted=3)
+
+
+def test_two_processes_share_a_storage_and_count_together(
+    context: Any, url: str, tmp_path: Path
 ) -> None:
-    url = (
-        f"sqlite:///{tmp_path}/shared.db"
-        if kind == "sqlite"
-        else request.getfixturevalue("postgresql")
-    )
-    victim = start(tmp_path, "hang", url)
-    assert victim.stdout is not None
-    assert "hangs" in victim.stdout.read(6)
-    other = start(tmp_path, "work", url)
-    assert other.stdout is not None
-    other.stdout.readline()  # it is at work
-    victim.send_signal(signal.SIGKILL)
-    assert "was interrupted: it is tried again" in finish(other)
-    require_all_done_once(open_study(make_job(tmp_path, url)).trials, interrupted=1)
+    search = make_search(tmp_path, storage=url)
+    logs = [tmp_path / "first.log", tmp_path / "second.log"]
+    both = [context.Process(target=meet_and_search, args=(search, log)) for log in logs]
+    for process in both:
+        process.start()
+    for process in both:
+        finish(process)
+    require_nothing_lost(search, interrupted=0)
+    assert all(log.read_text().count(" with ") > 1 for log in logs)
 
 
-def test_an_interrupted_trial_is_tried_again_with_its_settings(tmp_path: Path) -> None:
-    job = make_job(tmp_path, trials=3)
-    running = open_study(job).ask()
-    drawn = [running.suggest_float("model.dropout", 0.0, 0.6), running.number]
-    search_once(job)
-    study = open_study(job)
-    assert count_finished(study) == 3
-    assert study.trials[running.number].state == TrialState.FAIL
-    assert [trial.params["model.dropout"] for trial in study.trials].count(drawn[0]) == 2
+def test_the_trial_of_a_killed_worker_is_retried_by_another(
+    context: Any, url: str, tmp_path: Path
+) -> None:
+    search = make_search(tmp_path, storage=url)
+    victim = context.Process(target=hang, args=(search, tmp_path / "victim.log"))
+    victim.start()
+    wait_for("hangs", tmp_path / "victim.log")
+    log = tmp_path / "other.log"
+    other = context.Process(target=search_in_process, args=(search, log))
+    other.start()
+    wait_for(" with ", log)  # it is at work
+    victim.kill()
+    finish(other)
+    assert "was interrupted: it is tried again" in log.read_text()
+    require_nothing_lost(search, interrupted=1)
 
 
-def test_a_trial_that_takes_its_process_along_each_time_fails_for_good(tmp_path: Path) -> None:
-    job = make_job(tmp_path, trials=3)
-    for _ in range(module.ATTEMPTS):
-        resume_study(job)
-        study = open_study(job)
-        assert count_finished(study) == 0
-        study.ask()
-    resume_study(job)
-    assert count_finished(open_study(job)) == 1
-    last = open_study(job).trials[-1]
-    assert module.failure_reason(last) == f"its process died {module.ATTEMPTS} times"
+def test_a_trial_that_the_user_stops_is_tried_again_with_its_settings(tmp_path: Path) -> None:
+    search = make_search(tmp_path, trials=3)
+    drawn = []
+
+    def stop_the_second(trial: Trial) -> float:
+        result = score(trial)
+        if trial.number == 1:
+            drawn.append(trial.params)
+            raise KeyboardInterrupt
+        return result
+
+    with pytest.raises(KeyboardInterrupt):
+        search_once(search, stop_the_second)
+    trials = search_once(search).trials
+    assert count_trials(open_round(search), 3) == (3, 3)
+    assert [trial.state for trial in trials if trial.params == drawn[0]] == [
+        TrialState.FAIL,
+        TrialState.COMPLETE,
+    ]
 
 
-def test_a_process_that_died_before_its_first_heartbeat_is_found(
+@pytest.mark.parametrize(
+    ("changes", "is_dead"),
+    [({}, True), ({"worker": 1}, False), ({"storage": "sqlite:///{}/tiny_cnn.db"}, False)],
+)
+def test_what_an_earlier_process_left_running_in_a_file_of_this_job_is_tried_again_at_once(
+    changes: dict[str, Any], is_dead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = open_round(make_search(tmp_path)).ask()
+    search = make_search(tmp_path, **changes)
+    if search.storage:
+        search = dataclasses.replace(search, storage=search.storage.format(tmp_path))
+    states = [trial.state for trial in open_round(search).trials]
+    assert states == [TrialState.RUNNING], "it began after this process did"
+    monkeypatch.setattr(module, "STARTED", datetime.datetime.now())
+    trials = open_round(search).trials
+    if is_dead:
+        assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.WAITING]
+        assert trials[1].system_attrs["retry_history"] == [running.number]
+    else:
+        assert [trial.state for trial in trials] == [TrialState.RUNNING]
+
+
+def test_a_worker_that_died_before_its_first_heartbeat_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(module, "GRACE", 0.2)
-    job = make_job(tmp_path, f"sqlite:///{tmp_path}/shared.db", trials=2)
-    study = open_study(job)
-    lost = study.ask().number
-    work(study, job, score)
-    assert study.trials[lost].state == TrialState.FAIL
-    assert count_finished(study) == 2
+    monkeypatch.setattr(module, "MISSED", 1)
+    search = make_search(tmp_path, trials=2, storage=f"sqlite:///{tmp_path}/shared.db")
+    lost = open_round(search).ask().number
+    trials = search_once(search).trials
+    assert trials[lost].state == TrialState.FAIL
+    assert settings_as_given(search) in [
+        trial.params for trial in trials if trial.state == TrialState.COMPLETE
+    ]
+
+
+def test_a_trial_whose_process_dies_each_time_is_not_retried_for_ever(tmp_path: Path) -> None:
+    search = make_search(tmp_path, trials=2)
+
+    def die_of_the_settings_as_given(trial: Trial) -> float:
+        result = score(trial)
+        if trial.params == settings_as_given(search):
+            raise KeyboardInterrupt
+        return result
+
+    for _ in range(RETRIES + 1):
+        with pytest.raises(KeyboardInterrupt):
+            search_once(search, die_of_the_settings_as_given)
+    states = Counter(
+        trial.state for trial in search_once(search, die_of_the_settings_as_given).trials
+    )
+    assert states == {TrialState.FAIL: RETRIES + 1, TrialState.COMPLETE: 2}
 
 
 def test_who_was_taken_for_dead_leaves_the_trial_to_others(tmp_path: Path) -> None:
-    job = make_job(tmp_path, trials=2)
-    study = open_study(job)
+    search = make_search(tmp_path, trials=2)
 
     def lose_the_first(trial: Trial) -> float:
         if trial.number == 0:
-            open_study(job).tell(trial.number, state=TrialState.FAIL)
+            open_round(search).tell(trial.number, state=TrialState.FAIL)
         return score(trial) if trial.number else 0.5
 
-    work(study, job, lose_the_first)
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 2
+    trials = search_once(search, lose_the_first).trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 2
+    assert trials[1].params == settings_as_given(search)
 
 
-def test_of_two_that_begin_the_last_trial_at_once_one_stands_back(tmp_path: Path) -> None:
-    job = make_job(tmp_path, trials=1)
-    study = open_study(job)
-    module._run_trial(study, job, score)
-    module._run_trial(study, job, score)
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
-    resume_study(job)
-    assert len(study.trials) == 2
-    assert count_finished(study) == 1
+def test_who_was_taken_for_dead_notices_at_the_next_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = make_search(tmp_path, trials=1)
+
+    def lose_the_first(trial: Trial) -> float:
+        if trial.number == 0:
+            open_round(search).tell(trial.number, state=TrialState.FAIL)
+        return score(trial)
+
+    trials = search_once(search, lose_the_first).trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert "others took this process for dead" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("pruner", list(module.PRUNERS))
-def test_every_pruner_searches(pruner: str, tmp_path: Path) -> None:
-    job = make_job(tmp_path, trials=2)
-    job = dataclasses.replace(job, config=with_settings(job.config, {"search.pruner": pruner}))
-    study = open_study(job)
-    work(study, job, lambda trial: score(trial) + trial.should_prune())
-    assert pruner in type(study.pruner).__name__.lower() or pruner == "none"
-    assert count_finished(study) == 2
+@pytest.mark.parametrize("kind", [ValueError, AssertionError])
+def test_an_error_of_the_trials_own_is_not_taken_for_that(
+    kind: type[Exception], tmp_path: Path
+) -> None:
+    def fail(trial: Trial) -> float:
+        raise kind("a mistake in the program")
+
+    with pytest.raises(kind, match="a mistake in the program"):
+        search_once(make_search(tmp_path), fail)
 
 
 def test_a_queued_trial_in_a_file_goes_to_one_of_two_that_ask_at_once(tmp_path: Path) -> None:
-    job, rounds, taken = make_job(tmp_path), 25, Counter[int]()
-    first = open_study(job)
-    for _ in range(2 * rounds):
+    search = make_search(tmp_path)
+    repeats = 25
+    taken = Counter[int]()
+    first = open_round(search)
+    for _ in range(2 * repeats):
         first.enqueue_trial({})
     barrier = threading.Barrier(2)
 
     def ask(study: optuna.Study) -> None:
-        for _ in range(rounds):
+        for _ in range(repeats):
             barrier.wait(60)
             taken[study.ask().number] += 1
 
-    threads = [threading.Thread(target=ask, args=(study,)) for study in (first, open_study(job))]
+    threads = [threading.Thread(target=ask, args=(study,)) for study in (first, open_round(search))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert set(taken.values()) == {1}
-    assert len(taken) == 2 * rounds
+    assert len(taken) == 2 * repeats
 
 
-def test_after_the_deadline_no_trial_begins_but_the_first(tmp_path: Path) -> None:
-    job = dataclasses.replace(make_job(tmp_path), deadlines={WHOLE: time.monotonic()})
-    search_once(job)
-    assert count_finished(open_study(job)) == 1
+# -- how many trials, and which
 
 
-def test_a_study_of_other_data_is_refused_with_the_difference(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
-    open_study(job)
-    other = dataclasses.replace(job, data={"splits": "data-2", "classes": 3})
-    with pytest.raises(UserError, match=r"other data \(splits data-1, now data-2\); use --force"):
-        open_study(other)
-    shared = dataclasses.replace(other, storage=job.url)
-    with pytest.raises(UserError, match=r"data-2\); name another storage with --storage"):
-        open_study(shared)
-
-
-def test_a_study_of_another_search_space_is_refused_with_the_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_where_no_number_is_asked_for_all_that_was_queued_is_tried_and_nothing_else(
+    tmp_path: Path,
 ) -> None:
-    job = make_job(tmp_path)
-    open_study(job)
-    fixed = dataclasses.replace(job, fixed=frozenset({"model.dropout"}))
-    with pytest.raises(
-        UserError,
-        match=r"another space \(model.dropout \[0.0, 0.6, False\], now 0.3\); use --force",
-    ):
-        open_study(fixed)
-    monkeypatch.setitem(search_job.HEAD_SPACE, "model.l2", (1e-6, 1e-2, True))
-    with pytest.raises(
-        UserError, match=r"\(model.l2 \[1e-07, 0.01, True\], now \[1e-06, 0.01, True\]\)"
-    ):
-        open_study(job)
+    search = make_search(tmp_path)
+    given = settings_as_given(search)
+    other = given | {"model.dropout": 0.5}
+    third = given | {"model.dropout": 0.1}
+    for queued in ([given, other], [given, third]):
+        study = open_study(search, SCRATCH, queued)
+        run_trials(search, study, "trial", None, score)
+    assert [trial.params for trial in study.trials] == [given, other, third]
+
+
+@pytest.mark.parametrize("pruner", list(module.PRUNERS))
+def test_every_pruner_searches(pruner: str, tmp_path: Path) -> None:
+    search = make_search(tmp_path, trials=2)
+    config = with_settings(search.config, {"search.pruner": pruner})
+    search = dataclasses.replace(search, config=config)
+    study = search_once(search, lambda trial: score(trial) + trial.should_prune())
+    assert pruner in type(study.pruner).__name__.lower() or pruner == "none"
+    assert count_trials(study, 2) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "number", "early", "late"),
+    [(RANDOM, 0, 5, 2), (IMAGENET, 0, 3, 1), (IMAGENET, 1, 4, 2)],
+)
+def test_the_median_pruner_looks_only_at_the_last_third_of_the_epochs_of_the_last_stage(
+    weights: Weights, number: int, early: int, late: int, tmp_path: Path
+) -> None:
+    search = make_search(tmp_path, weights=weights)
+    study = open_study(search, search.rounds[number], [])
+    for value in (0.5, 0.6, 0.7, 0.8, 0.9, 0.1):
+        trial = study.ask()
+        pruned = []
+        for epoch in range(early + late):
+            trial.report(value, epoch)
+            pruned.append(trial.should_prune())
+        study.tell(trial, value)
+    assert pruned == [False] * early + [True] * late
+
+
+def test_after_its_slot_is_over_no_trial_begins(tmp_path: Path) -> None:
+    now = time.time()
+    search = make_search(tmp_path, slot=Slot(now - 1, now))
+    assert count_trials(search_once(search), None) == (0, 1)
+
+
+def test_processes_draw_different_settings_and_one_alone_the_same_again(tmp_path: Path) -> None:
+    def draw(folder: str, worker: int) -> list[dict[str, Any]]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        search = make_search(tmp_path / folder, trials=3, worker=worker)
+        return [trial.params for trial in search_once(search).trials]
+
+    first = draw("first", 0)
+    assert draw("again", 0) == first
+    assert draw("helper", 1)[1:] != first[1:]
+
+
+# -- which study
+
+
+def test_a_study_of_other_data_is_another_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = make_search(tmp_path)
+    first = open_round(search)
+    other = dataclasses.replace(search, data={"splits": "data-2", "classes": 3})
+    assert open_round(other).study_name != first.study_name
+    assert "a new study beside the 1 trials with splits data-1, now data-2" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_study_of_another_space_is_another_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search(tmp_path)
+    names = {open_round(search).study_name}
+    names.add(
+        open_round(dataclasses.replace(search, fixed=frozenset({"model.dropout"}))).study_name
+    )
+    assert "model.dropout None, now 0.3" in capsys.readouterr().out
+    monkeypatch.setitem(rounds.HEAD_SPACE, "model.l2", (1e-6, 1e-2, True))
+    names.add(open_round(search).study_name)
+    assert "space of model.l2 (1e-07, 0.01, True), now (1e-06, 0.01, True)" in (
+        capsys.readouterr().out
+    )
+    assert len(names) == 3
 
 
 def test_a_study_of_other_settings_is_another_one_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = make_job(tmp_path)
-    first = open_study(job)
-    lion = dataclasses.replace(job, config=with_settings(job.config, {"training.optimizer": "lion"}))
-    assert open_study(lion).study_name != first.study_name
+    search = make_search(tmp_path)
+    first = open_round(search)
+    config = with_settings(search.config, {"training.optimizer": "lion"})
+    lion = dataclasses.replace(search, config=config)
+    assert open_round(lion).study_name != first.study_name
     assert "training.optimizer adam, now lion" in capsys.readouterr().out
+    config = with_settings(search.config, {"model.dropout": 0.1})
+    assert open_round(dataclasses.replace(search, config=config)).study_name == first.study_name
+    assert "a new study" not in capsys.readouterr().out, "dropout is searched"
+
+
+# -- storages
 
 
 @pytest.mark.parametrize(
@@ -304,8 +446,42 @@ def test_a_study_of_other_settings_is_another_one_and_says_so(
         ("nonsense://host/x?user=me&password=s3cret&y=z", r"password=\*\*\*&y=z cannot be used"),
     ],
 )
-def test_a_storage_out_of_reach_is_named_without_its_password(url: str, sentence: str) -> None:
+def test_a_storage_out_of_reach_is_named_without_its_password(
+    url: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(UserError, match=sentence) as caught:
         open_storage(url, 30)
     assert "nothing was lost" in str(caught.value)
     assert "s3cret" not in str(caught.value)
+    with pytest.raises(UserError, match=sentence):
+        search_backbone(make_search(tmp_path, storage=url), make_data(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # heartbeats
+def test_a_storage_that_breaks_during_the_search_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search(tmp_path)
+
+    def break_the_file(*_: Any) -> None:
+        (tmp_path / "tiny_cnn.db").write_bytes(b"no database" * 1000)
+
+    monkeypatch.setattr("competition.search.search.TrialTrainer.train", break_the_file)
+    with pytest.raises(UserError, match=r"tiny_cnn\.db cannot be used"):
+        search_backbone(search, make_data(), tmp_path)
+
+
+# -- Optuna
+
+
+def test_no_private_name_of_optuna_is_used() -> None:
+    for path in Path(module.__file__).parent.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        private = re.findall(r"\b\w*(?:study|trial|storage|sampler|pruner)\w*\._[a-z]\w*", text)
+        private += re.findall(r"optuna[.\w]*\._\w+", text)
+        assert private == [], path
+
+
+def test_the_names_of_optuna_that_retry_trials_are_public() -> None:
+    assert {"fail_stale_trials", "RetryHeartbeatStaleTrialCallback"} <= set(optuna.storages.__all__)

@@ -1,69 +1,119 @@
-"""Trials on cached features give what training on the pictures gives."""
+"""Trials on cached features give what training on the images gives."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
-from competition.common.errors import UserError
+from competition.common.errors import TrialFailedError
 from competition.config import Config, with_settings
+from competition.data.arrays import TrainingData
 from competition.networks.weights import RANDOM, Weights
 from competition.search import trial as module
 from competition.search.features import cache_features
-from competition.search.trial import Trainer
+from competition.search.trial import TrialTrainer, ignore_epoch
+from competition.training.batches import Batches
+from competition.training.train import build_network
 from tests.factories import CONFIG, make_data
 
 PLAIN = with_settings(
-    CONFIG, {"augmentation": "none", "model.dropout": 0.0, "training.head_learning_rate": 0.01}
+    CONFIG,
+    {"augmentation": "none", "model.dropout": 0.0, "training.head_learning_rate": 0.01},
 )
 
 
-def make_trainer(config: Config, weights: Weights, folder: Path) -> Trainer:
+def make_trainer(config: Config, weights: Weights, folder: Path) -> TrialTrainer:
     data = make_data()
-    return Trainer(data, weights, cache_features(config, data, weights, (0.5, 1.0), folder))
+    features = cache_features(config, data, weights, (0.5, 1.0), folder)
+    return TrialTrainer(data, weights, features)
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_without_augmentation_both_stages_score_alike_on_features_and_on_pictures(
-    tmp_path: Path,
-    pretrained: Weights,
-    share: float,
+def test_without_augmentation_both_stages_score_alike_on_features_and_on_images(
+    share: float, tmp_path: Path, pretrained: Weights
 ) -> None:
-    config = with_settings(
-        PLAIN, {"training.unfreeze": share, "training.fine_tuning_learning_rate": 0.003}
-    )
-    cached, plain = [], []
-    make_trainer(config, pretrained, tmp_path).train(
-        config, lambda score, epoch: cached.append(score)
-    )
-    Trainer(make_data(), pretrained, None).train(config, lambda score, epoch: plain.append(score))
+    changes = {"training.unfreeze": share, "training.fine_tuning_learning_rate": 0.003}
+    config = with_settings(PLAIN, changes)
+    cached: list[float] = []
+    plain: list[float] = []
+    on_features = make_trainer(config, pretrained, tmp_path)
+    first = on_features.train(config, lambda score, epoch: cached.append(score))
+    on_images = TrialTrainer(make_data(), pretrained, None)
+    second = on_images.train(config, lambda score, epoch: plain.append(score))
     assert len(plain) == config.training.fine_tuning_epochs
-    np.testing.assert_allclose(
-        cached, plain, atol=1.01 / 36
-    )  # one of 36 pictures, by rounding to float16
+    # One of 36 images may differ, since features are rounded to float16.
+    np.testing.assert_allclose(cached, plain, atol=1.01 / 36)
+    assert np.sum(first.correct != second.correct) <= 2
+
+
+@pytest.mark.parametrize("on_features", [True, False])
+def test_rare_classes_weigh_more_where_the_settings_say_so(
+    on_features: bool, tmp_path: Path, pretrained: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data()
+    few = np.concatenate([np.flatnonzero(data.labels == 0)[:2], np.flatnonzero(data.labels > 0)])
+    data = dataclasses.replace(data, images=data.images[few], labels=data.labels[few])
+    features = cache_features(PLAIN, data, pretrained, (0.5,), tmp_path) if on_features else None
+    drawn: list[tuple[np.ndarray, ...]] = []
+
+    def remember(part: keras.Model, batches: Batches, *_: object) -> None:
+        drawn.append(next(batches.draw(0)))
+        raise StopIteration
+
+    monkeypatch.setattr(module, "fit_stage", remember)
+    for weighted in (False, True):
+        config = with_settings(PLAIN, {"training.class_weights": weighted})
+        with pytest.raises(StopIteration):
+            TrialTrainer(data, pretrained, features).train(config, ignore_epoch)
+    assert len(drawn[0]) == 2
+    labels, weights = drawn[1][1].argmax(axis=1), drawn[1][2]
+    assert weights[labels == 0].min() == pytest.approx(10 * weights[labels > 0].max())
+
+
+def test_the_result_has_the_answers_of_the_best_epoch(tmp_path: Path, pretrained: Weights) -> None:
+    trainer = make_trainer(PLAIN, pretrained, tmp_path)
+    scores: list[float] = []
+    config = with_settings(PLAIN, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 5})
+    result = trainer.train(config, lambda score, epoch: scores.append(score))
+    assert result.score == max(scores)
+    assert result.correct.dtype == bool
+    assert result.correct.shape == (36,)
+    assert result.correct.mean() == pytest.approx(result.score)
+    both = trainer.train(PLAIN, ignore_epoch)
+    assert both.correct.mean() == pytest.approx(both.score)
 
 
 def test_a_head_alone_scores_as_the_first_stage_does(tmp_path: Path, pretrained: Weights) -> None:
     changes = {
         "training.frozen_epochs": 12,
         "training.fine_tuning_epochs": 0,
+        "training.head_learning_rate": 1e-3,
         "model.head_units": 256,
     }
-    config = with_settings(PLAIN, changes | {"training.head_learning_rate": 1e-3})
+    config = with_settings(PLAIN, changes)
     heads: list[float] = []
-    outcome = make_trainer(config, pretrained, tmp_path).train_head(
-        config, lambda score, epoch: heads.append(score)
-    )
-    whole = Trainer(make_data(), pretrained, None).train(config, lambda score, epoch: None)
-    assert outcome.score == max(heads) > 0.4
-    assert outcome.score == pytest.approx(whole.score, abs=0.15)  # other first weights
-    assert outcome.compile_seconds > 0
-    assert outcome.step_seconds > 0
+    trainer = make_trainer(config, pretrained, tmp_path)
+    result = trainer.train_head(config, lambda score, epoch: heads.append(score))
+    whole = TrialTrainer(make_data(), pretrained, None).train(config, ignore_epoch)
+    assert len(heads) == 12
+    assert result.score == max(heads) > 0.4
+    assert result.correct.mean() == pytest.approx(result.score)
+    assert result.score == pytest.approx(whole.score, abs=0.15)  # other first weights
+
+
+def test_from_random_weights_a_trial_trains_on_images_and_reports_all_epochs() -> None:
+    epochs: list[int] = []
+    trainer = TrialTrainer(make_data(), RANDOM, None)
+    result = trainer.train(PLAIN, lambda score, epoch: epochs.append(epoch))
+    assert epochs == list(range(5)), "two frozen and three of fine-tuning make one stage"
+    assert 0 < result.score <= 1
 
 
 def test_a_report_that_raises_ends_the_training(tmp_path: Path, pretrained: Weights) -> None:
-    trainer, seen = make_trainer(CONFIG, pretrained, tmp_path), []
+    trainer = make_trainer(CONFIG, pretrained, tmp_path)
+    seen: list[int] = []
 
     def prune(score: float, epoch: int) -> None:
         seen.append(epoch)
@@ -76,21 +126,11 @@ def test_a_report_that_raises_ends_the_training(tmp_path: Path, pretrained: Weig
 
 
 def test_a_loss_that_diverges_says_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = vars(module)["build_training_model"]
+    def explode(config: Config, data: TrainingData, weights: Weights) -> keras.Model:
+        network = build_network(config, data, weights)
+        network.set_weights([np.full_like(value, np.nan) for value in network.get_weights()])
+        return network
 
-    def explode(*arguments: Any) -> Any:
-        model = build(*arguments)
-        model.set_weights([np.full_like(value, np.nan) for value in model.get_weights()])
-        return model
-
-    monkeypatch.setattr(module, "build_training_model", explode)
-    with pytest.raises(UserError, match=r"infinite or NaN at a learning rate of 0\.001"):
-        Trainer(make_data(), RANDOM, None).train(CONFIG, lambda score, epoch: None)
-
-
-def test_a_deadline_ends_it_after_the_first_epoch() -> None:
-    seen: list[int] = []
-    Trainer(make_data(), RANDOM, None, deadline=0.0).train(
-        CONFIG, lambda score, epoch: seen.append(epoch)
-    )
-    assert seen == [0]
+    monkeypatch.setattr(module, "build_network", explode)
+    with pytest.raises(TrialFailedError, match=r"infinite or NaN at a learning rate of 0\.001"):
+        TrialTrainer(make_data(), RANDOM, None).train(CONFIG, ignore_epoch)
