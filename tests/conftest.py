@@ -1,4 +1,4 @@
-"""Fixtures: a tiny training file, weights that count as pretrained, prepared data; Keras kept quiet."""
+"""Fixtures: a tiny training file, weights that count as pretrained, and prepared data."""
 
 import os
 from dataclasses import replace

@@ -19,8 +19,6 @@ from competition.common.errors import (
     WorthlessError,
 )
 from competition.common.files import exclusive
-from competition.common.settings import flatten
-from competition.config import Config
 from competition.request import Request
 from tests.factories import draw_blobs
 
@@ -264,10 +262,3 @@ def test_an_error_in_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("competition.pipeline.run", stumble)
     with pytest.raises(ZeroDivisionError):
         run.main(["--leaderboard"])
-
-
-def test_all_settings_are_listed_without_keras(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main(["--settings"]) == 0
-    output = capsys.readouterr().out
-    for key in flatten(Config()):
-        assert f"  {key} " in output

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,7 +106,7 @@ def test_progress_is_told_at_most_every_few_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     path = tmp_path / "task.json"
     begin_task(path)
     tell_progress(0.1, "first")
@@ -127,7 +128,7 @@ def test_a_log_or_notebook_has_a_line_of_status_once_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     status = Status(0)
     for number in range(13):
         status.show(f"line {number}")

@@ -14,6 +14,7 @@ from competition.common.settings import flatten
 from competition.config import Config, with_settings
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import VERSIONS
+from competition.evaluation import evaluate as evaluate_module
 from competition.evaluation.evaluate import evaluate_run, score_predictions, selection_score
 from competition.evaluation.metrics import bootstrap_interval
 from competition.networks.submission_model import predict_views
@@ -40,7 +41,9 @@ def make_trained_run(folder: Path, data: PreparedData, config: Config = THREE_VI
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The batches that networks are asked about."""
+    """The batches that networks are asked about; figures are left out."""
+    for name in ("draw_history", "draw_confusion"):
+        monkeypatch.setattr(evaluate_module, name, lambda *arguments: None)
     passed: list[bytes] = []
     original = keras.Model.predict_on_batch
 
@@ -179,7 +182,7 @@ def test_with_no_time_only_what_is_needed_is_scored_and_a_later_call_makes_up_fo
 
 @pytest.mark.parametrize("right", [True, False])
 def test_a_network_at_chance_is_told_from_one_that_beats_it(
-    right: bool, prepared: PreparedData, tmp_path: Path
+    right: bool, prepared: PreparedData, tmp_path: Path, batches: list[bytes]
 ) -> None:
     run = make_trained_run(tmp_path, prepared)
     labels = prepared.validation.labels
@@ -192,7 +195,10 @@ def test_a_network_at_chance_is_told_from_one_that_beats_it(
 
 
 def test_the_terminal_says_the_scores_the_looks_and_the_accuracy_without_wrong_labels(
-    prepared: PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: PreparedData,
+    tmp_path: Path,
+    batches: list[bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = make_trained_run(tmp_path, prepared)
     evaluate_run(THREE_VIEWS, prepared, run)

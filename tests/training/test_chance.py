@@ -1,4 +1,4 @@
-"""A network beats chance where its accuracy is above the commonest class's share by its interval."""
+"""A network beats chance by more than the interval of its accuracy."""
 
 import numpy as np
 

@@ -37,7 +37,7 @@ class KilledError(Exception):
 
 @pytest.fixture
 def train_nothing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace the training by one row and the weights as they are; the names of the trained runs."""
+    """Let training add one row to the weights as they are; the names of the runs it trained."""
     trained: list[str] = []
 
     def train(
@@ -122,32 +122,33 @@ def test_numbers_go_on_after_the_last_run_of_a_backbone(tmp_path: Path) -> None:
     assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_013"
 
 
-def test_an_interrupted_run_goes_on_in_its_folder_as_if_it_had_not_stopped(
+def test_an_interrupted_run_goes_on_in_its_folder_from_its_checkpoint(
     prepared: PreparedData,
     tmp_path: Path,
+    train_nothing: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    original: Callable[..., None] = Checkpoint.save
+    whole: Callable[..., None] = runs_module.train
+    begun: list[list[str]] = []
 
-    def die(keeper: Checkpoint, *arguments: Any) -> None:
-        original(keeper, *arguments)
-        raise KilledError
+    def die(config: Config, data: Any, weights: Weights, keeper: Checkpoint, *others: Any) -> None:
+        begun.append(keeper.state["stages"])
+        keeper.finish_stage(f"stage {len(begun)}")
+        if len(begun) < 3:
+            raise KilledError
+        whole(config, data, weights, keeper, *others)
 
-    monkeypatch.setattr(Checkpoint, "save", die)
-    with pytest.raises(KilledError):
-        train_run(QUICK, prepared, RANDOM, tmp_path / "broken")
-    assert not is_trained(tmp_path / "broken/tiny_cnn_001")
-    monkeypatch.setattr(Checkpoint, "save", original)
-    broken = train_run(QUICK, prepared, RANDOM, tmp_path / "broken")
-    assert "tiny_cnn_001: resumes" in capsys.readouterr().out
-    whole = train_run(QUICK, prepared, RANDOM, tmp_path / "whole")
-    columns = ("stage", "epoch", "val_loss", "val_accuracy", "learning_rate")
-    for mine, other in zip(read_history(broken), read_history(whole), strict=True):
-        for name in columns:
-            assert mine[name] == (
-                other[name] if name == "stage" else pytest.approx(other[name], rel=2e-3)
-            )
+    monkeypatch.setattr(runs_module, "train", die)
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            train_run(CONFIG, prepared, RANDOM, tmp_path)
+        assert not is_trained(tmp_path / "tiny_cnn_001")
+    assert train_run(CONFIG, prepared, RANDOM, tmp_path).name == "tiny_cnn_001"
+    assert begun == [[], ["stage 1"], ["stage 1", "stage 2"]]
+    output = capsys.readouterr().out
+    assert output.count("tiny_cnn_001: starts, random weights") == 1
+    assert output.count("tiny_cnn_001: resumes, random weights") == 2
 
 
 def test_a_training_that_diverges_leaves_no_checkpoint_to_diverge_from_again(

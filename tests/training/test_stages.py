@@ -1,4 +1,4 @@
-"""Stages are data: which share trains, for how long and how fast; a slot is shared out among them."""
+"""Stages are data: which share trains, for how long, how fast; they share out a slot."""
 
 import time
 
