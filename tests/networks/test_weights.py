@@ -13,8 +13,11 @@ from competition.networks.submission_model import build_backbone, build_tiny_cnn
 from competition.networks.weights import (
     RANDOM,
     Weights,
+    check_setting,
     check_weights,
+    choose_weights,
     copy_weights,
+    find_embedding_weights,
     find_weights,
     resolve_weights,
 )
@@ -54,6 +57,40 @@ def test_imagenet_without_weights_is_refused_with_the_name_of_the_missing_file(
 
 def test_a_backbone_that_has_no_imagenet_weights_takes_none(tmp_path: Path) -> None:
     assert resolve_weights("imagenet", "custom_cnn", tmp_path) == RANDOM
+
+
+def test_a_file_that_is_missing_is_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"where there is no file none\.h5; give auto"):
+        check_setting(str(tmp_path / "none.h5"), "mobilenetv3small")
+    with pytest.raises(UserError, match="no file mobilenetv3small_imagenet_notop"):
+        check_setting(str(tmp_path), "mobilenetv3small")
+    for fine in ("auto", "imagenet", "none"):
+        check_setting(fine, "mobilenetv3small")
+    check_setting(str(tmp_path / "none.h5"), "custom_cnn")
+
+
+def test_the_weights_of_each_backbone_are_said_and_checked_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["custom_cnn", "mobilenetv3small"]
+    assert choose_weights("none", names, tmp_path) == dict.fromkeys(names, RANDOM)
+    output = capsys.readouterr().out
+    assert [line.strip() for line in output.splitlines()] == [
+        "custom CNN: random weights",
+        "MobileNetV3Small: random weights",
+    ]
+    (tmp_path / "mobilenetv3small_imagenet_notop.weights.h5").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is broken"):
+        choose_weights("auto", names, tmp_path)
+
+
+def test_weights_given_for_training_need_not_fit_the_backbone_of_cleaning(tmp_path: Path) -> None:
+    local = tmp_path / "mobilenetv3small_imagenet_notop.weights.h5"
+    local.touch()
+    other = tmp_path / "other.weights.h5"
+    other.touch()
+    assert find_embedding_weights(str(other), "mobilenetv3small", tmp_path) == local
+    assert find_embedding_weights("none", "mobilenetv3small", tmp_path) is None
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
