@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on_in_its_folder_from_its_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole: Callable[..., None] = runs_module.train
+    whole: Callable[..., None] = vars(runs_module)["train"]
     begun: list[list[str]] = []
 
     def die(config: Config, data: Any, weights: Weights, keeper: Checkpoint, *others: Any) -> None:

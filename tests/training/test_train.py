@@ -25,7 +25,7 @@ from tests.factories import CONFIG, make_data
 LIVELY = with_settings(
     CONFIG,
     {
-        "training.batch_size": 12,
+        "training.batch_size": 8,
         "training.head_learning_rate": 0.03,
         "training.fine_tuning_learning_rate": 0.01,
         "training.batch_norm": "training",
@@ -125,9 +125,9 @@ def test_a_training_killed_within_epochs_repeats_what_an_unbroken_one_does(
     whole: Checkpoint, pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keepers, "SAVE_SECONDS", 0.0)
-    kill_after(monkeypatch, callbacks.StepWatcher, "on_train_batch_end", 7)
+    kill_after(monkeypatch, callbacks.StepWatcher, "on_train_batch_end", 11)
     broken, deaths = train_until_done(tmp_path, LIVELY, pretrained)
-    assert deaths == 3  # of 25 steps, five per epoch
+    assert deaths == 3  # of 35 steps, seven per epoch
     assert_alike(broken, whole)
 
 
