@@ -228,8 +228,8 @@ def main() -> None:
         flagged = [[*indices] for kind, indices in found.flags.items() if "copy" not in kind]
         kept = np.setdiff1d(np.flatnonzero(keep), np.concatenate([np.empty(0, int), *flagged]))
         kept = np.sort(generator.permutation(kept)[: arguments.images or None])
-        real = Dataset(dataset.images[kept], dataset.labels[kept], dataset.class_names)
-        results["real"] = measure("real images", real, arguments, weights)
+        dataset = Dataset(dataset.images[kept], dataset.labels[kept], dataset.class_names)
+        results["real"] = measure("real images", dataset, arguments, weights)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -119,8 +119,10 @@ def _find(
     marker.unlink(missing_ok=True)
     settings = config.cleaning
     with timed(f"embedding {len(dataset.images)} images"):
-        features = embed(dataset.images, settings.backbone, weights, config.seed)
-        points = take_components(features, config.seed)
+        # Nothing else holds the features, which are large.
+        points = take_components(
+            embed(dataset.images, settings.backbone, weights, config.seed), config.seed
+        )
     with timed("laying out the t-SNE map"):
         coordinates = lay_out(
             points, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed

@@ -14,7 +14,7 @@ FEWEST_IMAGES = 50
 # third would grow sure of right ones.
 PASSES = 2
 MORE_WRONG = 0.5
-RIDGE = 0.3  # penalty on the weights in the kernel's feature space
+RIDGE = 0.7  # penalty on the weights in the kernel's feature space
 # Squared width of the kernel, in mean squared distances of two images.
 KERNEL_WIDTH = 4.0
 
