@@ -117,29 +117,31 @@ class SplitConfig:
 class AugmentationConfig:
     """How images vary in training; every draw is made per image."""
 
-    num_operations: int = number(2, "RandAugment: operations per image", high=8)
-    magnitude: float = number(0.4, "RandAugment: mean strength, from none to strongest", high=1)
+    num_operations: int = number(3, "RandAugment: operations per image", high=8)
+    magnitude: float = number(0.5, "RandAugment: mean strength, from none to strongest", high=1)
     magnitude_deviation: float = number(0.15, "RandAugment: deviation of the strength", high=1)
-    rate: float = number(0.8, "RandAugment: probability of each operation", high=1)
+    rate: float = number(10 / 11, "RandAugment: probability of each operation", high=1)
     fill: str = choice("reflect", "beyond the border: the image mirrored, or black", FILLS)
     interpolation: str = choice("bilinear", "how a warp reads pixels", ("bilinear", "nearest"))
     flips: bool = switch(True, "mirror along both axes, each with probability 1/2")
-    transposition: bool = switch(False, "mirror along the diagonal with probability 1/2")
-    rotation: float = number(0.0, "largest angle, as a share of a full turn", high=0.5)
-    black_shift: float = number(0.0, "largest shift as a share of the side; leaves black", high=0.5)
+    transposition: bool = switch(True, "mirror along the diagonal with probability 1/2")
+    rotation: float = number(0.1, "largest angle, as a share of a full turn", high=0.5)
+    black_shift: float = number(0.1, "largest shift as a share of the side; leaves black", high=0.5)
     black_shift_rate: float = number(0.5, "share of the images that shift", high=1)
-    zoom: float = number(0.0, "largest change of scale", high=0.9)
+    zoom: float = number(0.2, "largest change of scale", high=0.9)
     resize: float = number(0.0, "largest loss of resolution, by resampling", high=0.9)
-    hue: float = number(0.0, "largest turn of hue, as a share of a full turn", high=0.5)
-    channel_shift: float = number(0.0, "largest shift of each channel, as a share of 255", high=1)
-    noise: float = number(0.0, "largest standard deviation of noise, as a share of 255", high=1)
-    blur: float = number(0.0, "largest sigma of a Gaussian blur, in pixels", high=3)
-    cutout: float = number(0.0, "largest side of a black square, as a share of the image's", high=1)
-    grid_mask: float = number(0.0, "side of the black squares of a grid, in periods", high=0.9)
-    cutmix: float = number(0.0, "share of the images that a part of another is pasted into", high=1)
-    mixup: float = number(0.0, "share of the images that another is blended into", high=1)
+    hue: float = number(0.05, "largest turn of hue, as a share of a full turn", high=0.5)
+    channel_shift: float = number(0.1, "largest shift of each channel, as a share of 255", high=1)
+    noise: float = number(0.06, "largest standard deviation of noise, as a share of 255", high=1)
+    blur: float = number(1.2, "largest sigma of a Gaussian blur, in pixels", high=3)
+    cutout: float = number(
+        0.35, "largest side of a black square, as a share of the image's", high=1
+    )
+    grid_mask: float = number(0.4, "side of the black squares of a grid, in periods", high=0.9)
+    cutmix: float = number(0.2, "share of the images that a part of another is pasted into", high=1)
+    mixup: float = number(0.1, "share of the images that another is blended into", high=1)
     occasional_rate: float = number(
-        0.1, "share of images that each of zoom to grid_mask meets", high=1
+        0.15, "share of images that each of zoom to grid_mask meets", high=1
     )
 
 
@@ -150,7 +152,7 @@ class ModelConfig:
     backbone: str = text("mobilenetv3large", "name in competition/backbones.py")
     head_units: int = number(256, "units of the dense layer", low=1, high=8192)
     dropout: float = number(0.3, "dropout before the output", high=0.95)
-    l2: float = number(1e-4, "L2 penalty of the dense kernels while the backbone is frozen", high=1)
+    l2: float = number(1e-5, "L2 penalty of the dense kernels while the backbone is frozen", high=1)
     input_size: int = number(0, "side in pixels that the network resizes to (0: as is)", high=1024)
 
 
@@ -158,20 +160,20 @@ class ModelConfig:
 class TrainingConfig:
     """Both stages of training: the head on a frozen backbone, then fine-tuning."""
 
-    batch_size: int = number(32, "images per training step", low=1, high=4096)
-    optimizer: str = choice("adam", "update rule", ("adam", "adamw", "lion"))
+    batch_size: int = number(64, "images per training step", low=1, high=4096)
+    optimizer: str = choice("adamw", "update rule", ("adam", "adamw", "lion"))
     weight_decay: float = number(4e-3, "decoupled weight decay of AdamW and Lion", high=1)
-    clip_norm: float = number(0.0, "largest norm of all gradients together (0: none)", high=1000)
+    clip_norm: float = number(1.0, "largest norm of all gradients together (0: none)", high=1000)
     average: float = number(
         0.0, "horizon of the moving average of weights, share of a stage (0: none)", high=0.5
     )
-    frozen_epochs: int = number(5, "epochs of the head on the frozen backbone", high=1000)
-    fine_tuning_epochs: int = number(20, "epochs of fine-tuning", high=1000)
+    frozen_epochs: int = number(1, "epochs of the head on the frozen backbone", high=1000)
+    fine_tuning_epochs: int = number(24, "epochs of fine-tuning", high=1000)
     head_learning_rate: float = number(1e-3, "learning rate of the head", low=1e-8, high=1)
-    fine_tuning_learning_rate: float = number(1e-4, "rate of fine-tuning", low=1e-8, high=1)
-    fine_tuning_l2: float = number(1e-3, "L2 penalty of the dense kernels in fine-tuning", high=1)
+    fine_tuning_learning_rate: float = number(1e-3, "rate of fine-tuning", low=1e-8, high=1)
+    fine_tuning_l2: float = number(1e-5, "L2 penalty of the dense kernels in fine-tuning", high=1)
     unfreeze: float = number(
-        0.66,
+        1.0,
         "share of the backbone's layers to fine-tune, at a block border (1: all)",
         low=0.01,
         high=1,
@@ -195,7 +197,7 @@ class TrainingConfig:
     plateau_factor: float = number(0.5, "factor by which plateau lowers rates", low=0.01, high=0.99)
     stopping_patience: int = number(0, "epochs without a better score until a stage ends (0: all)")
     batch_norm: str = choice(
-        "inference",
+        "training",
         "BatchNorm of a pretrained backbone in fine-tuning: keep its statistics, or learn new ones",
         ("inference", "training"),
     )
@@ -311,30 +313,34 @@ class Config:
     codabench: CodabenchConfig = CodabenchConfig()
 
 
+NO_AUGMENTATION = AugmentationConfig(
+    num_operations=0,
+    rate=0.0,
+    flips=False,
+    transposition=False,
+    rotation=0.0,
+    black_shift=0.0,
+    zoom=0.0,
+    hue=0.0,
+    channel_shift=0.0,
+    noise=0.0,
+    blur=0.0,
+    cutout=0.0,
+    grid_mask=0.0,
+    cutmix=0.0,
+    mixup=0.0,
+)
+MILD_AUGMENTATION = dataclasses.replace(
+    NO_AUGMENTATION, num_operations=2, magnitude=0.4, rate=0.8, flips=True
+)
+
 # Whole sections by name, for `--set augmentation=NAME`.
 SECTION_PRESETS: dict[str, dict[str, Any]] = {
     "augmentation": {
-        "default": AugmentationConfig(),
-        "none": AugmentationConfig(num_operations=0, rate=0.0, flips=False),
-        "baseline": AugmentationConfig(num_operations=2, magnitude=0.4, rate=0.8, rotation=0.5),
-        "strong": AugmentationConfig(
-            num_operations=3,
-            magnitude=0.5,
-            rate=10 / 11,
-            transposition=True,
-            rotation=0.1,
-            black_shift=0.1,
-            zoom=0.2,
-            hue=0.05,
-            channel_shift=0.1,
-            noise=0.06,
-            blur=1.2,
-            cutout=0.35,
-            grid_mask=0.4,
-            cutmix=0.2,
-            mixup=0.1,
-            occasional_rate=0.15,
-        ),
+        "strong": AugmentationConfig(),
+        "mild": MILD_AUGMENTATION,
+        "baseline": dataclasses.replace(MILD_AUGMENTATION, rotation=0.5),
+        "none": NO_AUGMENTATION,
     }
 }
 
@@ -351,11 +357,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.schedule": "plateau",
         "training.warm_up": 0.0,
         "training.stopping_patience": 6,
+        "training.batch_size": 32,
+        "training.optimizer": "adam",
+        "training.clip_norm": 0.0,
+        "training.frozen_epochs": 5,
+        "training.fine_tuning_epochs": 20,
+        "training.fine_tuning_learning_rate": 1e-4,
+        "training.batch_norm": "inference",
     },
     # What the drawn images need, in some eight minutes on two cores; the command line wins over it.
     "demo": {
         "model.input_size": 48,
+        "augmentation": "mild",
         "augmentation.rate": 0.4,
+        "training.batch_size": 32,
         "training.label_smoothing": 0.0,
         "training.head_learning_rate": 2e-3,
         "training.frozen_epochs": 2,

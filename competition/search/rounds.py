@@ -19,7 +19,7 @@ HEAD_SPACE: Space = {
     "training.head_learning_rate": (3e-4, 4e-3, True),
 }
 FINE_TUNING_SPACE: Space = {
-    "training.fine_tuning_learning_rate": (1e-5, 1e-3, True),
+    "training.fine_tuning_learning_rate": (1e-5, 3e-3, True),
     "training.fine_tuning_l2": (1e-7, 3e-2, True),
     "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border of cached features
 }

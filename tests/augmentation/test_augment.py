@@ -27,14 +27,19 @@ from competition.augmentation.augment import (
     draw,
     mix,
 )
-from competition.config import SECTION_PRESETS, AugmentationConfig
+from competition.config import (
+    MILD_AUGMENTATION,
+    NO_AUGMENTATION,
+    SECTION_PRESETS,
+    AugmentationConfig,
+)
 from competition.distortion import profiles as distortion
 from tests import factories
 
 PRESETS: dict[str, AugmentationConfig] = SECTION_PRESETS["augmentation"]
 SIDE = 16
 NEAREST = Image.Resampling.NEAREST
-STILL = AugmentationConfig(num_operations=0, flips=False)
+STILL = NO_AUGMENTATION
 
 
 def make_images(count: int = 4) -> np.ndarray:
@@ -185,7 +190,7 @@ def test_shears_and_translations_agree_with_their_reference(
 @pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
 def test_flips_and_transposition_are_exact(interpolation: str) -> None:
     images = make_images()
-    config = AugmentationConfig(num_operations=0, transposition=True, interpolation=interpolation)
+    config = dataclasses.replace(STILL, flips=True, transposition=True, interpolation=interpolation)
     for name, expected in {
         "flip_x": images[:, :, ::-1],
         "flip_y": images[:, ::-1],
@@ -199,7 +204,7 @@ def test_flips_and_transposition_are_exact(interpolation: str) -> None:
 
 def test_all_three_mirrors_together_are_the_other_transposition() -> None:
     images = make_images()
-    config = AugmentationConfig(num_operations=0, transposition=True)
+    config = dataclasses.replace(STILL, flips=True, transposition=True)
     draws = make_draws(4, flip_x=0.1, flip_y=0.1, transpose=0.1)
     result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
     np.testing.assert_array_equal(result, images[:, ::-1, ::-1].transpose(0, 2, 1, 3))
@@ -207,7 +212,7 @@ def test_all_three_mirrors_together_are_the_other_transposition() -> None:
 
 def test_rotation_agrees_with_scipy() -> None:
     images = make_images()
-    config = AugmentationConfig(num_operations=0, flips=False, rotation=0.1)
+    config = dataclasses.replace(STILL, rotation=0.1)
     result = to_numpy(augment(ops.convert_to_tensor(images), make_draws(4, rotation=1.0), config))
     angle = 36.0
     rotated = scipy.ndimage.rotate(
@@ -230,7 +235,7 @@ def test_a_zoom_of_two_shows_the_middle() -> None:
 
 def test_a_black_shift_leaves_black_behind() -> None:
     images = make_images()
-    config = AugmentationConfig(num_operations=0, flips=False, black_shift=0.25)
+    config = dataclasses.replace(STILL, black_shift=0.25)
     draws = make_draws(4, shift_on=[0.1, 0.1, 0.1, 0.9], shift_x=1.0, shift_y=0.0)
     result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
     expected = np.zeros_like(images)
@@ -242,7 +247,7 @@ def test_a_black_shift_leaves_black_behind() -> None:
 def test_constant_fill_is_black_and_reflection_is_not() -> None:
     images = np.full((8, SIDE, SIDE, 3), 200, np.uint8)
     for fill, is_black in (("constant", True), ("reflect", False)):
-        config = AugmentationConfig(num_operations=0, flips=False, rotation=0.125, fill=fill)
+        config = dataclasses.replace(STILL, rotation=0.125, fill=fill)
         result = to_numpy(
             augment(ops.convert_to_tensor(images), make_draws(8, rotation=1.0), config)
         )
@@ -260,9 +265,7 @@ def test_a_half_turn_of_hue_takes_each_color_to_the_other_side_of_grey() -> None
 
 def test_a_channel_shift_moves_each_channel_by_its_own_amount() -> None:
     images = np.full((2, SIDE, SIDE, 3), 100, np.uint8)
-    config = AugmentationConfig(
-        num_operations=0, flips=False, channel_shift=0.2, occasional_rate=0.5
-    )
+    config = dataclasses.replace(STILL, channel_shift=0.2, occasional_rate=0.5)
     draws = make_draws(2, channel_shift_on=[0.1, 0.9], red=1.0, green=0.5, blue=0.0)
     result = to_numpy(augment(ops.convert_to_tensor(images), draws, config))
     np.testing.assert_allclose(result[0, 0, 0], [151, 100, 49], atol=0.01)
@@ -436,7 +439,7 @@ def test_the_preset_none_only_casts() -> None:
     np.testing.assert_array_equal(result, images)
 
 
-@pytest.mark.parametrize("preset", ["default", "baseline", "strong"])
+@pytest.mark.parametrize("preset", ["mild", "baseline", "strong"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_augmented_images_stay_in_range_and_differ_within_a_batch(preset: str, dtype: str) -> None:
     result = augment_by_seed(PRESETS[preset], equal_images(12).astype(dtype))
@@ -449,7 +452,7 @@ def test_augmented_images_stay_in_range_and_differ_within_a_batch(preset: str, d
 
 
 def test_operations_magnitudes_and_signs_are_drawn_independently() -> None:
-    config = AugmentationConfig(num_operations=3, magnitude=0.5)
+    config = dataclasses.replace(MILD_AUGMENTATION, num_operations=3, magnitude=0.5)
     draws = {
         name: to_numpy(v)
         for name, v in draw((4000, 8, 8, 3), config, keras.random.SeedGenerator(0)).items()
@@ -469,12 +472,12 @@ def test_operations_magnitudes_and_signs_are_drawn_independently() -> None:
 
 
 def test_a_rate_of_zero_leaves_out_every_operation() -> None:
-    config = AugmentationConfig(num_operations=3, rate=0.0, flips=False)
+    config = dataclasses.replace(STILL, num_operations=3)
     np.testing.assert_allclose(augment_by_seed(config, make_images()), make_images(), atol=0.01)
 
 
 def test_the_same_seed_and_state_give_the_same_images() -> None:
-    images, config = make_images(), PRESETS["default"]
+    images, config = make_images(), PRESETS["mild"]
     one = keras.random.SeedGenerator(3)
     state = to_numpy(one.state)
     first = augment_by_seed(config, images, one)
