@@ -219,7 +219,7 @@ def run_trials(
         finished, total = count_trials(study, asked)
         if finished >= total:
             return
-        tell_progress(finished / total, f"{title} {finished}/{total}")
+        tell_progress(finished / total, f"{title.partition(' ')[2]} {finished + 1}/{total}")
         if finished + len(running) < total:
             _run_trial(study, title, asked, objective)
         else:
