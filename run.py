@@ -100,7 +100,7 @@ def _add_work(add: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit code. A user's mistake is one sentence, no traceback."""
+    """Run the command line; return the exit code. A user's mistake gives one sentence."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest:

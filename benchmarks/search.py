@@ -1,4 +1,6 @@
-"""Trials of the search against the plain way: python -m benchmarks.search PREPARED WEIGHTS PLACE [PART ...].
+"""Trials of the search against the plain way.
+
+python -m benchmarks.search PREPARED WEIGHTS PLACE [PART ...]
 
 PREPARED is a data/<name>/prepared that the command line left, WEIGHTS a folder with ImageNet
 weights, PLACE a folder that keeps scores and features, so that a run goes on where it was killed.

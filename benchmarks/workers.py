@@ -1,7 +1,9 @@
-"""Workers of one core each against one process with all cores: python -m benchmarks.workers (about three minutes).
+"""Workers of one core each against one process with all cores.
 
-Every core's task is the same short training of MobileNetV3Large, from building it to the last epoch. Prints the seconds
-of each way, twice in turns, and the ratio.
+python -m benchmarks.workers (about three minutes)
+
+Every core's task is the same short training of MobileNetV3Large, from building it to the last
+epoch. Prints the seconds of each way, twice in turns, and the ratio.
 """
 
 import tempfile

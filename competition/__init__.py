@@ -1,1 +1,1 @@
-"""A competition harness for blood cell pictures: from a noisy training file to a verified submission zip."""
+"""A harness for blood cell competitions: from a noisy training file to a verified zip."""

@@ -410,7 +410,8 @@ def describe_plan(
             parts.append(f"{training.frozen_epochs + training.fine_tuning_epochs} epochs")
         say(f"{get_backbone(name).title}, {weights[name].origin} weights: {', '.join(parts)}")
     if request.budget_seconds is not None:
+        packaging = describe_seconds(packaging_seconds(request.budget_seconds))
         say(
-            f"Time budget {describe_seconds(request.budget_seconds)}; what one step does not use "
-            f"goes to the next. Packaging has {describe_seconds(packaging_seconds(request.budget_seconds))}."
+            f"Time budget {describe_seconds(request.budget_seconds)}: packaging has {packaging}, "
+            "and what one step does not use goes to the next."
         )

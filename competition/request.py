@@ -140,7 +140,7 @@ def _find_data(options: argparse.Namespace, published: Published | None) -> Path
 
 
 def _configure(options: argparse.Namespace, is_demo: bool) -> Config:
-    """Return the settings: defaults, then the demo's, then --preset, then single options, last --set."""
+    """Return the settings: defaults, the demo's, --preset, single options, and last --set."""
     changes: dict[str, Any] = dict(PRESETS["demo"]) if is_demo else {}
     changes |= PRESETS[options.preset] if options.preset else {}
     single = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}

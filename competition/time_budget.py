@@ -1,4 +1,4 @@
-"""How a time budget is shared out: slots of the clock, and progress through them. Nothing is forecast.
+"""How a time budget is shared out: slots of the clock, turns, and the clock of a job.
 
 Seconds are those of time.time(), since slots cross processes.
 """
@@ -83,7 +83,7 @@ class Turn:
     planned_seconds: float = 0.0
 
     def begin(self) -> Slot:
-        """Return the slot from now on: what earlier ones left over goes to this one and the rest."""
+        """Return the slot from now on; time that earlier ones left over is shared out anew."""
         return Slot(time.time(), self.deadline).next_part(self.cost / (self.cost + self.following))
 
 

@@ -1,4 +1,4 @@
-"""What tests are made of: tiny images and settings, runs of random networks, and zips of a few lines."""
+"""What tests are made of: tiny images and settings, random runs, and zips of a few lines."""
 
 import zipfile
 from dataclasses import replace
@@ -16,7 +16,11 @@ from competition.networks.weights import RANDOM
 from competition.search.rounds import Search
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
-PLAIN = "import numpy as np\nclass Model:\n    def predict(self, X):\n        return np.zeros(len(X), int)\n"
+PLAIN = """import numpy as np
+class Model:
+    def predict(self, X):
+        return np.zeros(len(X), int)
+"""
 CONFIG = with_settings(
     Config(),
     {
@@ -36,7 +40,7 @@ CONFIG = with_settings(
 def draw_blobs(
     count: int, classes: int, seed: int, size: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return pictures (count, size, size, 3) uint8 of a disc whose colour and radius tell the class, and labels."""
+    """Return images (count, size, size, 3) uint8 of discs that tell their class, and labels."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     rows, columns = np.mgrid[:size, :size]
@@ -75,7 +79,7 @@ def write_zip(path: Path, files: dict[str, str]) -> Path:
 
 
 def make_run(folder: Path, backbone: str, num_classes: int = 3) -> tuple[Path, Any]:
-    """Return a run's folder with what packaging reads of it, and its network, whose answers differ between pictures."""
+    """Return a run's folder, and its network, whose answers differ between images."""
     run = folder / f"{backbone}_001"
     run.mkdir(parents=True)
     config = ModelConfig(backbone=backbone, head_units=8)
@@ -91,7 +95,7 @@ def make_run(folder: Path, backbone: str, num_classes: int = 3) -> tuple[Path, A
 
 
 def enliven(network: Any) -> None:
-    """Scale the last layer so that the logits of IMAGES spread by about 2 within each class, and centre them."""
+    """Scale the last layer so that the logits of IMAGES spread by about 2 within each class."""
     features = type(network)(network.input, network.layers[-1].input).predict(IMAGES, verbose=0)
     kernel, bias = network.layers[-1].get_weights()
     logits = features @ kernel

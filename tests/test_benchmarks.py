@@ -1,4 +1,4 @@
-"""The benchmark of cleaning: what it plants is what it says, and its scores are right where they are known."""
+"""The benchmark of cleaning plants what it says, and scores rightly where that is known."""
 
 import numpy as np
 import pytest

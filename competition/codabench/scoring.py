@@ -60,7 +60,7 @@ def compute_scores(confusion: np.ndarray) -> dict[str, float]:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Return an image (h, w, 3) uint8 as PNG without filters (W3C, https://www.w3.org/TR/png-3/)."""
+    """Return an image (h, w, 3) uint8 as PNG without filters (https://www.w3.org/TR/png-3/)."""
     height, width = image.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in image)
 

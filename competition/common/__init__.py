@@ -1,1 +1,1 @@
-"""What every stage uses: files that are never half written, errors by kind, settings, the console, processes."""
+"""What every stage uses: safe files, errors by kind, settings, the console, processes."""

@@ -54,7 +54,7 @@ def begin_part(low: float, high: float) -> None:
 
 
 def tell_progress(share: float, doing: str) -> None:
-    """Tell the main process that a share 0..1 of the part under way is done; cheap at every step."""
+    """Tell the main process that a share 0..1 of the part is done; cheap at every step."""
     if _here["task"] is not None and time.monotonic() - _here["told"] > TELL_SECONDS:
         _here["told"] = time.monotonic()
         low, high = _here["part"]
@@ -106,12 +106,12 @@ def headline(text: str) -> None:
 def progress(
     items: Iterable[Item], what: str, total: int | None = None, unit: str = "it"
 ) -> Iterable[Item]:
-    """Iterate with a bar that shows what is done and the time left; silent where standard error is no terminal."""
+    """Iterate with a bar and the time left; silent where standard error is no terminal."""
     return draw_bar(items, desc=what, total=total, unit=unit)
 
 
 def draw_bar(items: Iterable[Any] | None = None, **settings: Any) -> Any:
-    """Return a tqdm bar in the place of this process, silent where standard error is no terminal."""
+    """Return a tqdm bar on the line of this process; silent where there is no terminal."""
     bar: Any = tqdm
     return bar(items, disable=None, leave=False, position=_here["position"], **settings)
 
@@ -123,7 +123,7 @@ def set_bar_position(position: int) -> None:
 
 @contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keep what TensorFlow's libraries write to standard error while they load away from the user."""
+    """Discard the lines that TensorFlow's libraries write to standard error while they load."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)

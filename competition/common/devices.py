@@ -6,7 +6,7 @@ import keras
 
 
 def describe_device() -> str:
-    """Return what computes: the backend with its version, and its devices or this machine's processor."""
+    """Return the backend with its version, and its devices or this machine's processor."""
     backend = keras.backend.backend()
     version = __import__(backend).__version__
     return (

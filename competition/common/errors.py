@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user's: the message says what was received, what was expected and how to fix it."""
+    """A mistake of the user's; the message has what was received, expected, and the cure."""
 
 
 class TrialFailedError(UserError):
-    """A training that fails by its own settings: its loss diverged, or it needs more memory than there is."""
+    """A training that fails by its own settings: its loss diverged, or memory does not do."""
 
 
 class CheckFailedError(UserError):
@@ -25,7 +25,7 @@ class NotCheckedError(Exception):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence for an unknown name: the nearest known one, or the first dozen where none is near."""
+    """Return the sentence for an unknown name, with the nearest known one or the first dozen."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     near = near or [item for item in names if item.endswith(f".{name}")]

@@ -1,4 +1,4 @@
-"""Files that are never half written: atomic writes, hashes, stage markers and one lock per folder."""
+"""Files that are never half written: atomic writes, hashes, stage markers, folder locks."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from competition.common.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed.
+    """Yield a temporary path, which takes the place of `path` on success and goes on failure.
 
     The temporary name keeps the suffix, since many writers choose their format by it.
     """
@@ -81,7 +81,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def digest(*parts: Any) -> str:
-    """Return 16 hexadecimal digits of SHA-256 over arrays, files' bytes (given as Path) or JSON-able values."""
+    """Return 16 hexadecimal digits of SHA-256 over arrays, files (given as Path) or JSON values."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -96,12 +96,12 @@ def digest(*parts: Any) -> str:
 
 
 def up_to_date(marker: Path, inputs: str, force: bool = False) -> bool:
-    """Tell whether the stage of `marker` has ended with these inputs and is not forced to run again."""
+    """Tell whether the stage of `marker` has ended with these inputs and is not forced."""
     return not force and marker.is_file() and read_json(marker).get("inputs") == inputs
 
 
 def mark_done(marker: Path, inputs: str, **facts: Any) -> None:
-    """Write a stage's marker, the last of its files: the hash of what went in, and facts worth reading later."""
+    """Write a stage's marker, the last of its files: the hash of its inputs, and facts."""
     write_json(marker, {"inputs": inputs, **facts})
 
 
@@ -114,7 +114,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"Another run is at work in {folder}; wait for it to end, or give this one a folder of its own with --name."
+            f"Another run is at work in {folder}; wait for it to end, "
+            "or give this one a folder of its own with --name."
         ) from None
     try:
         yield
@@ -126,7 +127,8 @@ def require_readable(path: Path) -> Path:
     """Return `path`; raises UserError where this user may not read it."""
     if not os.access(path, os.R_OK):
         raise UserError(
-            f"{path} may not be read by this user; change its permissions, for example with chmod +r."
+            f"{path} may not be read by this user; "
+            "change its permissions, for example with chmod +r."
         )
     return path
 
@@ -137,6 +139,7 @@ def require_disk(folder: Path, megabytes: float) -> None:
     free = shutil.disk_usage(existing).free / 2**20
     if free < megabytes:
         raise UserError(
-            f"The disk of {existing} has {free:.0f} MB free, and this run needs about {megabytes:.0f} MB; "
+            f"The disk of {existing} has {free:.0f} MB free, "
+            f"and this run needs about {megabytes:.0f} MB; "
             "make room there, or give another place with --workdir."
         )

@@ -1,4 +1,4 @@
-"""The scores of a run: its network on validation and test, in all versions, kept in metrics.json."""
+"""The scores of a run on validation and test, in all versions, kept in metrics.json."""
 
 import zlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Predictions of a trained network on all versions of validation and test, the most telling first."""
+"""Predictions on all versions of validation and test, the most telling first."""
 
 import time
 from dataclasses import dataclass

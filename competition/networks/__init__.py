@@ -1,1 +1,1 @@
-"""What is trained and submitted: `build_network(spec)`, `create_network(spec, weights)`; reads ImageNet weights."""
+"""Spec, ImageNet weights -> a network: `build_network(spec)`, `create_network(spec, weights)`."""

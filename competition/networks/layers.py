@@ -1,4 +1,4 @@
-"""The network in training: built from the settings, frozen and unfrozen at block borders, penalised."""
+"""The network in training: built by the settings, frozen at block borders, penalised."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,13 +11,13 @@ from competition.config import ModelConfig
 from competition.networks.submission_model import build_network
 from competition.networks.weights import Weights, load_backbone
 
-SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller pictures are enlarged
+SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller images are enlarged
 
 
 def network_spec(
     config: ModelConfig, image_shape: tuple[int, ...], num_classes: int
 ) -> dict[str, Any]:
-    """Return what `submission_model.build_network` needs, as it stands in a submission's config.json."""
+    """Return the spec of `submission_model.build_network`, as in a submission's config.json."""
     entry = get_backbone(config.backbone)
     side = config.input_size or image_shape[0]
     return {
@@ -64,13 +64,13 @@ def set_trainable(
 
 
 def find_border(backbone: keras.Model, share: float) -> int:
-    """Return the index of the layer from which on the upper `share` trains: the nearest block border, or 0."""
+    """Return the index of the first layer of the upper `share`: the nearest block border, or 0."""
     wanted = round((1 - share) * len(backbone.layers))
     return min([0, *block_borders(backbone)], key=lambda index: abs(index - wanted))
 
 
 def lower_part(network: keras.Model, borders: Sequence[int]) -> keras.Model:
-    """Return pictures -> a list: what crosses each of the backbone's `borders`, and its pooled output (n, d)."""
+    """Return the model: images -> the tensors at all `borders`, and the pooled output (n, d)."""
     backbone = find_backbone(network)
     x = inputs = keras.Input(network.input_shape[1:])
     for layer in network.layers[1 : network.layers.index(backbone)]:
@@ -81,7 +81,10 @@ def lower_part(network: keras.Model, borders: Sequence[int]) -> keras.Model:
 
 
 def upper_part(network: keras.Model, border: int | None) -> keras.Model:
-    """Return what crosses a border (None: the pooled output) -> probabilities, of the same layers and weights."""
+    """Return the model of the same layers: the tensor at a border -> probabilities.
+
+    border: None for the pooled output.
+    """
     backbone = find_backbone(network)
     rest = network.layers[network.layers.index(backbone) + 1 :]
     if border is None:
@@ -118,7 +121,7 @@ def list_blocks(backbone: keras.Model) -> list[list[Any]]:
 
 
 def penalise_head(network: keras.Model, l2: float) -> None:
-    """Put an L2 penalty on the kernels of the dense layers; the exported weights know nothing of it."""
+    """Put an L2 penalty on the kernels of the dense layers; weights are exported without it."""
     for layer in network.layers:
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.regularizer = keras.regularizers.L2(l2) if l2 else None
@@ -127,9 +130,10 @@ def penalise_head(network: keras.Model, l2: float) -> None:
 def block_borders(backbone: keras.Model) -> list[int]:
     """Return the indices into `backbone.layers` at which a block begins.
 
-    A border is where a single tensor crosses from the layers before to those after (so no residual or
-    squeeze-and-excitation branch is cut) and the layer before it ends a block: an addition, a pooling, or a
-    normalisation that no activation follows (the linear bottleneck of MobileNet and EfficientNet).
+    At a border a single tensor crosses from the layers before to those after, so no residual or
+    squeeze-and-excitation branch is cut. And the layer before it ends a block: an addition, a
+    pooling, or a normalisation that no activation follows (the linear bottleneck of MobileNet and
+    EfficientNet).
     """
     layers = backbone.layers
     position = {id(layer): index for index, layer in enumerate(layers)}

@@ -19,7 +19,10 @@ SUFFIX = "_imagenet_notop.weights.h5"
 
 @dataclass(frozen=True)
 class Weights:
-    """path: a .weights.h5 file of the backbone without its top (None: random). origin: its name on the leaderboard."""
+    """Initial weights: a .weights.h5 file of the backbone without its top, or None for random ones.
+
+    origin: their name on the leaderboard.
+    """
 
     path: Path | None
     origin: str
@@ -48,8 +51,9 @@ def check_setting(setting: str, backbone: str) -> None:
 def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
     """Return the weights that `--weights setting` means for `backbone`.
 
-    setting: auto (from `folder`, else Keras' own download, else random, said loudly), imagenet (the same, or an error),
-    none, a folder or a file. Raises UserError where a named file is missing or ImageNet weights cannot be had.
+    setting: auto (from `folder`, else Keras' own download, else random, said loudly), imagenet (the
+    same, or an error), none, a folder or a file. Raises UserError where a named file is missing or
+    ImageNet weights cannot be had.
     """
     entry = get_backbone(backbone)
     if setting == "none" or not entry.pretrained:
@@ -87,7 +91,7 @@ def find_embedding_weights(setting: str, backbone: str, folder: Path) -> Path | 
 
 
 def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
-    """Return the file that `setting` means (see `resolve_weights`), or None where there is none to be had."""
+    """Return the file that `setting` means (see `resolve_weights`), or None without one."""
     if setting == "none":
         return None
     if setting not in KEYWORDS:
@@ -107,7 +111,7 @@ def _named_file(path: Path, backbone: str) -> Path:
 
 
 def _download(entry: Backbone, target: Path) -> bool:
-    """Fetch Keras' own ImageNet weights into `target`; False where that fails, which is tried once a process."""
+    """Fetch Keras' own ImageNet weights into `target`; False where that fails, tried once."""
     if _unreachable:
         return False
     import keras
@@ -133,8 +137,9 @@ def _download(entry: Backbone, target: Path) -> bool:
 def copy_weights(source: Any, target: Any) -> None:
     """Copy a `weights="imagenet"` network into the same one built with `weights=None`.
 
-    Keras adds a Rescaling layer after the Normalization of EfficientNet for ImageNet weights only; dividing by its
-    scale squared moves that factor into the variance, so that both networks compute the same.
+    Keras adds a Rescaling layer after the Normalization of EfficientNet for ImageNet weights only.
+    Dividing by its scale squared moves that factor into the variance, so that both networks compute
+    the same.
     """
     rest = [layer for layer in source.layers if layer.weights]
     for layer, other in zip(rest, [layer for layer in target.layers if layer.weights], strict=True):
@@ -150,7 +155,7 @@ def copy_weights(source: Any, target: Any) -> None:
 
 
 def check_weights(weights: Weights, backbone: str) -> None:
-    """Raise UserError where `weights` are not those of `backbone`, before any work is done with it."""
+    """Raise UserError where `weights` are not those of `backbone`, before any work."""
     if weights.path is None:
         return
     from competition.networks.submission_model import build_backbone
@@ -160,7 +165,7 @@ def check_weights(weights: Weights, backbone: str) -> None:
 
 
 def load_backbone(backbone: Any, weights: Weights) -> None:
-    """Load `weights` into a freshly built backbone; raises UserError for the weights of another network."""
+    """Load `weights` into a fresh backbone; raises UserError for those of another network."""
     if weights.path is None:
         return
     try:

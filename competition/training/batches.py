@@ -37,7 +37,7 @@ class Batches:
         return max(1, self.labels.shape[1] // self.batch_size)
 
     def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield (images, labels), with weights (n,) where classes have some, from batch `first` on."""
+        """Yield (images, labels), and weights (n,) where classes have some, from `first` on."""
         size = min(self.batch_size, self.labels.shape[1])
         order = np.random.default_rng([self.seed, epoch]).permutation(self.labels.shape[1])
         copy = epoch % len(self.copies)

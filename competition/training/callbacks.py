@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: learning rate, averaged weights, progress, its end."""
+"""What goes on beside the steps of a training: rate, averaged weights, progress, the end."""
 
 from collections.abc import Callable
 from typing import Any
