@@ -102,9 +102,10 @@ def test_the_first_trials_are_the_settings_as_given_and_the_baselines(
 ) -> None:
     run(search)
     given, baseline, third = trained
-    assert (given.model.dropout, given.model.l2) == (0.3, 1e-4)
-    assert (baseline.model.dropout, baseline.model.l2) == (0.3, PRESETS["baseline"]["model.l2"])
-    assert third.model.dropout != 0.3
+    assert given.model.l2 == search.config.model.l2
+    assert baseline.model.l2 == PRESETS["baseline"]["model.l2"] != given.model.l2
+    dropout = search.config.model.dropout
+    assert given.model.dropout == baseline.model.dropout == dropout != third.model.dropout
     assert [config.training.limit for config in trained] == [250] * 3
     assert {config.model.input_size for config in trained} == {search.side // 2}
 
