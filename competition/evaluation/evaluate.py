@@ -12,7 +12,12 @@ from competition.common.files import digest, read_arrays, read_json, write_array
 from competition.config import Config, unflatten
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import PROFILE, selected_versions
-from competition.evaluation.metrics import bootstrap_interval, score, score_families
+from competition.evaluation.metrics import (
+    bootstrap_interval,
+    collect_accuracies,
+    score,
+    score_families,
+)
 from competition.evaluation.predict import Predictions, plan_steps, predict_all
 from competition.paths import CONFIG, HISTORY, METRICS, WEIGHTS, name_predictions
 from competition.time_budget import Slot
@@ -100,11 +105,6 @@ def selection_score(scores: dict[str, Any], select_by: str) -> float:
     return float(np.mean([scores[version]["plain"]["accuracy"] for version in versions]))
 
 
-def is_scored(run: Path) -> bool:
-    """Tell whether a run has scores."""
-    return (run / METRICS).is_file()
-
-
 def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, Any]:
     """Return what scores depend on, as metrics.json holds it."""
     return {
@@ -144,13 +144,8 @@ def _write_predictions(run: Path, scored: ScoredSet, predictions: dict[str, np.n
 
 def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
     """Print the scores of a run, and draw its curves and its confusion under distortion."""
-    names = {"plain": "", "augmented": " TTA"}
-    accuracies = [
-        f"{version}{names[kind]} {100 * scores[kind]['accuracy']:.1f}"
-        for version, scores in metrics["test"].items()
-        for kind in names
-        if kind in scores
-    ]
+    known = collect_accuracies(metrics["test"])
+    accuracies = [f"{name} {100 * value:.1f}" for name, value in known.items()]
     say(
         f"{run.name}: selection {100 * metrics['selection_score']:.1f}; test: "
         f"{', '.join(accuracies)} (look number {metrics['test_looks']} at the test)"

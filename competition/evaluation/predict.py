@@ -11,10 +11,10 @@ from competition.common.console import progress, say, tell_progress
 from competition.config import EvaluationConfig
 from competition.data.arrays import PreparedData
 from competition.distortion.profiles import PROFILE, VERSIONS, selected_versions
+from competition.evaluation.metrics import TTA_VERSIONS
 from competition.networks.submission_model import predict_views
 from competition.time_budget import Slot
 
-TEST_TIME_AUGMENTED = (PROFILE, "clean")  # versions of test that all views are predicted of
 Predictions = dict[str, dict[str, np.ndarray]]
 """Split -> version -> probabilities (views, n, K) float32."""
 
@@ -40,7 +40,7 @@ def plan_steps(select_by: str, tta_views: int) -> list[Step]:
     steps.append(Step("test", "clean", 1))
     if tta_views > 1:
         steps.append(Step("test", PROFILE, tta_views))
-    steps += [Step("test", name, 1) for name in VERSIONS if name not in TEST_TIME_AUGMENTED]
+    steps += [Step("test", name, 1) for name in VERSIONS if name not in TTA_VERSIONS]
     if tta_views > 1:
         steps.append(Step("test", "clean", tta_views))
     return steps + [Step("validation", name, 1) for name in VERSIONS if name not in selected]
