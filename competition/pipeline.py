@@ -391,6 +391,8 @@ def describe_plan(
         if request.wants("search") and search.rounds:
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
+        elif request.wants("search"):
+            parts.append("nothing to search, --set says it all")
         if name in turns:
             search_share, train_share = plan_shares(
                 request, data, search, turns[name].planned_seconds

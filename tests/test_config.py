@@ -158,7 +158,7 @@ def test_the_table_shows_defaults_bounds_and_choices_by_section_in_100_columns()
     table = " ".join(describe_settings().split())
     assert "training: Both stages of training" in table
     assert "training.batch_size 64 images per training step [from 1 to 4096]" in table
-    assert "training.optimizer adam update rule [one of adam, adamw, lion]" in table
+    assert "training.optimizer adamw update rule [one of adam, adamw, lion]" in table
     assert "[true or false]" in table
     assert all(name in table for name in SECTION_PRESETS["augmentation"])
 
