@@ -1,6 +1,7 @@
 """What the user sees: plain lines on standard output, progress bars on standard error."""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -125,6 +126,7 @@ def set_bar_position(position: int) -> None:
 def quiet_import() -> Iterator[None]:
     """Discard the lines that TensorFlow's libraries write to standard error while they load."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns where each network has its trace
     sys.stderr.flush()
     kept = os.dup(2)
     silent = os.open(os.devnull, os.O_WRONLY)

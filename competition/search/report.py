@@ -51,7 +51,8 @@ def _draw_plots(study: optuna.Study, folder: Path, stem: str, complete: int) -> 
         drawn["parallel"] = plots.plot_parallel_coordinate
     files = []
     for name, plot in drawn.items():
-        with warnings.catch_warnings():
+        # Optuna sets a style for all figures that come after its own.
+        with matplotlib.rc_context(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the module is marked as experimental
             plot(study)
         files.append(folder / f"{stem}_{name}.png")

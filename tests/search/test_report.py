@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import optuna
 import pandas as pd
@@ -72,3 +73,10 @@ def test_failures_are_told_with_their_reasons(tmp_path: Path) -> None:
     assert page.count("- failed: The loss became NaN.") == 1
     assert page.count("- failed: no memory") == 1
     assert page.count("- failed:") == 2
+
+
+def test_the_style_of_figures_that_come_later_is_as_it_was(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    write_report(make_study(3), tmp_path, "tiny_cnn_head")
+    kept = dict(matplotlib.rcParams)
+    assert {key for key in before if before[key] != kept[key]} <= {"backend"}
