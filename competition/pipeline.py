@@ -88,7 +88,8 @@ def run(request: Request) -> None:
     could not check, and WorthlessError where what is packaged is no better than chance.
     """
     paths, config, results = request.paths, request.config, Results()
-    clock = JobClock(paths.experiments, digest(repr(request)), request.budget_seconds)
+    command = digest(repr(request))
+    clock = JobClock(paths.experiments, command, request.budget_seconds, request.started)
     with exclusive(paths.experiments), clock:
         console.log_to(paths.experiments / LOG)
         if request.record:

@@ -3,7 +3,8 @@
 import argparse
 import math
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Request:
     budget_seconds: the time budget. fixed_keys: settings that no search changes: those that --set
     names, and where nothing is searched those of --preset. record: a run and its public score.
     ensemble: the runs that are averaged. server: requirements of --check-server. workers: the
-    processes asked for (None: as many as serve best).
+    processes asked for (None: as many as serve best). started: when the call
+    was read, seconds since the epoch; loading the libraries counts as its time, too.
     """
 
     stages: frozenset[str]
@@ -54,6 +56,7 @@ class Request:
     bundle: bool
     on_test: bool
     server: tuple[str, ...]
+    started: float = field(default_factory=time.time, repr=False, compare=False)
 
     def wants(self, *stages: str) -> bool:
         """Tell whether one of `stages` was asked for; --search asks for all."""

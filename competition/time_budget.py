@@ -138,14 +138,19 @@ class JobClock:
 
     TICK_SECONDS = 5.0
 
-    def __init__(self, folder: Path, command: str, budget: float | None) -> None:
-        """folder: keeps the time used and the tasks' progress. command: tells it from others."""
+    def __init__(
+        self, folder: Path, command: str, budget: float | None, started: float | None = None
+    ) -> None:
+        """folder: keeps the time used and the tasks' progress. command: tells it from others.
+
+        started: when the command began (None: now).
+        """
         self.folder = folder
         self.command = command
         self.budget = budget
         self.costs: dict[str, float] = {}
         self.before = 0.0
-        self.started = time.time()
+        self.started = time.time() if started is None else started
         self.done = threading.Event()
         self.ticker = threading.Thread(target=self._tick, daemon=True)
 

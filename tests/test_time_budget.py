@@ -152,6 +152,12 @@ def test_the_time_of_a_stopped_command_counts_when_it_is_given_again(
     assert use(tmp_path, clock, "search", 100) == 0, "done: forgotten"
 
 
+def test_the_time_before_the_clock_counts_where_it_is_known(clock: Clock, tmp_path: Path) -> None:
+    with JobClock(tmp_path, "search", 600.0, started=980.0) as job:
+        assert job.seconds_used == 20
+        assert job.deadline == 1580
+
+
 def test_the_time_of_another_command_does_not_count(clock: Clock, tmp_path: Path) -> None:
     stop(tmp_path, clock, "search", 100)
     assert use(tmp_path, clock, "train", 50) == 0

@@ -15,6 +15,7 @@ from competition.common.errors import TrialFailedError
 from competition.config import Config, TrainingConfig
 from competition.data.arrays import TrainingData
 from competition.networks.layers import (
+    SMALLEST_INPUT,
     backbone_side,
     create_network,
     list_blocks,
@@ -219,8 +220,8 @@ class _Trainer:
 
     def side(self, progress: float) -> int:
         """Return the side in pixels of the images that are trained on; 0 of features."""
-        start = self.config.start_size
-        if not 0 < start < self.full:
+        start = max(self.config.start_size, SMALLEST_INPUT)
+        if not self.config.start_size or start >= self.full:
             return self.full
         grown = start + progress * (self.full - start + SIZE_STEP)
         return min(self.full, start + int((grown - start) / SIZE_STEP) * SIZE_STEP)

@@ -13,6 +13,7 @@ import pytest
 from competition import time_budget
 from competition.config import Config, with_settings
 from competition.data.arrays import one_hot
+from competition.networks.layers import backbone_side
 from competition.networks.weights import RANDOM
 from competition.time_budget import Slot, TrainingTime
 from competition.training import keepers
@@ -59,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     def on_train_batch_end(watcher: StepWatcher, batch: int, logs: Any = None) -> None:
         made.rates.append(float(watcher.model.optimizer.learning_rate))
-        made.sides.append((made.passed, watcher.model.input_shape[1]))
+        made.sides.append((made.passed, backbone_side(watcher.model)))
         made.now += made.seconds(made.passed)
         original(watcher, batch, logs)
         if made.passed >= made.killed_at:
@@ -199,7 +200,7 @@ def test_a_resumed_training_goes_on_at_its_progress_in_what_is_left_of_its_slot(
 
 
 def test_in_a_slot_the_input_grows_with_the_clock(clock: Clock, tmp_path: Path) -> None:
-    changes = {"training.start_size": 16, "training.schedule": "linear"}
+    changes = {"training.start_size": 32, "model.input_size": 48}
     config = with_settings(CONFIG, changes)
     clock.seconds = lambda passed: 9.1
     keras.utils.set_random_seed(0)
@@ -207,8 +208,8 @@ def test_in_a_slot_the_input_grows_with_the_clock(clock: Clock, tmp_path: Path) 
     keeper = Checkpoint(tmp_path, build_network(config, data, RANDOM))
     slot = Slot(START, START + 100)
     train(config, data, RANDOM, keeper, TrainingTime(slot, START + 100, 100.0))
-    assert {side for _, side in clock.sides} == {16, 32}
-    assert all(side == (16 if passed < 50 else 32) for passed, side in clock.sides)
+    assert {side for _, side in clock.sides} == {32, 48}
+    assert all(side == (32 if passed < 50 else 48) for passed, side in clock.sides)
 
 
 def train_tiny(clock: Clock, folder: Path, rate: float, limit: float) -> Checkpoint:

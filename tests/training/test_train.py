@@ -25,12 +25,14 @@ from tests.factories import CONFIG, make_data
 LIVELY = with_settings(
     CONFIG,
     {
+        "seed": 4,
         "training.batch_size": 8,
         "training.head_learning_rate": 0.03,
-        "training.fine_tuning_learning_rate": 0.01,
+        "training.fine_tuning_learning_rate": 0.03,
         "training.batch_norm": "training",
         "training.average": 0.4,
-        "training.start_size": 16,
+        "training.start_size": 16,  # which is raised to the smallest size, 32
+        "model.input_size": 48,
         "augmentation.mixup": 0.0,
     },
 )
@@ -108,7 +110,7 @@ def whole(pretrained: Weights, tmp_path_factory: pytest.TempPathFactory) -> Chec
 def test_an_unbroken_training_has_all_its_stages_and_epochs(whole: Checkpoint) -> None:
     assert [row["stage"] for row in whole.history] == ["frozen"] * 2 + ["fine-tuning"] * 3
     assert [row["epoch"] for row in whole.history] == [0, 1, 0, 1, 2]
-    assert [row["side"] for row in whole.history] == [16, 32, 16, 32, 32]
+    assert [row["side"] for row in whole.history] == [32, 48, 32, 48, 48]
     assert len({row["val_accuracy"] for row in whole.history}) > 1
 
 
@@ -262,7 +264,6 @@ def test_statistics_change_only_in_the_share_that_trains_and_only_in_training_mo
     config = with_settings(CONFIG, ONE_STEP | {"training.batch_norm": batch_norm})
     backbone = find_backbone(build_network(config, make_data(), pretrained))
     keeper = train_in(tmp_path, config, pretrained)
-    border = find_border(backbone, config.training.unfreeze)
     changed = []
     trained = find_backbone(keeper.network).layers
     for index, layer in enumerate(backbone.layers):
@@ -292,7 +293,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_step_is_traced_once_per_stage_and_size_and_the_size_grows_to_the_full_one(
     traced: list[int], pretrained: Weights, tmp_path: Path
 ) -> None:
-    changes = {"training.start_size": 16, "training.fine_tuning_epochs": 4}
+    changes = {"training.start_size": 32, "model.input_size": 64, "training.fine_tuning_epochs": 6}
     history = train_in(tmp_path, with_settings(CONFIG, changes), pretrained).history
-    assert sorted(traced) == [16, 16, 32, 32]
-    assert [row["side"] for row in history] == [16, 32, 16, 16, 32, 32]
+    assert [row["side"] for row in history] == [48, 64, 32, 32, 48, 48, 64, 64]
+    # The full size is the backbone's; the network resizes the images of 32 pixels itself.
+    assert sorted(traced) == [32, 32, 32, 32, 48, 48]
