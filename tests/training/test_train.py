@@ -29,6 +29,7 @@ LIVELY = with_settings(
         "training.batch_size": 8,
         "training.head_learning_rate": 0.03,
         "training.fine_tuning_learning_rate": 0.03,
+        "training.unfreeze": 1.0,
         "training.batch_norm": "training",
         "training.average": 0.4,
         "training.start_size": 16,  # which is raised to the smallest size, 32
@@ -264,6 +265,7 @@ def test_statistics_change_only_in_the_share_that_trains_and_only_in_training_mo
     config = with_settings(CONFIG, ONE_STEP | {"training.batch_norm": batch_norm})
     backbone = find_backbone(build_network(config, make_data(), pretrained))
     keeper = train_in(tmp_path, config, pretrained)
+    border = find_border(backbone, config.training.unfreeze)
     changed = []
     trained = find_backbone(keeper.network).layers
     for index, layer in enumerate(backbone.layers):
