@@ -118,7 +118,7 @@ def test_each_worker_takes_the_names_of_its_own_queue_in_order(
 def test_from_one_queue_each_worker_takes_the_next_name_when_it_is_free(
     two: Workers, tmp_path: Path
 ) -> None:
-    tasks = {"slow": partial(note, tmp_path / "log", "slow", 1.0)}
+    tasks = {"slow": partial(note, tmp_path / "log", "slow", 0.5)}
     tasks |= {name: partial(note, tmp_path / "log", name) for name in ("x", "y", "z")}
     done = list(two.run_all(tasks))
     assert [name for name, _ in done] == ["x", "y", "z", "slow"]
@@ -209,7 +209,7 @@ def test_workers_end_with_their_parent(
     ):
         time.sleep(0.2)
     assert len(children) >= 3  # two workers and multiprocessing's resource tracker
-    time.sleep(1)
+    time.sleep(0.5)
     parent.send_signal(how)
     parent.wait(120)
     _, alive = psutil.wait_procs(children, timeout=120)

@@ -118,16 +118,6 @@ def test_nothing_is_passed_twice_and_what_training_predicted_not_again(
     assert read_json(run / "metrics.json")["test_looks"] == 1
 
 
-def test_without_training_s_predictions_the_network_is_asked(
-    prepared: PreparedData, tmp_path: Path, batches: list[bytes]
-) -> None:
-    run = make_trained_run(tmp_path, prepared)
-    (run / PREDICTIONS).unlink()
-    batches.clear()
-    evaluate_run(THREE_VIEWS, prepared, run)
-    assert len(batches) == 1 + 4 + 2 + 2 * 3
-
-
 def test_scores_depend_on_views_distortion_and_weights_and_force_makes_them_anew(
     prepared: PreparedData, tmp_path: Path, batches: list[bytes]
 ) -> None:
@@ -138,8 +128,11 @@ def test_scores_depend_on_views_distortion_and_weights_and_force_makes_them_anew
     evaluate_run(THREE_VIEWS, prepared, run)
     assert read_json(run / "metrics.json")["test_looks"] == 2
     assert "augmented" in read_json(run / "metrics.json")["test"]["clean"]
+    batches.clear()
+    (run / PREDICTIONS).unlink()
     evaluate_run(THREE_VIEWS, prepared, run, force=True)
     assert read_json(run / "metrics.json")["test_looks"] == 3
+    assert len(batches) == 1 + 4 + 2 + 2 * 3, "without training's predictions, all is predicted"
 
 
 def test_with_no_time_only_what_is_needed_is_scored_and_a_later_call_makes_up_for_it(

@@ -101,11 +101,11 @@ def test_in_inference_mode_all_that_trains_but_normalisation(large: keras.Model)
     assert fixed == {keras.layers.BatchNormalization}
 
 
-@pytest.mark.parametrize("share", [63 / 187, 1.0])
+@pytest.mark.parametrize("share", [0.4, 1.0])
 def test_in_training_mode_normalisation_of_the_share_learns_with_a_momentum_that_follows(
     share: float,
 ) -> None:
-    network = make_network("mobilenetv3large")
+    network = make_network("custom_cnn")
     set_trainable(network, share, "training", 0.9)
     backbone = find_backbone(network)
     border = find_border(backbone, share)
@@ -117,16 +117,15 @@ def test_in_training_mode_normalisation_of_the_share_learns_with_a_momentum_that
                 assert layer.momentum == 0.9
             else:
                 below.add(layer.momentum)
-    assert below == (set() if share == 1.0 else {0.999})
+    assert below == (set() if share == 1.0 else {0.99})
 
 
-def test_a_later_stage_leaves_nothing_of_an_earlier_one(large: keras.Model) -> None:
-    set_trainable(large, 1.0, "training", 0.9)
-    set_trainable(large, 63 / 187, "inference", 0.9)
-    expected = len(large.trainable_variables)
-    fresh = make_network("mobilenetv3large")
-    set_trainable(fresh, 63 / 187, "inference", 0.9)
-    assert len(fresh.trainable_variables) == expected
+def test_a_later_stage_leaves_nothing_of_an_earlier_one() -> None:
+    used, fresh = make_network("custom_cnn"), make_network("custom_cnn")
+    set_trainable(used, 1.0, "training", 0.9)
+    for network in (used, fresh):
+        set_trainable(network, 0.4, "inference", 0.9)
+    assert len(used.trainable_variables) == len(fresh.trainable_variables) > 4
 
 
 def test_the_penalty_of_the_head_is_the_sum_of_squares() -> None:

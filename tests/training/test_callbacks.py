@@ -113,14 +113,6 @@ def test_the_weights_that_are_kept_are_the_average_and_predictions_are_theirs(
     assert max(np.abs(a - b).max() for a, b in zip(kept[-1][0], passed[-1], strict=True)) > 1e-3
 
 
-def test_without_a_horizon_nothing_is_averaged(passed: list[list[np.ndarray]]) -> None:
-    features = np.ones((7, 4), np.float32)
-    labels = np.zeros(7, int)
-    batches = Batches(features[None], one_hot(labels, 3)[None], batch_size=7, seed=0)
-    fit_stage(make_network(), batches, (features, labels), STAGE, CONFIG, Keeper())
-    assert not passed
-
-
 def test_what_is_averaged_and_saved_after_a_step_is_what_the_step_has_made(
     passed: list[list[np.ndarray]],
 ) -> None:

@@ -228,16 +228,14 @@ def test_a_network_at_chance_trains_on_beyond_its_slot_up_to_its_limit(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock.seconds = lambda passed: 9.7
-    keeper = train_tiny(clock, tmp_path, 1e-8, limit=260.0)
+    keeper = train_tiny(clock, tmp_path, 1e-8, limit=190.0)
     assert list(dict.fromkeys(row["stage"] for row in keeper.history)) == [
         "from scratch",
         "from scratch 2",
-        "from scratch 3",
     ]
-    assert 260 <= clock.passed < 269.7
+    assert 190 <= clock.passed < 199.7
     output = capsys.readouterr().out
-    for rest in ("1 min 40 s", "47 s"):
-        assert f"no better than chance yet: it trains on for {rest}\n" in output
+    assert output.count("no better than chance yet: it trains on for 1 min 23 s\n") == 1
 
 
 def test_a_limit_that_leaves_too_little_time_ends_a_training_at_chance(

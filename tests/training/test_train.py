@@ -12,13 +12,22 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from competition.common.errors import TrialFailedError, UserError
 from competition.config import Config, with_settings
-from competition.data.arrays import TrainingData
+from competition.data.arrays import TrainingData, one_hot
 from competition.networks.layers import find_backbone, find_border
 from competition.networks.weights import RANDOM, Weights
 from competition.training import batches, callbacks, keepers
-from competition.training.batches import image_batches
+from competition.training import train as training
+from competition.training.batches import Batches, image_batches
 from competition.training.keepers import Checkpoint
-from competition.training.train import build_network, has_stalled, plateau_factor, predict, train
+from competition.training.stages import Stage
+from competition.training.train import (
+    build_network,
+    fit_stage,
+    has_stalled,
+    plateau_factor,
+    predict,
+    train,
+)
 from tests.factories import CONFIG, make_data
 
 # Scores change from epoch to epoch, and all that has a state is on.
@@ -128,26 +137,38 @@ def test_a_training_killed_within_epochs_repeats_what_an_unbroken_one_does(
     whole: Checkpoint, pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keepers, "SAVE_SECONDS", 0.0)
-    kill_after(monkeypatch, callbacks.StepWatcher, "on_train_batch_end", 11)
+    kill_after(monkeypatch, callbacks.StepWatcher, "on_train_batch_end", 12)
     broken, deaths = train_until_done(tmp_path, LIVELY, pretrained)
-    assert deaths == 3  # of 35 steps, seven per epoch
+    assert deaths == 2  # of 35 steps, seven per epoch
     assert_alike(broken, whole)
 
 
 def test_early_stopping_ends_a_stage_after_a_crash_as_it_would_have_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {
-        "training.fine_tuning_epochs": 8,
-        "training.stopping_patience": 3,
-        "training.head_learning_rate": 1e-8,
-    }
-    config = with_settings(CONFIG, changes)
-    kill_after(monkeypatch, Checkpoint, "save", 3)
-    keeper, deaths = train_until_done(tmp_path, config, RANDOM)
-    assert deaths
-    scores = [row["val_accuracy"] for row in keeper.history]
-    assert len(scores) == scores.index(max(scores)) + 1 + 3
+    scores = iter([0.4, 0.6, 0.5, 0.6, 0.1, 0.9, 0.9])
+    features = np.zeros((9, 4), np.float32)
+    labels = np.arange(9) % 3
+    epochs = Batches(features[None], one_hot(labels, 3)[None], batch_size=9, seed=0)
+    stage = Stage("only", 1.0, "inference", epochs=8, learning_rate=0.1, l2=0.0)
+
+    def go_on() -> list[float]:
+        inputs = keras.Input((4,))
+        network = keras.Model(inputs, keras.layers.Dense(3, "softmax")(inputs))
+        keeper = Checkpoint(tmp_path, network)
+        config = with_settings(CONFIG, {"training.stopping_patience": 3})
+        fit_stage(network, epochs, (features, labels), stage, config, keeper)
+        return keeper.scores(stage.name)
+
+    def answer(network: keras.Model, inputs: np.ndarray) -> np.ndarray:
+        right = np.arange(9) < 9 * next(scores)
+        return np.eye(3, dtype=np.float32)[np.where(right, labels, (labels + 1) % 3)]
+
+    monkeypatch.setattr(training, "predict", answer)
+    kill_after(monkeypatch, Checkpoint, "save", 4)
+    with pytest.raises(KilledError):
+        go_on()
+    assert go_on() == pytest.approx([4 / 9, 6 / 9, 5 / 9, 6 / 9, 1 / 9])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -227,7 +248,6 @@ def test_class_weights_are_scikit_learns_balanced_ones() -> None:
     "changes",
     [
         {"training.label_smoothing": 0.0},
-        {"training.label_smoothing": 0.2},
         {"training.label_smoothing": 0.2, "training.class_weights": True},
         {"augmentation.mixup": 1.0, "training.class_weights": True},
     ],
@@ -292,11 +312,18 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sides
 
 
-def test_a_step_is_traced_once_per_stage_and_size_and_the_size_grows_to_the_full_one(
+def test_a_step_is_traced_once_per_size_and_the_size_grows_to_the_full_one(
     traced: list[int], pretrained: Weights, tmp_path: Path
 ) -> None:
-    changes = {"training.start_size": 32, "model.input_size": 64, "training.fine_tuning_epochs": 6}
+    changes = {"training.start_size": 32, "model.input_size": 64, "training.frozen_epochs": 0}
     history = train_in(tmp_path, with_settings(CONFIG, changes), pretrained).history
-    assert [row["side"] for row in history] == [48, 64, 32, 32, 48, 48, 64, 64]
+    assert [row["side"] for row in history] == [32, 48, 64]
     # The full size is the backbone's; the network resizes the images of 32 pixels itself.
-    assert sorted(traced) == [32, 32, 32, 32, 48, 48]
+    assert traced == [32, 48, 32]
+
+
+def test_a_step_is_traced_once_per_stage(
+    traced: list[int], pretrained: Weights, tmp_path: Path
+) -> None:
+    train_in(tmp_path, CONFIG, pretrained)
+    assert traced == [32, 32]
