@@ -31,10 +31,20 @@ from competition.distortion.profiles import PROFILE
 from competition.evaluation.ensemble import make_ensemble, members_of
 from competition.evaluation.evaluate import evaluate_run
 from competition.evaluation.leaderboard import record_public_score, write_leaderboard
+from competition.evaluation.metrics import final_scores
 from competition.evaluation.predict import plan_steps
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
 from competition.networks.weights import Weights, choose_weights, find_embedding_weights
-from competition.paths import FOLDS, HIDDEN_TEST, LOG, METRICS, PREPARED, TRAINING_SET
+from competition.paths import (
+    FOLDS,
+    HIDDEN_TEST,
+    LEADERBOARD,
+    LEADERBOARD_MARKDOWN,
+    LOG,
+    METRICS,
+    PREPARED,
+    TRAINING_SET,
+)
 from competition.request import Request
 from competition.search.rounds import Search
 from competition.search.search import read_best, search_backbone
@@ -179,8 +189,9 @@ def run_backbones(
     describe_plan(request, data, weights, turns)
     clock.watch(costs)
     if request.forces("search") and not request.storage:
-        for file in paths.studies.glob("*.db*"):  # SQLite would play a journal into the next one
-            file.unlink()
+        for name in names:  # with the journals, which SQLite would play into the next ones
+            for file in paths.studies.glob(f"{name}.db*"):
+                file.unlink()
     tasks = {}
     for name in names:
         told = clock.task_path(name)
@@ -223,7 +234,7 @@ def run_backbone(
     if slot is not None and slot.length < SHORTEST_SLOT and not runs_of(paths.runs, data, name):
         say(f"{name}: NOT TRAINED, for want of time; give more with --time-budget.")
         return
-    search = make_search(request, data, name, weights, None)
+    search = make_search(request, data, name, weights)
     search_share, train_share = plan_shares(request, data, search, slot.length if slot else None)
     search = replace(search, slot=slot and slot.next_part(search_share))
     if request.wants("search"):
@@ -256,7 +267,7 @@ def help_search(
 ) -> None:
     """Take part in the search of a backbone that another process runs."""
     slot = turn.begin() if turn else None
-    search = make_search(request, data, name, weights, None)
+    search = make_search(request, data, name, weights)
     share = plan_shares(request, data, search, slot.length if slot else None)[0]
     search = replace(search, slot=slot and slot.next_part(share), worker=number)
     search_backbone(search, data.training, request.paths.features)
@@ -275,8 +286,8 @@ def package(request: Request, data: PreparedData, results: Results) -> None:
             run = choose_run(paths.runs, data, config.training.select_by, request.final)
         images = data.test.versions[PROFILE]
         zip_path = paths.submissions / f"{run.name}.zip"
-        package = package_run(run, members_of(run), images, config, zip_path, request.server)
-        results.unchecked = package.unchecked
+        packaged = package_run(run, members_of(run), images, config, zip_path, request.server)
+        results.unchecked = packaged.unchecked
         results.worthless = describe_worth(run)
         if request.is_demo:
             score_hidden_test(request, data, run)
@@ -290,8 +301,7 @@ def score_hidden_test(request: Request, data: PreparedData, run: Path) -> None:
     paths, config = request.paths, request.config
     images, labels = load_test(paths.data / HIDDEN_TEST, config.data, data.class_names)
     answers = run_ingestion(paths.submissions / f"{run.name}.zip", images, config.limits)
-    scores = read_json(run / METRICS)["test"][PROFILE]
-    expected = scores.get("augmented", scores["plain"])
+    expected = final_scores(read_json(run / METRICS)["test"][PROFILE])
     low, high = expected["interval"]
     say(
         f"The demo's hidden test ({len(images)} images, distorted): "
@@ -330,16 +340,14 @@ def show_leaderboard(request: Request) -> None:
     headline("Leaderboard (accuracies in percent)")
     folder = request.paths.experiments
     say(write_leaderboard(request.paths.runs, folder, with_references=True))
-    say(f"\nall columns: {folder / 'leaderboard.csv'} and leaderboard.md")
+    say(f"\nall columns: {folder / LEADERBOARD} and {LEADERBOARD_MARKDOWN}")
 
 
 # -- parts of them
 
 
-def make_search(
-    request: Request, data: PreparedData, name: str, weights: Weights, slot: Slot | None
-) -> Search:
-    """Return the search of a backbone."""
+def make_search(request: Request, data: PreparedData, name: str, weights: Weights) -> Search:
+    """Return the search of a backbone, without a slot."""
     training, folder = data.training, request.paths.studies
     folder.mkdir(parents=True, exist_ok=True)
     return Search(
@@ -351,7 +359,6 @@ def make_search(
         side=max(training.images.shape[1:3]),
         storage=request.storage,
         fixed=request.fixed_keys,
-        slot=slot,
     )
 
 
@@ -387,7 +394,7 @@ def describe_plan(
     headline("Plan")
     training = request.config.training
     for name in request.backbones:
-        search = make_search(request, data, name, weights[name], None)
+        search = make_search(request, data, name, weights[name])
         parts = []
         if request.wants("search") and search.rounds:
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]

@@ -287,6 +287,18 @@ def test_workers_beyond_the_number_of_backbones_share_a_study(
     assert "tiny_cnn, helper 1: done" in log
 
 
+def test_a_forced_search_begins_its_own_studies_anew_and_leaves_others(
+    tmp_path: Path, blobs_path: Path
+) -> None:
+    studies = tmp_path / "experiments/blobs/studies"
+    studies.mkdir(parents=True)
+    for backbone in ("tiny_cnn", "custom_cnn"):
+        (studies / f"{backbone}.db").write_text("of an earlier search")
+    assert call(tmp_path, "--search", "--force", "--data", str(blobs_path), *TRIALS) == 0
+    assert (studies / "custom_cnn.db").read_text() == "of an earlier search"
+    assert (studies / "tiny_cnn.db").read_bytes().startswith(b"SQLite format 3")
+
+
 def test_where_everything_is_set_there_is_nothing_to_search(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,8 +13,10 @@ from competition.config import Config, unflatten
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import PROFILE, selected_versions
 from competition.evaluation.metrics import (
+    TTA,
     bootstrap_interval,
     collect_accuracies,
+    final_scores,
     score,
     score_families,
 )
@@ -82,7 +84,7 @@ def score_predictions(
     """
     result: dict[str, Any] = {}
     for version, views in predictions.items():
-        kinds = {"plain": views[0]} | ({"augmented": views.mean(axis=0)} if len(views) > 1 else {})
+        kinds = {"plain": views[0]} | ({TTA: views.mean(axis=0)} if len(views) > 1 else {})
         result[version] = {kind: _score(scored, values, seed) for kind, values in kinds.items()}
         if version in scored.families:
             predicted = views[0].argmax(axis=1)
@@ -154,8 +156,7 @@ def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
         without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
         say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
     draw_history(run / "history.png", run / HISTORY)
-    best = metrics["test"][PROFILE]
-    confusion = np.array(best.get("augmented", best["plain"])["confusion"])
+    confusion = np.array(final_scores(metrics["test"][PROFILE])["confusion"])
     draw_confusion(
         run / "confusion.png", confusion, data.class_names, f"{run.name}, distorted test"
     )

@@ -28,6 +28,11 @@ def collect_accuracies(scores: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def final_scores(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of a version with test-time augmentation, or with one view without that."""
+    return dict(scores.get(TTA, scores["plain"]))
+
+
 def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
     """Return the scores of probabilities (n, K) against labels (n,) in 0..K-1.
 

@@ -21,11 +21,15 @@ Predictions = dict[str, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Step:
-    """One version of a split to predict; views: how many there are once it is done."""
+    """One version of a split to predict.
+
+    views: how many there are once it is done. needed: whether it is predicted however late it is.
+    """
 
     split: str
     version: str
     views: int
+    needed: bool = False
 
     @property
     def title(self) -> str:
@@ -36,7 +40,8 @@ class Step:
 def plan_steps(select_by: str, tta_views: int) -> list[Step]:
     """Return what is predicted, in order: what ranks and what is expected come first."""
     selected = selected_versions(select_by)
-    steps = [Step("test", PROFILE, 1), *(Step("validation", name, 1) for name in selected)]
+    steps = [Step("test", PROFILE, 1, needed=True)]
+    steps += [Step("validation", name, 1, needed=True) for name in selected]
     steps.append(Step("test", "clean", 1))
     if tta_views > 1:
         steps.append(Step("test", PROFILE, tta_views))
@@ -56,9 +61,8 @@ def predict_all(
 ) -> tuple[Predictions, float | None, list[Step]]:
     """Return the predictions, the seconds per image and view, and the steps for which time was out.
 
-    known: what was predicted before; it is added to, never predicted again. The selection score's
-    versions and the first of the test are always predicted; another step begins if it ends within
-    the slot at the rate of those before it.
+    known: what was predicted before; it is added to, never predicted again. A step that is not
+    needed begins if it ends within the slot at the rate of those before it.
     """
     passed, seconds, left_out = 0, 0.0, []
     for number, step in enumerate(steps):
@@ -70,7 +74,7 @@ def predict_all(
         if passes <= 0:
             continue
         is_late = slot is not None and passes * seconds / max(passed, 1) > slot.seconds_left
-        if is_late and not _is_needed(step, steps[:number]):
+        if is_late and not step.needed:
             left_out.append(step)
             continue
         if not passed:
@@ -88,8 +92,3 @@ def predict_all(
     if left_out:
         say(f"  NOT SCORED, for want of time: {', '.join(step.title for step in left_out)}")
     return known, seconds / passed if passed else None, left_out
-
-
-def _is_needed(step: Step, before: list[Step]) -> bool:
-    """Tell whether a step belongs to the first of the test and the selection score."""
-    return all(other.split == "validation" or other == before[0] for other in [*before, step])

@@ -1,7 +1,7 @@
 """One trial of a search: a head on cached features, both stages on them, or all layers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from competition.networks.layers import find_backbone, find_border, network_spec
 from competition.networks.submission_model import build_head
 from competition.networks.weights import Weights
 from competition.search.features import Features
-from competition.training.batches import image_batches
+from competition.training.batches import copied_batches, image_batches
 from competition.training.keepers import Keeper
 from competition.training.stages import Stage, plan_stages
 from competition.training.train import build_network, fit_stage
@@ -75,12 +75,12 @@ class TrialTrainer:
     ) -> TrialResult:
         """Train one stage of `part`, all that is above `border`, and load its best weights."""
         labels = self.data.validation_labels
-        batches = image_batches(self.data, config)
-        validation = self.data.validation_images
         if self.features is not None and border != 0:
-            copies, targets = self.features.training(border)
-            batches = replace(batches, copies=copies, labels=targets, augment=None)
+            batches = copied_batches(*self.features.training(border), self.data, config)
             validation = self.features.validation(border)
+        else:
+            batches = image_batches(self.data, config)
+            validation = self.data.validation_images
         keeper = Keeper(report)
         fit_stage(part, batches, (validation, labels), stage, config, keeper)
         keeper.load_best(part)

@@ -73,14 +73,18 @@ def image_batches(data: TrainingData, config: Config) -> Batches:
     """Return the training images, augmented as the settings say."""
     labels = one_hot(data.labels, data.num_classes)
     augment = compile_augmentation(config.augmentation, data.images.shape[1:], data.num_classes)
-    return Batches(
-        data.images[None],
-        labels[None],
-        config.training.batch_size,
-        config.seed,
-        augment,
-        _class_weights(data.labels, data.num_classes) if config.training.class_weights else None,
-    )
+    return replace(copied_batches(data.images[None], labels[None], data, config), augment=augment)
+
+
+def copied_batches(
+    copies: np.ndarray, labels: np.ndarray, data: TrainingData, config: Config
+) -> Batches:
+    """Return copies (K, n, ...) made of the training images, and their labels, as they are."""
+    weights = None
+    if config.training.class_weights:
+        weights = _class_weights(data.labels, data.num_classes)
+    training = config.training
+    return Batches(copies, labels, training.batch_size, config.seed, class_weights=weights)
 
 
 def _augment_and_resize(
