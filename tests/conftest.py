@@ -41,6 +41,14 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> "Weights":
 
 
 @pytest.fixture(scope="session")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> "Weights":
+    """Real ImageNet weights, those of EfficientNet-Lite0, which come with the requirements."""
+    from competition.networks.weights import resolve_weights
+
+    return resolve_weights("imagenet", "efficientnetlite0", tmp_path_factory.mktemp("imagenet"))
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> "PreparedData":
     """Prepared data in memory: 60 images to train on, 18 for validation and 21 for the test.
 

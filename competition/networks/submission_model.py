@@ -44,6 +44,44 @@ def build_tiny_cnn(
     return _plain_cnn(input_shape, filters=(8, 16), convolutions=1)
 
 
+# EfficientNet-Lite0 by rows: expansion, filters, blocks, strides of the first one, kernel's side.
+LITE0_ROWS = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
+
+
+def build_efficientnet_lite0(
+    input_shape: tuple[int | None, ...], include_top: bool = False, weights: None = None
+) -> keras.Model:
+    """Return EfficientNet-Lite0: EfficientNetB0 with ReLU6, and without squeeze-and-excitation.
+
+    Source: github.com/tensorflow/tpu, models/official/efficientnet/lite (Liu 2020).
+    """
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(inputs)
+    x = _convolve(x, 32, strides=2, ceiling=6)
+    for expansion, filters, blocks, strides, side in LITE0_ROWS:
+        for block in range(blocks):
+            x = _invert_residual(x, expansion, filters, 1 if block else strides, side)
+    return keras.Model(inputs, _convolve(x, 1280, side=1, ceiling=6))
+
+
+def _invert_residual(x: Any, expansion: int, filters: int, strides: int, side: int) -> Any:
+    kept, channels = x, x.shape[-1]
+    if expansion > 1:
+        x = _convolve(x, expansion * channels, side=1, ceiling=6)
+    x = keras.layers.DepthwiseConv2D(side, strides=strides, padding="same", use_bias=False)(x)
+    x = keras.layers.ReLU(6)(keras.layers.BatchNormalization()(x))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(filters, 1, use_bias=False)(x))
+    return keras.layers.Add()([kept, x]) if (strides, filters) == (1, channels) else x
+
+
 def _plain_cnn(
     input_shape: tuple[int | None, ...], filters: tuple[int, ...], convolutions: int
 ) -> keras.Model:
@@ -57,12 +95,18 @@ def _plain_cnn(
     return keras.Model(inputs, x)
 
 
-def _convolve(x: Any, filters: int, strides: int = 1) -> Any:
-    x = keras.layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)(x)
-    return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+def _convolve(
+    x: Any, filters: int, strides: int = 1, side: int = 3, ceiling: float | None = None
+) -> Any:
+    x = keras.layers.Conv2D(filters, side, strides=strides, padding="same", use_bias=False)(x)
+    return keras.layers.ReLU(ceiling)(keras.layers.BatchNormalization()(x))
 
 
-LOCAL_BUILDERS = {"custom_cnn": build_custom_cnn, "tiny_cnn": build_tiny_cnn}
+LOCAL_BUILDERS = {
+    "custom_cnn": build_custom_cnn,
+    "efficientnet_lite0": build_efficientnet_lite0,
+    "tiny_cnn": build_tiny_cnn,
+}
 
 
 def build_backbone(

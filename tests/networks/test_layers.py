@@ -60,6 +60,13 @@ def test_borders_of_mobilenet_lie_after_its_fifteen_blocks(large: keras.Model) -
     assert all(name.endswith(("add", "project_bn")) for name in ends)
 
 
+def test_borders_of_efficientnet_lite_lie_after_its_sixteen_blocks() -> None:
+    backbone = find_backbone(make_network("efficientnetlite0"))
+    ends = [backbone.layers[index - 1].name for index in block_borders(backbone)]
+    assert len(ends) == 16
+    assert sum(name.startswith("add") for name in ends) == 9
+
+
 def test_no_tensor_but_one_crosses_a_border(large: keras.Model) -> None:
     backbone = find_backbone(large)
     for border in block_borders(backbone):

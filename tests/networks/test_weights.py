@@ -1,6 +1,8 @@
 """Where weights come from, and that what is wrong with them is said."""
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +27,9 @@ from competition.networks.weights import (
 SHARED = Path(__file__).parents[3] / "shared" / "weights"
 
 
+DOWNLOAD = module._download
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_download", lambda entry, target: False)
@@ -40,12 +45,38 @@ def test_a_file_in_the_weights_folder_comes_first(tmp_path: Path) -> None:
     assert resolve_weights("none", "mobilenetv3small", tmp_path) == RANDOM
 
 
-def test_without_weights_auto_says_loudly_that_it_starts_at_random(
+def test_without_weights_auto_says_that_it_starts_at_random_and_what_that_means(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert resolve_weights("auto", "mobilenetv3small", tmp_path) == RANDOM
-    assert "RANDOM weights" in capsys.readouterr().out
     assert find_weights("auto", "mobilenetv3small", tmp_path) is None
+    choose_weights("auto", ["custom_cnn", "mobilenetv3small"], tmp_path)
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "custom CNN: random weights",
+        "MobileNetV3Small: random weights (without ImageNet weights its scores are far lower)",
+    ]
+
+
+def test_a_download_that_fails_is_one_calm_line_and_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[float | None] = []
+
+    def fail(**_: Any) -> None:
+        print("Downloading data from a server")
+        tried.append(socket.getdefaulttimeout())
+        raise Exception("URL fetch failure on a server: None -- Name or service not known")
+
+    monkeypatch.setattr(module, "_download", DOWNLOAD)
+    monkeypatch.setattr(module, "_unreachable", set())
+    for name in ("mobilenetv3small", "efficientnetb0"):
+        monkeypatch.setattr(keras.applications, get_backbone(name).builder, fail)
+        assert resolve_weights("auto", name, tmp_path) == RANDOM
+    assert tried == [module.NO_ANSWER_SECONDS], "a server that never answers is given up"
+    assert socket.getdefaulttimeout() is None
+    assert capsys.readouterr().out == (
+        "Keras' ImageNet weights cannot be downloaded here (no connection).\n"
+    )
 
 
 def test_imagenet_without_weights_is_refused_with_the_name_of_the_missing_file(
