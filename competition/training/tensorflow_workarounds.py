@@ -37,6 +37,45 @@ def update_without_strategy(
             setattr(optimizer, name, partial(getattr(BaseOptimizer, name), optimizer))
 
 
+def fuse_batch_norm(network: keras.Model) -> None:
+    """Let the BatchNorm layers of `network` that learn statistics use TensorFlow's fused operation.
+
+    Keras computes them from single operations: a training step of MobileNetV3Large or
+    EfficientNetB0 at 96 pixels on two cores takes 1.26 times as long.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    for layer in network._flatten_layers(include_self=False):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.axis in (-1, 3):
+            layer.call = partial(_normalize_batch, layer)
+
+
+def _normalize_batch(
+    layer: keras.layers.BatchNormalization,
+    inputs: Any,
+    training: bool | None = None,
+    mask: Any = None,
+) -> Any:
+    import tensorflow
+
+    if not (training and layer.trainable and len(inputs.shape) == 4 and mask is None):
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    nothing = tensorflow.zeros([0])
+    outputs, mean, variance, *_ = tensorflow.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=layer.gamma,
+        offset=layer.beta,
+        mean=nothing,
+        variance=nothing,
+        epsilon=layer.epsilon,
+    )
+    count = tensorflow.cast(tensorflow.size(inputs) / inputs.shape[-1], mean.dtype)
+    variance *= (count - 1) / count  # the operation's own divides by one less, Keras' does not
+    for moving, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(layer.momentum * moving + (1 - layer.momentum) * new)
+    return outputs
+
+
 def stream(
     batches: Callable[[], Iterator[Batch]], shapes: list[tuple[tuple[int | None, ...], Any]]
 ) -> Any:

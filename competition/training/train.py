@@ -29,7 +29,10 @@ from competition.training.callbacks import Average, StepWatcher
 from competition.training.chance import beats_chance
 from competition.training.keepers import SCORE, Checkpoint, Keeper, Position
 from competition.training.stages import Stage, begin_stage, plan_stages
-from competition.training.tensorflow_workarounds import update_without_strategy
+from competition.training.tensorflow_workarounds import (
+    fuse_batch_norm,
+    update_without_strategy,
+)
 
 VALIDATION_BATCH_SIZE = 64
 CHANCE_IMAGES = 400  # validation images that tell whether a network has learnt anything
@@ -211,6 +214,7 @@ class _Trainer:
         self.network = network
         self.batches = batches
         self.config = config
+        fuse_batch_norm(network)
         self.optimizer = build_optimizer(network, stage, config)
         self.full = 0 if batches.augment is None else backbone_side(network)
         weights = {id(item) for item in network.weights}

@@ -14,6 +14,7 @@ from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDat
 from competition.training.tensorflow_workarounds import (
     UPDATES,
     Batch,
+    fuse_batch_norm,
     stream,
     update_without_strategy,
 )
@@ -97,3 +98,52 @@ def test_batches_are_prepared_while_others_are_trained_on() -> None:
     while len(drawn) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(drawn) >= 3
+
+
+def make_normalizing_model() -> keras.Model:
+    inputs = keras.Input((5, 6, 3))
+    inner = keras.Sequential([keras.Input((5, 6, 3)), keras.layers.BatchNormalization()])
+    return keras.Model(inputs, inner(inputs))
+
+
+@on_tensorflow
+def test_fused_batch_norm_gives_the_same_outputs_gradients_and_statistics_as_keras_own() -> None:
+    import tensorflow
+
+    images = np.random.default_rng(0).normal(2.0, 3.0, (4, 5, 6, 3)).astype(np.float32)
+    results = []
+    for prepare in (fuse_batch_norm, lambda network: None):
+        model = make_normalizing_model()
+        prepare(model)
+        with tensorflow.GradientTape() as tape:
+            outputs = model(images, training=True)
+            loss = tensorflow.reduce_sum(outputs**3)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        results.append([outputs, *gradients, *model.variables, model(images, training=False)])
+    for fused, own in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, own, rtol=1e-4, atol=1e-3)
+
+
+@on_tensorflow
+def test_batch_norm_that_keeps_its_statistics_is_left_as_keras_computes_it() -> None:
+    model = make_normalizing_model()
+    fuse_batch_norm(model)
+    model.trainable = False
+    images = np.full((4, 5, 6, 3), 7.0, np.float32)
+    np.testing.assert_allclose(model(images, training=True), images / np.sqrt(1.001), rtol=1e-5)
+    assert all(float(keras.ops.max(item)) == 0 for item in model.variables if "mean" in item.path)
+
+
+@on_tensorflow
+def test_keras_own_batch_norm_is_still_not_fused() -> None:
+    import tensorflow
+
+    def operations(model: keras.Model) -> set[str]:
+        step = tensorflow.function(lambda images: model(images, training=True))
+        graph = step.get_concrete_function(tensorflow.TensorSpec((4, 5, 6, 3))).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    model = make_normalizing_model()
+    assert "FusedBatchNormV3" not in operations(model), "fuse_batch_norm can go."
+    fuse_batch_norm(model)
+    assert "FusedBatchNormV3" in operations(model)
