@@ -31,13 +31,18 @@ def read_all(features: Features) -> dict[str, np.ndarray]:
     return {path.name: np.load(path) for path in sorted(features.folder.glob("*.npy"))}
 
 
+@pytest.mark.parametrize(
+    ("backbone", "fixture"), [("tiny_cnn", "pretrained"), ("efficientnetlite0", "imagenet")]
+)
 def test_the_upper_part_makes_of_features_what_the_network_makes_of_images(
-    tmp_path: Path, pretrained: Weights
+    backbone: str, fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     data = make_data()
-    config = with_settings(CONFIG, {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0})
-    features = cache_features(config, data, pretrained, SHARES, tmp_path)
-    network = create_network(network_spec(config.model, (32, 32, 3), 3), pretrained)
+    weights: Weights = request.getfixturevalue(fixture)
+    plain = {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0, "model.backbone": backbone}
+    config = with_settings(CONFIG, plain)
+    features = cache_features(config, data, weights, SHARES, tmp_path)
+    network = create_network(network_spec(config.model, (32, 32, 3), 3), weights)
     files = features.folder.glob("training_border*")
     borders = [None, *(int(path.stem.split("_")[2]) for path in files)]
     assert len(borders) == 2

@@ -103,6 +103,13 @@ def test_a_head_alone_scores_as_the_first_stage_does(tmp_path: Path, pretrained:
     assert result.score == pytest.approx(whole.score, abs=0.15)  # other first weights
 
 
+def test_a_head_on_real_features_tells_the_classes_apart(tmp_path: Path, imagenet: Weights) -> None:
+    changes = {"model.backbone": "efficientnetlite0", "training.frozen_epochs": 12}
+    config = with_settings(PLAIN, changes | {"model.head_units": 64})
+    result = make_trainer(config, imagenet, tmp_path).train_head(config, ignore_epoch)
+    assert result.score > 0.9
+
+
 def test_from_random_weights_a_trial_trains_on_images_and_reports_all_epochs() -> None:
     epochs: list[int] = []
     trainer = TrialTrainer(make_data(), RANDOM, None)

@@ -124,6 +124,16 @@ def test_an_unbroken_training_has_all_its_stages_and_epochs(whole: Checkpoint) -
     assert len({row["val_accuracy"] for row in whole.history}) > 1
 
 
+def test_both_stages_from_real_weights_learn(imagenet: Weights, tmp_path: Path) -> None:
+    changes = {"model.backbone": "efficientnetlite0", "training.unfreeze": 0.3}
+    changes |= {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0}
+    changes |= {"training.head_learning_rate": 0.01, "training.frozen_epochs": 4}
+    history = train_in(tmp_path, with_settings(CONFIG, changes), imagenet).history
+    assert [row["stage"] for row in history] == ["frozen"] * 4 + ["fine-tuning"] * 3
+    assert history[3]["val_accuracy"] > 0.9
+    assert history[-1]["val_loss"] < history[3]["val_loss"]
+
+
 def test_a_training_killed_after_each_epoch_repeats_what_an_unbroken_one_does(
     whole: Checkpoint, pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
