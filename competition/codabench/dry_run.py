@@ -148,10 +148,12 @@ def run_ingestion(
     limits: LimitsConfig,
     python: Path | None = None,
     probabilities: int = 0,
+    elsewhere: bool = False,
 ) -> Answers:
     """Run a zip on images (n, h, w, 3) uint8 in a process that cannot import the harness.
 
     python: the interpreter (default: this one). probabilities: of how many images to return them.
+    elsewhere: the working folder is not the submission's, so that no file is found by luck.
     Raises CheckFailedError where the zip is unsafe, fails, answers in another shape, or exceeds the
     limits.
     """
@@ -164,7 +166,7 @@ def run_ingestion(
         extract(zip_path, app / "ingested_program", 4 * limits.zip_megabytes)
         (app / "input_data").mkdir()
         np.save(app / "input_data" / "images.npy", images)
-        more = f"--probabilities {probabilities}"
+        more = f"--probabilities {probabilities}{' --elsewhere' * elsewhere}"
         finished = _run_program("ingestion", app, limits, python, more)
         if finished.return_code != 0:
             raise CheckFailedError(f"{zip_path} fails when it runs: {last_line(finished.output)}")

@@ -5,12 +5,15 @@
 
 Reads images.npy (n, h, w, 3) uint8 of the input. Writes predictions.npz: `labels` (n,), and
 `seconds` of loading, of predicting, and of predicting once more (0 without --probabilities).
---probabilities N, for checks at home, predicts the first N images once more, and adds their
-`probabilities` where the model offers them. Stands alone: standard library and numpy.
+The submission's folder is the working folder, since many name their weights without a folder.
+For checks at home: --elsewhere keeps the working folder as it is. --probabilities N predicts the
+first N images once more, and adds their `probabilities` where the model offers them.
+Stands alone: standard library and numpy.
 """
 
 import argparse
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -51,10 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--submission", type=Path, default=Path("/app/ingested_program"))
     parser.add_argument("--output", type=Path, default=Path("/app/output"))
     parser.add_argument("--probabilities", type=int, default=0, metavar="N")
+    parser.add_argument("--elsewhere", action="store_true")
     options = parser.parse_args(arguments)
+    submission = options.submission.resolve()
+    output = options.output.resolve()
     images = np.load(options.input / "images.npy", allow_pickle=False)
+    if not options.elsewhere:
+        os.chdir(submission)
     started = time.perf_counter()
-    model = load_model(options.submission)
+    model = load_model(submission)
     loaded = time.perf_counter()
     labels = checked_labels(model.predict(images), len(images))
     predicted = time.perf_counter()
@@ -65,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     again = time.perf_counter() - predicted
     answers["seconds"] = np.array([loaded - started, predicted - loaded, again])
     # numpy types **kwds as bool
-    np.savez(options.output / "predictions.npz", **answers)  # type: ignore[arg-type]
+    np.savez(output / "predictions.npz", **answers)  # type: ignore[arg-type]
     print(
         f"{len(images)} images: model loaded in {loaded - started:.1f} s, "
         f"predicted in {predicted - loaded:.1f} s"

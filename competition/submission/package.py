@@ -176,7 +176,7 @@ def verify(
     probability differs by more than 1e-4, a limit is exceeded, or a label differs that is not as
     probable within that tolerance.
     """
-    answers = run_ingestion(zip_path, images, limits, python, probabilities=len(images))
+    answers = run_ingestion(zip_path, images, limits, python, len(images), elsewhere=True)
     assert answers.probabilities is not None
     difference = float(np.abs(answers.probabilities - expected).max())
     chosen = np.take_along_axis(expected, answers.labels[:, None], axis=1)[:, 0]

@@ -73,14 +73,17 @@ def test_answers_are_never_unpickled(tmp_path: Path) -> None:
         )
 
 
-def test_a_submission_may_import_what_lies_beside_it_and_finds_itself_elsewhere(
+def test_a_submission_finds_what_lies_beside_it_and_packaging_tries_it_elsewhere(
     tmp_path: Path,
 ) -> None:
-    files = {
-        "model.py": "import os, helper\nassert not os.path.exists('helper.py')\n" + PLAIN,
-        "helper.py": "",
-    }
-    answers = run_ingestion(write_zip(tmp_path / "good.zip", files), IMAGES, LimitsConfig())
+    files = {"model.py": "import helper\nopen('helper.py').close()\n" + PLAIN, "helper.py": ""}
+    zip_path = write_zip(tmp_path / "good.zip", files)
+    answers = run_ingestion(zip_path, IMAGES, LimitsConfig())
+    assert answers.labels.tolist() == [0] * 70
+    with pytest.raises(CheckFailedError, match=r"No such file.*helper\.py"):
+        run_ingestion(zip_path, IMAGES, LimitsConfig(), elsewhere=True)
+    files["model.py"] = "import helper\n" + PLAIN
+    answers = run_ingestion(write_zip(zip_path, files), IMAGES, LimitsConfig(), elsewhere=True)
     assert answers.labels.tolist() == [0] * 70
 
 
