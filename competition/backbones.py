@@ -30,7 +30,7 @@ BACKBONES: dict[str, Backbone] = {
     "custom_cnn": Backbone("custom CNN", "custom_cnn", pretrained=False, cost=1.0),
     "efficientnetb0": Backbone("EfficientNetB0", "EfficientNetB0", cost=3.1),
     "efficientnetlite0": Backbone(
-        "EfficientNet-Lite0", "efficientnet_lite0", by_wheel=True, cost=2.4
+        "EfficientNet-Lite0", "efficientnet_lite0", by_wheel=True, cost=2.3
     ),
     "mobilenetv3small": Backbone("MobileNetV3Small", "MobileNetV3Small", cost=0.75),
     "mobilenetv3large": Backbone("MobileNetV3Large", "MobileNetV3Large", cost=1.7),

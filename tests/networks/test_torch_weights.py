@@ -17,7 +17,13 @@ from competition.networks import torch_weights as module
 from competition.networks import weights
 from competition.networks.submission_model import build_efficientnet_lite0
 from competition.networks.torch_weights import copy_tensors, find_wheel_file, read_tensors
-from competition.networks.weights import RANDOM, Weights, load_backbone, resolve_weights
+from competition.networks.weights import (
+    RANDOM,
+    Weights,
+    check_setting,
+    load_backbone,
+    resolve_weights,
+)
 
 PALACE = 698  # classes of ImageNet
 DAISY = 985
@@ -97,6 +103,20 @@ def test_auto_takes_them_without_a_network_and_converts_them_once(
     monkeypatch.setattr(weights, "read_tensors", lambda _: pytest.fail("they were read again"))
     assert resolve_weights("auto", "efficientnetlite0", tmp_path) == Weights(file, "imagenet")
     assert capsys.readouterr().out == ""
+
+
+def test_a_folder_of_weights_need_not_hold_those_of_the_wheel(tmp_path: Path) -> None:
+    given, kept = tmp_path / "given", tmp_path / "kept"
+    given.mkdir()
+    check_setting(str(given), "efficientnetlite0")
+    found = resolve_weights(str(given), "efficientnetlite0", kept)
+    assert found.path is not None
+    assert found.path.parent == kept
+    own = given / found.path.name
+    own.touch()
+    assert resolve_weights(str(given), "efficientnetlite0", kept).path == own
+    with pytest.raises(UserError, match=r"where there is no file none\.h5"):
+        check_setting(str(given / "none.h5"), "efficientnetlite0")
 
 
 def test_without_the_wheel_the_cure_is_said(
