@@ -67,6 +67,27 @@ def list_images(path: Path, config: DataConfig, class_names: tuple[str, ...]) ->
     return images, None, ()
 
 
+def list_unlabelled(path: Path, config: DataConfig) -> tuple[list[Path], list[str]]:
+    """Return the images of a folder at any depth, or those that a CSV names, and their names.
+
+    The names are paths from the folder, or as the CSV writes them. Raises UserError where there is
+    none, or the CSV names one that is not there.
+    """
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        rows = _read_rows(path)
+        names = _read_column(path, rows, "file_column", config.file_column, FILE_COLUMNS)
+        return _find_files(path, names), names
+    images = {file.relative_to(path).as_posix(): file for file in path.rglob("*")}
+    names = [
+        name
+        for name in sorted(images)
+        if _is_image(images[name]) and not re.search(r"(^|/)(\.|__)", name)
+    ]
+    if not names:
+        raise UserError(f"{path} holds no images (PNG, JPEG, BMP, TIFF); put them into it.")
+    return [images[name] for name in names], names
+
+
 def _images_of(folder: Path) -> list[Path]:
     return [entry for entry in sorted(require_readable(folder).iterdir()) if _is_image(entry)]
 
@@ -226,12 +247,23 @@ def _choose_file(table: Path, name: str, found: list[Path]) -> Path:
 # -- pixels
 
 
-def read_images(files: list[Path], config: DataConfig) -> np.ndarray:
-    """Return images (n, size, size, 3) uint8 RGB, read by one thread per processor."""
-    images = np.empty((len(files), config.size, config.size, 3), np.uint8)
+def read_images(
+    files: list[Path], config: DataConfig, unreadable: list[Path] | None = None
+) -> np.ndarray:
+    """Return images (n, size, size, 3) uint8 RGB, read by one thread per processor.
+
+    unreadable: takes the files that cannot be read, whose images are black; without it, the first
+    one raises UserError.
+    """
+    images = np.zeros((len(files), config.size, config.size, 3), np.uint8)
 
     def read(index: int) -> None:
-        images[index] = _read_image(files[index], config)
+        try:
+            images[index] = _read_image(files[index], config)
+        except UserError:
+            if unreadable is None:
+                raise
+            unreadable.append(files[index])
 
     with ThreadPool(os.cpu_count()) as pool:
         done = pool.imap(read, range(len(files)), 16)

@@ -121,8 +121,11 @@ def write_submission(
         weights = f"{member.name}.weights.h5"
         copy(member / WEIGHTS, folder / weights)
         networks.append({"network": facts["network"], "weights": weights})
+    known = facts.get("settings", {})
     settings = {
         "class_names": facts["class_names"],
+        "class_shares": facts.get("class_shares"),
+        "data": {key: value for key, value in known.items() if key.startswith("data.")},
         "views": views,
         "batch_size": config.batch_size,
         "members": networks,
