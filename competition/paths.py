@@ -12,7 +12,7 @@ FINDINGS = "found.json"  # the issues that cleaning found, before overrides
 TSNE = "tsne.npz"  # the map, (n, 2)
 CLEANED = "cleaned.npz"  # keep, groups of copies, labels after overrides, labels to train with
 ISSUES = "issues.csv"  # one row per image and issue
-REPORT = "report.html"
+REPORT = "report.html"  # of cleaning; in experiments/<name>, of the runs
 CLEANING_MARKER = "cleaning.json"
 SPLITS = "splits.npz"
 BALANCE = "balance.csv"  # images per class and split
@@ -27,14 +27,17 @@ GRADES = "grades"  # a folder: results of graded zips
 TEST_LOOKS = "test_looks.json"  # how often --on-test looked at the test split
 LEADERBOARD = "leaderboard.csv"
 LEADERBOARD_MARKDOWN = "leaderboard.md"
+COMPARISONS = "comparisons"  # a folder: what --compare and --explain-gap found
 
 # experiments/<name>/runs/<backbone>_<nnn>, in the order in which they are written
 CONFIG = "config.json"  # settings, network, and the data that it was trained on
+SETTINGS = "settings.toml"  # the settings once more, for --config
 ENVIRONMENT = "environment.json"  # versions, machine and device
 CHECKPOINT = "checkpoint"  # a folder, until the training is over
 HISTORY = "history.csv"  # one row per epoch
 WEIGHTS = "network.weights.h5"  # a run that has them is trained
 METRICS = "metrics.json"  # a run that has them is scored
+GRAD_CAM = "grad_cam.npz"  # of its most confident mistakes, by version
 PACKAGE = "package.json"  # time and memory of its verified zip
 PUBLIC_SCORE = "public.json"  # the score that a server gave
 

@@ -60,7 +60,7 @@ def predict_csv(
                 f"{zip_path} does not say how common its classes are, as --skip-unreadable needs; "
                 "train and package its run again."
             )
-        sample = read_sample(sample_path, names, zip_path) if sample_path else None
+        sample = read_sample(sample_path, names) if sample_path else None
         questions = _read_questions(source, sample, facts, config.data, skip_unreadable)
         probabilities = predict(Model(folder), questions.images)
     probabilities[questions.unreadable] = facts["class_shares"]
@@ -125,7 +125,7 @@ class Sample:
     is_probability: bool
 
 
-def read_sample(path: Path, class_names: tuple[str, ...], zip_path: Path) -> Sample:
+def read_sample(path: Path, class_names: tuple[str, ...]) -> Sample:
     """Return the form of a sample submission: a column of ids, then labels or probabilities.
 
     Raises UserError where its columns or labels are not those of `class_names`, or an id is twice.
@@ -151,18 +151,16 @@ def read_sample(path: Path, class_names: tuple[str, ...], zip_path: Path) -> Sam
             "expected each once: delete the others."
         )
     if len(others) > 1:
-        classes = _match_columns(path, others, class_names, zip_path)
+        classes = _match_columns(path, others, class_names)
         return Sample(path, ids, columns, classes, class_names, False)
     values = set(table[others[0]].str.strip()) - {""}
     if len(class_names) == 2 and any(re.fullmatch(r"[01]?\.\d+", value) for value in values):
         return Sample(path, ids, columns, [], class_names, True)
-    labels = _choose_labels(path, others[0], values, class_names, zip_path)
+    labels = _choose_labels(path, others[0], values, class_names)
     return Sample(path, ids, columns, [], labels, False)
 
 
-def _match_columns(
-    path: Path, columns: list[str], class_names: tuple[str, ...], zip_path: Path
-) -> list[int]:
+def _match_columns(path: Path, columns: list[str], class_names: tuple[str, ...]) -> list[int]:
     """Return the class of each column; case, spaces and a leading 'class' do not matter."""
 
     def simplify(text: str) -> str:
@@ -172,15 +170,15 @@ def _match_columns(
     classes = [known.get(simplify(column), -1) for column in columns]
     if sorted(classes) != list(range(len(class_names))):
         raise UserError(
-            f"{path} has the columns {', '.join(columns)}, and {zip_path.name} tells the classes "
+            f"{path} has the columns {', '.join(columns)}, and the network tells the classes "
             f"{', '.join(class_names)}; expected one column for each class: "
-            "give the sample and the zip of the same data set."
+            "give a sample and a network of the same data set."
         )
     return classes
 
 
 def _choose_labels(
-    path: Path, column: str, values: set[str], class_names: tuple[str, ...], zip_path: Path
+    path: Path, column: str, values: set[str], class_names: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the text of each class: its name or its number, as the sample has it."""
     numbers = tuple(str(number) for number in range(len(class_names)))
@@ -189,9 +187,9 @@ def _choose_labels(
             return labels if values else default_labels(class_names)
     strange = min(values - set(class_names) - set(numbers), default=min(values))
     raise UserError(
-        f"{path} has '{strange}' in column '{column}', and {zip_path.name} tells the classes "
+        f"{path} has '{strange}' in column '{column}', and the network tells the classes "
         f"{', '.join(class_names)}, by name or by number from 0; "
-        "give the sample and the zip of the same data set."
+        "give a sample and a network of the same data set."
     )
 
 
