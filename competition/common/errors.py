@@ -8,6 +8,13 @@ class UserError(ValueError):
     """A mistake of the user's; the message has what was received, expected, and the cure."""
 
 
+class DamagedFileError(UserError):
+    """A damaged file of ours; its arguments: the finding, with the file's name, and the cure."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
+
+
 class TrialFailedError(UserError):
     """A training that fails by its own settings: its loss diverged, or memory does not do."""
 

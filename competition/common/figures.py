@@ -1,5 +1,8 @@
 """Figures for people: the map of the data, contact sheets, class balance, curves and confusion."""
 
+import base64
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +66,34 @@ def draw_contact_sheet(path: Path, images: np.ndarray, columns: int = 20) -> Non
         Image.fromarray(sheet).save(temporary)
 
 
-def draw_history(path: Path, history: Path) -> None:
+def draw_sheets(
+    images: np.ndarray, indices: Sequence[int], columns: int, side: int, quality: int
+) -> list[str]:
+    """Return JPEG sheets, as base64, of some of `images` (n, h, w, 3) uint8, row by row.
+
+    A sheet has at most `columns` rows. side: the longest side, in pixels, that an image shrinks to.
+    """
+    height, width = images.shape[1:3]
+    scale = min(1.0, side / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sheets = []
+    for start in range(0, len(indices), columns**2):
+        chosen = indices[start : start + columns**2]
+        sheet = Image.new("RGB", (columns * size[0], -(-len(chosen) // columns) * size[1]))
+        for number, index in enumerate(chosen):
+            small = Image.fromarray(images[index]).resize(size, Image.Resampling.BILINEAR)
+            sheet.paste(small, (number % columns * size[0], number // columns * size[1]))
+        stream = io.BytesIO()
+        sheet.save(stream, "JPEG", quality=quality)
+        sheets.append(base64.b64encode(stream.getvalue()).decode())
+    return sheets
+
+
+def draw_history(path: Path, table: pd.DataFrame) -> None:
     """Write the curves of a training as PNG: training accuracy and selection score per epoch.
 
-    history: a CSV with a row per epoch: stage, accuracy, val_accuracy (empty if not validated).
+    table: a row per epoch: stage, accuracy, val_accuracy (missing if not validated).
     """
-    table = pd.read_csv(history)
     figure, axes = _start_figure(9, 5)
     epochs = pd.Series(np.arange(1, len(table) + 1))
     legend = "training accuracy, augmented images"

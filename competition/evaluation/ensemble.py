@@ -6,14 +6,25 @@ from typing import Any
 import numpy as np
 
 from competition.common.errors import UserError
-from competition.common.files import digest, read_arrays, read_json, write_arrays, write_json
+from competition.common.files import digest, read_arrays, write_arrays, write_json
 from competition.data.arrays import ScoredSet
 from competition.evaluation.evaluate import SPLITS, score_predictions, selection_score
+from competition.evaluation.metrics import read_metrics
 from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predictions
 from competition.training.chance import beats_chance
-from competition.training.runs import describe_environment, name_run
+from competition.training.runs import describe_environment, list_runs, name_run, read_config
 
 PREFIX = "ensemble"
+# What the metrics of its members must hold.
+MEMBER_KEYS = (
+    "select_by",
+    "views",
+    "distortion",
+    "parameters",
+    "zip_megabytes",
+    "not_scored",
+    "milliseconds",
+)
 
 
 def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) -> Path:
@@ -29,13 +40,14 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
             f"--ensemble got {', '.join(names)}, and expects two runs or more, "
             "as mobilenetv3large_001."
         )
-    configs = [read_json(run / CONFIG) for run in members]
-    metrics = [read_json(run / METRICS) for run in members]
+    shared_keys = ("splits", "distortion", "class_names")
+    configs = [read_config(run, *shared_keys, "network") for run in members]
+    metrics = [read_metrics(run, *MEMBER_KEYS) for run in members]
     _require_alike(names, configs, metrics)
     predictions = [run / name_predictions("test") for run in sorted(members)]
     fingerprint = digest(sorted(names), *predictions, seed)
-    for folder in sorted(runs.glob(f"{PREFIX}_[0-9]*")):
-        is_same = read_json(folder / CONFIG)["fingerprint"] == fingerprint
+    for folder in list_runs(runs, PREFIX):
+        is_same = read_config(folder, "fingerprint")["fingerprint"] == fingerprint
         if is_same and (folder / METRICS).is_file():
             return folder
     run = name_run(runs, PREFIX)
@@ -45,7 +57,7 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
         "network": {"builder": " + ".join(names)},
         "weights": "of its members",
     }
-    shared = {key: configs[0][key] for key in ("splits", "distortion", "class_names")}
+    shared = {key: configs[0][key] for key in shared_keys}
     write_json(run / CONFIG, config | shared)
     write_json(run / ENVIRONMENT, describe_environment())
     write_json(run / METRICS, _score(run, members, metrics, seed))
@@ -54,7 +66,7 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
 
 def members_of(run: Path) -> list[Path]:
     """Return the runs whose networks a run consists of: itself, or the members of an ensemble."""
-    names = read_json(run / CONFIG).get("members")
+    names = read_config(run).get("members")
     return [run.parent / name for name in names] if names else [run]
 
 
@@ -64,7 +76,7 @@ def _require_run(runs: Path, name: str, splits: str) -> Path:
         raise UserError(
             f"There is no scored run '{name}' in {runs}; known are {', '.join(known) or 'none'}."
         )
-    if read_json(runs / name / CONFIG)["splits"] != splits:
+    if read_config(runs / name, "splits")["splits"] != splits:
         raise UserError(
             f"{name} was trained on other splits than these; "
             "average runs of the same data and settings."

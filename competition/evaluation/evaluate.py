@@ -4,30 +4,42 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from competition.common.console import say
 from competition.common.figures import draw_confusion, draw_history
-from competition.common.files import digest, read_arrays, read_json, write_arrays, write_json
+from competition.common.files import (
+    digest,
+    if_intact,
+    map_array,
+    read_arrays,
+    write_arrays,
+    write_json,
+)
 from competition.config import Config, unflatten
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import PROFILE, selected_versions
+from competition.evaluation.grad_cam import confident_mistakes, draw_grad_cam
 from competition.evaluation.metrics import (
     TTA,
+    TTA_VERSIONS,
     bootstrap_interval,
     collect_accuracies,
     final_scores,
+    read_metrics,
     score,
     score_families,
 )
 from competition.evaluation.predict import Predictions, plan_steps, predict_all
-from competition.paths import CONFIG, HISTORY, METRICS, WEIGHTS, name_predictions
+from competition.paths import GRAD_CAM, METRICS, WEIGHTS, name_predictions
 from competition.time_budget import Slot
 from competition.training.chance import beats_chance
 from competition.training.keepers import PREDICTIONS
-from competition.training.runs import load_run
+from competition.training.runs import load_run, read_config, read_history
 
 SPLITS = ("validation", "test")
+GRAD_CAM_SECONDS = 5.0  # what it takes at most
 
 
 def evaluate_run(
@@ -40,13 +52,16 @@ def evaluate_run(
     """
     facts = _scoring_facts(config, data, run)
     path = run / METRICS
-    old = read_json(path) if path.is_file() else {}
+    old: dict[str, Any] = {}
+    if path.is_file():
+        old = if_intact(read_metrics, run, "not_scored", "test_looks") or {}
     is_same = facts.items() <= old.items() and not force
-    if is_same and (slot is not None or not old["not_scored"]):
+    if is_same and (slot is not None or (not old["not_scored"] and (run / GRAD_CAM).is_file())):
         say(f"{run.name}: scored already; --evaluate --force scores anew.")
         return
-    select_by = unflatten(read_json(run / CONFIG)["settings"]).training.select_by
-    known = _read_predictions(run) if is_same else _selection_predictions(run, data, select_by)
+    select_by = unflatten(read_config(run, "settings")["settings"]).training.select_by
+    known = if_intact(_read_predictions, run, data) if is_same else None
+    known = known or _selection_predictions(run, data, select_by)
     network = load_run(run)
     steps = plan_steps(select_by, config.evaluation.tta_views)
     predictions, seconds, left_out = predict_all(
@@ -69,6 +84,8 @@ def evaluate_run(
         "not_scored": [step.title for step in left_out],
         **facts,
     }
+    if slot is None or slot.seconds_left > GRAD_CAM_SECONDS:
+        _explain_mistakes(run, network, data.test, predictions["test"])
     write_json(path, result)
     _show(run, data, result)
 
@@ -116,9 +133,12 @@ def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, A
     }
 
 
-def _read_predictions(run: Path) -> Predictions:
-    stored = {split: read_arrays(run / name_predictions(split)) for split in SPLITS}
+def _read_predictions(run: Path, data: PreparedData) -> Predictions:
     skipped = ("labels", "wrong_labels")
+    stored = {}
+    for split in SPLITS:
+        shapes = dict.fromkeys(skipped, getattr(data, split).labels.shape)
+        stored[split] = read_arrays(run / name_predictions(split), shapes)
     return {
         split: {name: array for name, array in arrays.items() if name not in skipped}
         for split, arrays in stored.items()
@@ -128,11 +148,12 @@ def _read_predictions(run: Path) -> Predictions:
 def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Predictions:
     """Return what training predicted of validation with the weights that it kept."""
     known: Predictions = {split: {} for split in SPLITS}
+    versions = selected_versions(select_by)
+    shape = len(versions) * len(data.validation.labels), len(data.class_names)
     if (run / PREDICTIONS).is_file():
-        versions = selected_versions(select_by)
-        probabilities = np.load(run / PREDICTIONS, allow_pickle=False)
-        if len(probabilities) == len(versions) * len(data.validation.labels):
-            parts = np.split(probabilities, len(versions))
+        probabilities = if_intact(map_array, run / PREDICTIONS, shape)
+        if probabilities is not None:
+            parts = np.split(np.array(probabilities), len(versions))
             known["validation"] = {
                 name: part[None] for name, part in zip(versions, parts, strict=True)
             }
@@ -142,6 +163,21 @@ def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Pre
 def _write_predictions(run: Path, scored: ScoredSet, predictions: dict[str, np.ndarray]) -> None:
     facts = {"labels": scored.labels, "wrong_labels": scored.surely_wrong}
     write_arrays(run / name_predictions(scored.name), **facts, **predictions)
+
+
+def _explain_mistakes(
+    run: Path, network: keras.Model, scored: ScoredSet, predictions: dict[str, np.ndarray]
+) -> None:
+    """Keep Grad-CAM of the most confident mistakes by version, for the report."""
+    maps = {}
+    for version in TTA_VERSIONS:
+        if version in predictions:
+            probabilities = predictions[version].mean(axis=0)
+            indices = confident_mistakes(scored.labels, probabilities)
+            images = scored.versions[version][indices]
+            maps[version] = draw_grad_cam(network, images, probabilities[indices].argmax(axis=1))
+            maps[f"{version}_indices"] = indices
+    write_arrays(run / GRAD_CAM, **maps)
 
 
 def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
@@ -155,7 +191,7 @@ def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
     if wrong := int(data.test.surely_wrong.sum()):
         without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
         say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
-    draw_history(run / "history.png", run / HISTORY)
+    draw_history(run / "history.png", read_history(run))
     confusion = np.array(final_scores(metrics["test"][PROFILE])["confusion"])
     draw_confusion(
         run / "confusion.png", confusion, data.class_names, f"{run.name}, distorted test"

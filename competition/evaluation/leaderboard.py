@@ -11,17 +11,22 @@ from competition import paths
 from competition.common.errors import UserError
 from competition.common.files import read_json, replacing, write_json, write_text
 from competition.distortion.profiles import PROFILE, PROFILES, VERSIONS
-from competition.evaluation.metrics import ACCURACIES, TTA
+from competition.evaluation.metrics import ACCURACIES, TTA, read_metrics
+from competition.training.runs import list_runs, read_config
 
+# Files beside a run's config.json and metrics.json that are read where they are there.
+OTHER_FILES: dict[str, Any] = {
+    paths.ENVIRONMENT: {"device": str},
+    paths.PUBLIC_SCORE: {"score": float},
+}
 # What the baseline published: accuracy on its validation, which was clean, and on the hidden test.
 PUBLISHED = {
     "custom CNN": (0.95, 0.24),
     "EfficientNetB0": (0.916, 0.56),
     "MobileNetV3Large": (0.977, 0.82),
 }
-LEGEND = """selection: accuracy on the validation images, {select_by}. clean to unseen: on the test,
-one view. expected, low, high: on the test under revealed, with test-time augmentation if that was
-scored, and the 95 % bootstrap interval."""
+LEGEND = """selection: on validation, {select_by}. clean, revealed: on the test, one view.
+expected: on the hidden test, by revealed with test-time augmentation, and its 95 % interval."""
 
 Value = Callable[[pd.DataFrame], Any]
 """Takes the files of all runs, a row each, flat (`metrics.parameters`); returns a value per run."""
@@ -50,6 +55,13 @@ def end_of_interval(index: int) -> Value:
     return lambda files: ends(files).map(lambda pair: pair[index], na_action="ignore")
 
 
+def interval(files: pd.DataFrame) -> Any:
+    """Return the expected accuracy with its 95 % interval, as people read it."""
+    values = (final(PROFILE, "accuracy"), end_of_interval(0), end_of_interval(1))
+    texts = [value(files).map(percent, na_action="ignore").astype("string") for value in values]
+    return texts[0] + " (" + texts[1] + "-" + texts[2] + ")"
+
+
 def difference(first: Value, second: Value) -> Value:
     """Return what the first values exceed the second by."""
     return lambda files: first(files) - second(files)
@@ -64,6 +76,12 @@ def left_out(files: pd.DataFrame) -> Any:
     """Return the names of the accuracies for which there was no time, joined by commas."""
     names = at("metrics.not_scored")(files)
     return names.map(lambda listed: ", ".join(listed) or None, na_action="ignore")
+
+
+def named_run(files: pd.DataFrame) -> Any:
+    """Return the names of the runs, with their recipe where that is not the default."""
+    recipes = at("config.settings.recipe")(files).fillna("")
+    return files["run"] + recipes.map(lambda recipe: f" ({recipe})" if recipe else "")
 
 
 def selected_by(files: pd.DataFrame) -> Any:
@@ -83,15 +101,15 @@ class Column:
     """One column of leaderboard.csv, of leaderboard.md as people see it, and of the terminal.
 
     name: in the files. value: its values from the runs' files. format: a value for people.
-    tables: those of the terminal that have it, of `scores` and `facts`, and `differences`: with
-    the scores if rows differ in it. title: its name in the terminal where it is another.
+    terminal: its title in the terminal, none where it is in the files alone. if_different: in the
+    terminal only if rows differ in it.
     """
 
     name: str
     value: Value
     format: Callable[[Any], str]
-    tables: tuple[str, ...] = ()
-    title: str = ""
+    terminal: str = ""
+    if_different: bool = False
 
 
 def percent(share: float) -> str:
@@ -101,45 +119,54 @@ def percent(share: float) -> str:
 
 COUNT = "{:,.0f}".format
 DECIMAL = "{:.2f}".format
-SCORES = ("scores",)
-FACTS = ("facts",)
 COLUMNS = (
-    Column("rank", rank, COUNT, SCORES + FACTS),
-    Column("run", at("run"), str, SCORES + FACTS),
+    Column("rank", rank, COUNT),
+    Column("run", at("run"), str),
+    Column("recipe", at("config.settings.recipe"), str),
+    Column("run, recipe", named_run, str, "run"),
     Column("backbone", at("config.network.builder"), str),
-    Column("parameters", at("metrics.parameters"), COUNT, FACTS),
-    Column("weights", at("config.weights"), str, FACTS),
-    Column("selection", at("metrics.selection_score"), percent, SCORES),
-    Column("val clean", accuracy("validation", "clean"), percent, SCORES),
+    Column("parameters", at("metrics.parameters"), COUNT),
+    Column("weights", at("config.weights"), str, "weights"),
+    Column("selection", at("metrics.selection_score"), percent, "selection"),
+    Column("val clean", accuracy("validation", "clean"), percent),
     *(Column(f"val {name}", accuracy("validation", name), percent) for name in PROFILES),
-    *(Column(f"test {name}", accuracy("test", name), percent, SCORES, name) for name in VERSIONS),
+    *(
+        Column(
+            f"test {name}",
+            accuracy("test", name),
+            percent,
+            name if name in ("clean", PROFILE) else "",
+        )
+        for name in VERSIONS
+    ),
     Column("gap", difference(accuracy("test", "clean"), accuracy("test", PROFILE)), percent),
     Column("test clean TTA", accuracy("test", "clean TTA"), percent),
     Column(f"test {PROFILE} TTA", accuracy("test", f"{PROFILE} TTA"), percent),
-    Column("expected", final(PROFILE, "accuracy"), percent, SCORES),
-    Column("expected low", end_of_interval(0), percent, SCORES, "low"),
-    Column("expected high", end_of_interval(1), percent, SCORES, "high"),
+    Column("expected", final(PROFILE, "accuracy"), percent),
+    Column("expected, 95 %", interval, str, "expected"),
+    Column("expected low", end_of_interval(0), percent),
+    Column("expected high", end_of_interval(1), percent),
     Column("lowest", lambda files: distorted(files).min(axis=1), percent),
     Column("highest", lambda files: distorted(files).max(axis=1), percent),
-    Column("public", at("public.score"), percent, SCORES),
-    Column("error", difference(final(PROFILE, "accuracy"), at("public.score")), percent, SCORES),
-    Column("F1 weighted", final("clean", "f1_weighted"), percent, FACTS),
-    Column("F1 macro", final("clean", "f1_macro"), percent, FACTS),
-    Column("balanced", final("clean", "balanced_accuracy"), percent, FACTS),
-    Column("ms/image", at("metrics.milliseconds"), DECIMAL, FACTS),
-    Column("zip MB", at("metrics.zip_megabytes"), DECIMAL, FACTS),
-    Column("device", at("environment.device"), str, FACTS),
+    Column("public", at("public.score"), percent, "public"),
+    Column("error", difference(final(PROFILE, "accuracy"), at("public.score")), percent),
+    Column("F1 weighted", final("clean", "f1_weighted"), percent),
+    Column("F1 macro", final("clean", "f1_macro"), percent),
+    Column("balanced", final("clean", "balanced_accuracy"), percent),
+    Column("ms/image", at("metrics.milliseconds"), DECIMAL),
+    Column("zip MB", at("metrics.zip_megabytes"), DECIMAL),
+    Column("device", at("environment.device"), str),
     Column("test looks", at("metrics.test_looks"), COUNT),
     Column("not scored", left_out, str),
     Column("distortion", at("metrics.distortion"), str),
-    Column("select by", selected_by, str, ("differences",)),
-    Column("splits", at("config.splits"), str, ("differences",)),
+    Column("select by", selected_by, str, "select by", if_different=True),
+    Column("splits", at("config.splits"), str, "splits", if_different=True),
 )
 
 
 def read_rows(runs: Path) -> pd.DataFrame:
     """Return a row per scored run, best first among those whose ranks compare."""
-    scored = sorted(path.parent for path in runs.glob(f"*/{paths.METRICS}"))
+    scored = [run for run in list_runs(runs) if (run / paths.METRICS).is_file()]
     files = pd.json_normalize([_read_run(run) for run in scored])
     if files.empty:
         return pd.DataFrame(columns=[column.name for column in COLUMNS])
@@ -148,9 +175,11 @@ def read_rows(runs: Path) -> pd.DataFrame:
 
 
 def _read_run(run: Path) -> dict[str, Any]:
-    names = (paths.CONFIG, paths.ENVIRONMENT, paths.METRICS, paths.PUBLIC_SCORE)
-    files = [run / name for name in names if (run / name).is_file()]
-    return {"run": run.name, **{file.stem: read_json(file) for file in files}}
+    facts = {"config": read_config(run, "splits"), "metrics": read_metrics(run, "selection_score")}
+    for name, shape in OTHER_FILES.items():
+        if (run / name).is_file():
+            facts[Path(name).stem] = read_json(run / name, shape, f"delete {name} of this run.")
+    return {"run": run.name, **facts}
 
 
 def record_public_score(runs: Path, run: str, score: float) -> None:
@@ -158,7 +187,7 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
 
     Raises UserError for an unknown run or a score outside 0..1.
     """
-    known = sorted(path.parent.name for path in runs.glob(f"*/{paths.METRICS}"))
+    known = [path.name for path in list_runs(runs) if (path / paths.METRICS).is_file()]
     if run not in known:
         raise UserError(
             f"There is no scored run '{run}' in {runs}; known are {', '.join(known) or 'none'}."
@@ -182,7 +211,13 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
     rows = table.to_dict("records")
     if with_references:
         rows += [
-            {"run": f"published: {name}", "backbone": name, "val clean": clean, "public": public}
+            {
+                "run": f"published: {name}",
+                "run, recipe": f"published: {name}",
+                "backbone": name,
+                "val clean": clean,
+                "public": public,
+            }
             for name, (clean, public) in PUBLISHED.items()
         ]
     whole = pd.DataFrame(rows, columns=list(table.columns))
@@ -194,8 +229,12 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
         f"{run}: NOT SCORED for want of time: {names}"
         for run, names in table[["run", "not scored"]].dropna().itertuples(index=False)
     ]
-    blocks = [_lay_out(whole, "scores"), "\n".join([legend, *notices]), _lay_out(table, "facts")]
-    return "\n\n".join(blocks)
+    others = {path.parent for path in runs.glob(f"*/{paths.METRICS}")} - {*list_runs(runs)}
+    notices += [
+        f"{folder.name}: LEFT OUT; a run's folder is named <backbone>_<number>, so rename this one."
+        for folder in sorted(others)
+    ]
+    return f"{_lay_out(whole)}\n\n" + "\n".join([legend, *notices])
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -205,14 +244,14 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _lay_out(table: pd.DataFrame, name: str) -> str:
-    """Return a table of the terminal, without empty columns; numbers are aligned to the right."""
+def _lay_out(table: pd.DataFrame) -> str:
+    """Return the table of the terminal, without empty columns; numbers are aligned to the right."""
     aligned = []
     for column in COLUMNS:
         values = table[column.name]
-        differs = "differences" in column.tables and name == "scores" and values.nunique() > 1
-        if differs or (name in column.tables and values.notna().any()):
-            texts = _format(table, column, column.title or column.name)
+        is_shown = values.nunique() > 1 if column.if_different else values.notna().any()
+        if column.terminal and is_shown:
+            texts = _format(table, column, column.terminal)
             width = max(map(len, texts))
             align = str.ljust if column.format is str else str.rjust
             aligned.append([align(text, width) for text in texts])

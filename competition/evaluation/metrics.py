@@ -1,11 +1,14 @@
 """Scores of predicted probabilities against labels, and the names of accuracies."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
+from competition.common.files import read_json
 from competition.distortion.profiles import PROFILE, VERSIONS
+from competition.paths import METRICS
 
 TTA = "augmented"  # the key of scores with test-time augmentation, beside `plain` with one view
 TTA_VERSIONS = (PROFILE, "clean")  # versions that all views are predicted of
@@ -14,6 +17,26 @@ ACCURACIES = {
     **{f"{version} TTA": (version, TTA) for version in TTA_VERSIONS},
 }
 """Name of an accuracy -> where it stands in the scores of a split: version and `plain` or TTA."""
+SCORES_SHAPE = {str: {"plain": {"accuracy": float, "interval": [float]}}}
+METRICS_SHAPE: dict[str, Any] = {
+    "selection_score": float,
+    "select_by": str,
+    "validation": SCORES_SHAPE,
+    "test": SCORES_SHAPE,
+    "views": int,
+    "distortion": str,
+    "parameters": int,
+    "zip_megabytes": float,
+    "milliseconds": object,
+    "not_scored": [str],
+    "test_looks": int,
+}
+
+
+def read_metrics(run: Path, *keys: str) -> dict[str, Any]:
+    """Return a run's metrics.json, which holds `keys`; raises DamagedFileError where not."""
+    cure = "delete it, and score the run anew with --evaluate."
+    return dict(read_json(run / METRICS, METRICS_SHAPE, cure, keys))
 
 
 def collect_accuracies(scores: dict[str, Any]) -> dict[str, float]:

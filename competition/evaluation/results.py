@@ -1,15 +1,15 @@
 """The runs of one data set: which there are, which is packaged, and what it is worth."""
 
 from pathlib import Path
-from typing import Any
 
 from competition.common.errors import UserError
-from competition.common.files import read_json, write_json
+from competition.common.files import if_intact, read_json, write_json
 from competition.data.arrays import Dataset, PreparedData
 from competition.evaluation.ensemble import PREFIX
 from competition.evaluation.leaderboard import read_rows
-from competition.paths import CONFIG, DATA_MARKER, METRICS
-from competition.training.runs import is_trained
+from competition.evaluation.metrics import read_metrics
+from competition.paths import DATA_MARKER
+from competition.training.runs import is_trained, list_runs, read_config
 
 FORMAT = 2  # of runs and studies: raise it where an older one cannot be read on
 
@@ -22,7 +22,16 @@ def claim_folder(experiments: Path, dataset: Dataset, source: Path, force: bool)
     """
     marker = experiments / DATA_MARKER
     now = {"data": dataset.fingerprint, "format": FORMAT}
-    known = {"format": 1} | read_json(marker) if marker.is_file() else now
+    cure = (
+        f"it says which data set these results are of: delete it if they are of {source}, "
+        "or give this one folders of its own with --name, or use --force."
+    )
+    shape = {"data": str, "format": int}
+    known = now
+    if marker.is_file():
+        arguments = marker, shape, cure, ["data"]
+        stored = if_intact(read_json, *arguments) if force else read_json(*arguments)
+        known = {"format": 1} | (stored or now)
     if known["data"] != now["data"] and not force:
         raise UserError(
             f"{experiments} holds studies and runs of another data set than {source} "
@@ -40,8 +49,8 @@ def claim_folder(experiments: Path, dataset: Dataset, source: Path, force: bool)
 
 def runs_of(runs: Path, data: PreparedData, backbone: str | None = None) -> list[Path]:
     """Return the trained runs on these splits, of one backbone or of all."""
-    found = [path for path in sorted(runs.glob(f"{backbone or '*'}_[0-9]*")) if is_trained(path)]
-    return [run for run in found if read_json(run / CONFIG)["splits"] == data.fingerprint]
+    found = [path for path in list_runs(runs, backbone) if is_trained(path)]
+    return [run for run in found if read_config(run, "splits")["splits"] == data.fingerprint]
 
 
 def choose_run(runs: Path, data: PreparedData, select_by: str, final: str) -> Path:
@@ -69,7 +78,7 @@ def choose_run(runs: Path, data: PreparedData, select_by: str, final: str) -> Pa
 
 def describe_worth(run: Path) -> str:
     """Return a warning where a run is no better than naming one class always, else nothing."""
-    metrics: dict[str, Any] = read_json(run / METRICS)
+    metrics = read_metrics(run, "selection_score")
     if metrics.get("beats_chance", True):
         return ""
     return (

@@ -13,8 +13,8 @@ import numpy as np
 
 from competition.backbones import Backbone, get_backbone
 from competition.common.console import say
-from competition.common.errors import UserError
-from competition.common.files import digest, replacing
+from competition.common.errors import DamagedFileError, UserError
+from competition.common.files import RUN_AGAIN, digest, reading, replacing
 from competition.networks.torch_weights import PACKAGE, copy_tensors, find_wheel_file, read_tensors
 
 KEYWORDS = ("auto", "imagenet", "none")
@@ -206,13 +206,16 @@ def load_backbone(backbone: Any, weights: Weights) -> None:
     if weights.path is None:
         return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Keras only warns where layers stay as they were
-            backbone.load_weights(weights.path)
-    except (
-        Exception
-    ) as error:  # h5py and Keras raise many kinds: broken file, other layers, other shapes
+        read_weights(backbone, weights.path)
+    except DamagedFileError as error:
         raise UserError(
             f"{weights.path} does not hold weights of this backbone, or is broken; "
             "expected is a Keras .weights.h5 file of the same network without its top."
         ) from error
+
+
+def read_weights(network: Any, path: Path, cure: str = RUN_AGAIN) -> None:
+    """Load a .weights.h5; raises DamagedFileError where it is broken or another network's."""
+    with reading(path, cure), warnings.catch_warnings():
+        warnings.simplefilter("error")  # Keras only warns where layers stay as they were
+        network.load_weights(path)

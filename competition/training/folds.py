@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from competition.common.console import say
-from competition.common.files import read_json, write_json
+from competition.common.files import write_json
 from competition.config import unflatten, with_settings
 from competition.data.arrays import CleanedData
 from competition.data.prepare import prepare
 from competition.data.splits import make_splits
 from competition.networks.weights import Weights
-from competition.paths import CONFIG, PREPARED
+from competition.paths import PREPARED
 from competition.training.keepers import SCORE
-from competition.training.runs import read_history, train_run
+from competition.training.runs import read_config, read_history, train_run
 
 
 def train_folds(
@@ -23,14 +23,14 @@ def train_folds(
 
     The test split is the same in all. folder: takes a run per fold, and folds.json.
     """
-    settings = read_json(run / CONFIG)["settings"]
+    settings = read_config(run, "settings")["settings"]
     scores = []
     for fold in range(folds):
         config = with_settings(unflatten(settings), {"split.folds": folds, "split.fold": fold})
         splits = make_splits(cleaned, config)
         data = prepare(cleaned, splits, config, folder / PREPARED)
         trained = train_run(config, data, weights, folder, force=force)
-        scores.append(max(row[SCORE] for row in read_history(trained)))
+        scores.append(read_history(trained)[SCORE].max())
     facts = {"settings": settings, "selection_scores": scores}
     write_json(folder / "folds.json", facts)
     say(

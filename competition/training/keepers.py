@@ -1,18 +1,22 @@
 """What is kept of a training: in memory for a trial, and for a run in a checkpoint on disk."""
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
 from competition.common.console import describe_seconds, say
 from competition.common.files import (
+    if_intact,
     read_arrays,
     read_json,
+    reading,
     replacing,
     write_array,
     write_arrays,
@@ -23,6 +27,12 @@ from competition.training.callbacks import Average
 SAVE_SECONDS = 60.0  # of training that a process that is killed may lose
 PREDICTIONS = "selection.npy"  # of the best weights, on the images that are selected by
 SCORE = "val_accuracy"  # the selection score of an epoch, in its row of the history
+STATE_SHAPE = {
+    "history": [{"stage": str, "epoch": int, "progress": float, SCORE: object}],
+    "stages": [str],
+    "saved": object,
+    "number": int,
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,12 @@ class Checkpoint(Keeper):
         self.network = network
         self.state: dict[str, Any] = {"history": [], "stages": [], "saved": None, "number": 0}
         if (folder / "state.json").is_file():
-            self.state = read_json(folder / "state.json")
+            known = if_intact(self._read_state)
+            if known is None:
+                say(f"  {self.title} is trained from its beginning.")
+                shutil.rmtree(folder)
+                folder.mkdir()
+            self.state = known or self.state
         self.history = self.state["history"]
         self.saved_at = time.monotonic()
 
@@ -120,6 +135,25 @@ class Checkpoint(Keeper):
     def title(self) -> str:
         """The name of the run."""
         return self.folder.parent.name.strip(".")
+
+    def _read_state(self) -> dict[str, Any]:
+        """Return state.json; raises DamagedFileError where it or a file that it names is broken."""
+        path = self.folder / "state.json"
+        state = read_json(path, STATE_SHAPE)
+        files = {self.folder / "best.weights.h5"} if state["history"] else set()
+        with reading(path):
+            sum(row[SCORE] or 0.0 for row in state["history"])  # numbers or None
+            if saved := state["saved"]:
+                _, _, _ = map(float, saved["position"])
+                files.add(self.folder / f"{saved['name']}.weights.h5")
+                files |= set(self.folder.glob(f"{saved['name']}.*"))
+        for file in files:
+            if file.suffix == ".npz":
+                read_arrays(file, {"seen": ()})
+            else:
+                with reading(file), h5py.File(file):
+                    pass
+        return dict(state)
 
     def position(self, stage: str) -> Position:
         saved = self.state["saved"]

@@ -1,6 +1,7 @@
 """Runs: full trainings in folders of their own, found again by what they were made of."""
 
 import platform
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,16 +14,36 @@ import pandas as pd
 from competition.common.console import describe_seconds, say
 from competition.common.devices import describe_device
 from competition.common.errors import TrialFailedError
-from competition.common.files import digest, read_json, replacing, write_json
+from competition.common.files import (
+    digest,
+    read_json,
+    read_table,
+    reading,
+    replacing,
+    write_json,
+)
 from competition.common.settings import flatten
+from competition.common.settings_files import write_settings
 from competition.config import Config, training_settings
 from competition.data.arrays import PreparedData
 from competition.networks.layers import create_network, network_spec
-from competition.networks.weights import RANDOM, Weights
-from competition.paths import CHECKPOINT, CONFIG, ENVIRONMENT, HISTORY, WEIGHTS
+from competition.networks.weights import RANDOM, Weights, read_weights
+from competition.paths import CHECKPOINT, CONFIG, ENVIRONMENT, HISTORY, SETTINGS, WEIGHTS
 from competition.time_budget import TrainingTime
-from competition.training.keepers import PREDICTIONS, Checkpoint
+from competition.training.keepers import PREDICTIONS, SCORE, Checkpoint
 from competition.training.train import train
+
+# What is read of a run's config.json. That of an ensemble has members, and no settings.
+CONFIG_SHAPE: dict[str, Any] = {
+    "fingerprint": str,
+    "settings": dict,
+    "members": [str],
+    "splits": str,
+    "distortion": str,
+    "network": dict,
+    "weights": str,
+    "class_names": [str],
+}
 
 
 def fingerprint_run(
@@ -42,9 +63,9 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
 
     force: a finished run does not count, one that was interrupted does.
     """
-    for folder in sorted(runs.glob(f"{backbone}_[0-9]*"), reverse=True):
-        config = folder / CONFIG
-        known = config.is_file() and read_json(config)["fingerprint"] == fingerprint
+    for folder in reversed(list_runs(runs, backbone)):
+        begun = (folder / CONFIG).is_file()
+        known = begun and read_config(folder, "fingerprint")["fingerprint"] == fingerprint
         if known and not (force and is_trained(folder)):
             return folder
     return name_run(runs, backbone)
@@ -52,9 +73,27 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
 
 def name_run(runs: Path, prefix: str) -> Path:
     """Return the folder of a new run: `prefix` and the number after the last one's."""
-    folders = runs.glob(f"{prefix}_[0-9]*")
-    numbers = [int(folder.name.rpartition("_")[2]) for folder in folders]
+    numbers = [int(folder.name.rpartition("_")[2]) for folder in list_runs(runs, prefix)]
     return runs / f"{prefix}_{max(numbers, default=0) + 1:03d}"
+
+
+def list_runs(runs: Path, prefix: str | None = None) -> list[Path]:
+    """Return the folders of runs, <prefix>_<number>, by name; others are copies or a user's own.
+
+    prefix: a backbone, or `ensemble` (None: any).
+    """
+    name = re.compile(rf"{re.escape(prefix) if prefix else '.+'}_[0-9]+")
+    return sorted(path for path in runs.glob("*_*") if name.fullmatch(path.name) and path.is_dir())
+
+
+def read_config(run: Path, *keys: str) -> dict[str, Any]:
+    """Return a run's config.json, which holds `keys`; raises DamagedFileError where not."""
+    return dict(read_json(run / CONFIG, CONFIG_SHAPE, mend_run(run), keys))
+
+
+def mend_run(run: Path) -> str:
+    """Return the cure for a damaged file of a run that nothing can make anew."""
+    return f"restore it, or delete the folder {run} and train again."
 
 
 def is_trained(run: Path) -> bool:
@@ -85,6 +124,7 @@ def train_run(
     say(f"{run.name}: {'resumes' if resumes else 'starts'}, {weights.origin} weights")
     spec = network_spec(config.model, data.training.images.shape[1:], data.training.num_classes)
     run.mkdir(parents=True, exist_ok=True)
+    counts = np.bincount(data.training.labels, minlength=data.training.num_classes)
     facts: dict[str, Any] = {
         "fingerprint": fingerprint,
         "settings": flatten(config),
@@ -93,8 +133,10 @@ def train_run(
         "network": spec,
         "weights": weights.origin,
         "class_names": data.class_names,
+        "class_shares": (counts / counts.sum()).tolist(),
         "time_budget_seconds": budget,
     }
+    write_settings(run / SETTINGS, config)
     write_json(run / CONFIG, facts)
     write_json(run / ENVIRONMENT, describe_environment())
     started = time.monotonic()
@@ -110,10 +152,9 @@ def train_run(
     return run
 
 
-def read_history(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's history.csv, one per epoch."""
-    table = pd.read_csv(run / HISTORY)
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+def read_history(run: Path) -> pd.DataFrame:
+    """Return a run's history.csv, a row per epoch; raises DamagedFileError."""
+    return read_table(run / HISTORY, {"stage": str, "accuracy": float, SCORE: float}, mend_run(run))
 
 
 def _finish_run(run: Path, keeper: Checkpoint) -> None:
@@ -130,8 +171,10 @@ def _finish_run(run: Path, keeper: Checkpoint) -> None:
 
 def load_run(run: Path) -> keras.Model:
     """Return the trained network of a run."""
-    network = create_network(read_json(run / CONFIG)["network"], RANDOM)
-    network.load_weights(run / WEIGHTS)
+    spec = read_config(run, "network")["network"]
+    with reading(run / CONFIG, mend_run(run)):
+        network = create_network(spec, RANDOM)
+    read_weights(network, run / WEIGHTS, mend_run(run))
     return network
 
 

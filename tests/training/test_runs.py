@@ -73,7 +73,7 @@ def test_a_run_leaves_its_settings_history_predictions_and_network(
     assert facts["class_names"] == ["a", "b", "c"]
     assert facts["time_budget_seconds"] is None
     assert read_json(run / "environment.json").keys() >= {"python", "keras", "device"}
-    assert [row["epoch"] for row in read_history(run)] == [0, 1]
+    assert read_history(run)["epoch"].tolist() == [0, 1]
     predictions = predict(load_run(run), prepared.training.validation_images)
     np.testing.assert_allclose(np.load(run / PREDICTIONS), predictions, atol=1e-6)
     assert not (run / "checkpoint").exists()
