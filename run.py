@@ -14,12 +14,14 @@ from competition.request import SERVER_ACTIONS, STAGES, parse_duration, read_req
 EPILOG = """
 stages: --search does everything, from cleaning to the leaderboard; each other flag does that stage
 and whatever it needs that is missing or stale. With no data of your own, a demo competition is
-drawn and played. Exit codes: 0 all done, 1 the file system failed, 2 a mistake or a failed check,
+drawn and played. With no option at all: where things stand.
+Exit codes: 0 all done, 1 the file system failed, 2 a mistake or a failed check,
 3 done but --check-server could not check, 4 done but no better than chance, 130 stopped.
 
   python run.py --search --data training_set.npz --time-budget 90m
   python run.py --train --backbone mobilenetv3large --set training.fine_tuning_learning_rate=3e-4
 """
+ACTIONS = ("record", "ensemble", "predict", *STAGES, *SERVER_ACTIONS)
 STAGE_HELP = {
     "clean": "flag copies, broken images, non-cells and wrong labels",
     "split": "cut into training, validation and test",
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "run.py", description=__doc__, epilog=EPILOG, formatter_class=layout, allow_abbrev=False
     )
     _add_stages(parser.add_argument_group("stages").add_argument)
+    _add_answers(parser.add_argument_group("answers as a CSV").add_argument)
     _add_server(parser.add_argument_group("the server at home").add_argument)
     _add_data(parser.add_argument_group("data").add_argument)
     _add_work(parser.add_argument_group("work").add_argument)
@@ -51,6 +54,19 @@ def _add_stages(add: Any) -> None:
     score = ("RUN", "SCORE")
     add("--record", nargs=2, metavar=score, help="keep the public score of a run, as 0.82")
     add("--settings", action="store_true", help="list all settings for --set, and exit")
+
+
+def _add_answers(add: Any) -> None:
+    source = "answer an .npz, a folder of images or a CSV that names them: submissions/<name>/*.csv"
+    add("--predict", type=Path, metavar="PATH", help=source)
+    add("--from", dest="from_zip", type=Path, metavar="ZIP", help="by this packaged zip alone")
+    like = (
+        "a sample submission: the answers take its columns and order; a run: --train and --search "
+        "begin with its settings"
+    )
+    add("--like", action="append", default=[], metavar="SAMPLE.csv|RUN", help=like)
+    skip = "an image that cannot be read is answered with the commonest class"
+    add("--skip-unreadable", action="store_true", help=skip)
 
 
 def _add_server(add: Any) -> None:
@@ -77,7 +93,7 @@ def _add_data(add: Any) -> None:
 def _add_work(add: Any) -> None:
     compared = f"repeatable (default: {', '.join(COMPARED)})"
     add("--backbone", action="append", metavar="NAME", help=compared)
-    final = "backbone that is packaged (default: mobilenetv3large)"
+    final = "backbone that is packaged (default: mobilenetv3large if pretrained, else best)"
     add("--final", metavar="NAME|best", help=final)
     add("--trials", type=int, help="trials of each search's first round (default: 100)")
     budget = "the time for everything: searches and trainings end when their share is over"
@@ -86,6 +102,8 @@ def _add_work(add: Any) -> None:
     add("--workers", type=int, metavar="N", help=workers)
     add("--folds", type=int, default=0, metavar="K", help="train the packaged run on K folds, too")
     add("--preset", choices=sorted(PRESETS), help="a whole recipe")
+    file = "settings from a TOML file, as settings.toml beside each run"
+    add("--config", type=Path, metavar="FILE.toml", help=file)
     setting = "one setting, as training.batch_size=16"
     add("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
     select_by = (
@@ -97,6 +115,8 @@ def _add_work(add: Any) -> None:
     storage = "an Optuna storage URL that other hosts may share (default: SQLite in experiments/)"
     add("--storage", metavar="URL", help=storage)
     add("--force", action="store_true", help="redo the named stages")
+    add("--quiet", action="store_true", help="print the result alone; log.txt has all")
+    add("--json", action="store_true", help="print the result alone, as one JSON object")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,10 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.settings:
         print(describe_settings())
         return 0
-    if not any(getattr(options, name) for name in ("record", "ensemble", *STAGES, *SERVER_ACTIONS)):
-        parser.print_usage()
-        print("\nNothing to do: name a stage. The main job is  python run.py --search")
-        return 2
+    if not any(getattr(options, name) for name in ACTIONS):
+        return _show_status(options, given=sys.argv[1:] if arguments is None else arguments)
     try:
         request = read_request(options)
         with quiet_import():
@@ -132,6 +150,17 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return _tell("\nStopped. The same command goes on from here.", 130)
+    return 0
+
+
+def _show_status(options: argparse.Namespace, given: list[str]) -> int:
+    """Print where things stand; options without a stage are a mistake."""
+    with quiet_import():
+        from competition.status import describe_status
+    print(describe_status(options.workdir))
+    if given and not given[0].startswith("--workdir"):
+        print("\nNothing was done: name a stage. The main job is  python run.py --search")
+        return 2
     return 0
 
 

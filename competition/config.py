@@ -29,8 +29,17 @@ class DataConfig:
     size: int = number(96, "side in pixels of images from files, or not square", low=16, high=1024)
     resize: str = choice("stretch", "how an image becomes square", ("stretch", "pad", "crop"))
     fill: str = choice("reflect", "padding: the image mirrored, or black", FILLS)
+    background: str = choice("white", "what transparent parts show", ("white", "black"))
     limit: int = number(0, "read only this many images, the first ones (0: all)")
-    file_column: str = text("", "column of a CSV with the file names (empty: recognised by name)")
+    unreadable: float = number(
+        0.05, "largest share of the files that may be unreadable; those are left out", high=1
+    )
+    classes: str = choice(
+        "auto",
+        "the folders that are classes: recognised, the first level, or those that hold the images",
+        ("auto", "first", "last"),
+    )
+    file_column: str = text("", "column of a CSV with the file names (empty: recognised)")
     label_column: str = text("", "column of a CSV with the labels (empty: recognised by name)")
 
 
@@ -219,8 +228,9 @@ class TrainingConfig:
 class SearchConfig:
     """The search per backbone; its trials train on fewer images and for fewer epochs."""
 
-    trials: int = number(100, "trials of the head; from random weights, of the network", low=1)
-    fine_tuning_trials: int = number(12, "trials of both stages, no more than trials", low=1)
+    trials: int = number(100, "trials of the head, and most trials of any round", low=1)
+    fine_tuning_trials: int = number(12, "trials of both stages (0: none)")
+    scratch_trials: int = number(100, "trials of a network from random weights (0: none)")
     finalists: int = number(
         3, "settings, those as given among them, that are tried again on more images (0 or 1: none)"
     )
@@ -298,6 +308,7 @@ class Config:
     """All settings of a run; a file of them lies beside every result."""
 
     seed: int = number(0, "seed of everything that is drawn", high=2**31 - 1)
+    recipe: str = text("", "name of the recipe, for the leaderboard")
     weights: str = text("auto", "initial weights: auto, imagenet, none, a folder or a file")
     data: DataConfig = DataConfig()
     cleaning: CleaningConfig = CleaningConfig()
@@ -348,6 +359,7 @@ SECTION_PRESETS: dict[str, dict[str, Any]] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # The recipe of the published baseline, whose scores README.md cites.
     "baseline": {
+        "recipe": "baseline",
         "augmentation": "baseline",
         "split.balance_to": 2500,
         "model.l2": 5e-3,
@@ -367,17 +379,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # What the drawn images need, in some eight minutes on two cores; the command line wins over it.
     "demo": {
-        "model.input_size": 48,
-        "augmentation": "mild",
-        "augmentation.rate": 0.4,
+        "model.input_size": 64,
         "training.batch_size": 32,
-        "training.label_smoothing": 0.0,
-        "training.head_learning_rate": 2e-3,
-        "training.frozen_epochs": 2,
-        "training.fine_tuning_epochs": 14,
-        "search.trials": 4,
-        "search.trial_frozen_epochs": 2,
-        "search.trial_fine_tuning_epochs": 4,
+        "training.frozen_epochs": 1,
+        "training.fine_tuning_epochs": 9,
+        "search.trials": 40,
+        "search.fine_tuning_trials": 0,
+        "search.scratch_trials": 0,
         "search.finalists": 0,
     },
 }

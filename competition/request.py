@@ -4,17 +4,20 @@ import argparse
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from competition.backbones import COMPARED, get_backbone
 from competition.common.errors import UserError
+from competition.common.settings_files import read_settings
 from competition.config import PRESETS, Config, with_settings
 from competition.data.download import Published, find_published
+from competition.data.table import TABLE_SUFFIXES
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
-from competition.paths import Paths
+from competition.paths import CONFIG, Paths
 from competition.submission.server_versions import parse_requirements
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
@@ -27,12 +30,16 @@ class Request:
     """What one call asks for.
 
     data: the training file or folder (None: the demo's). published: where `data` is downloaded
-    from. stages: those of STAGES that were named. final: the backbone that is packaged, or `best`.
-    budget_seconds: the time budget. fixed_keys: settings that no search changes: those that --set
-    names, and where nothing is searched those of --preset. record: a run and its public score.
+    from. stages: those of STAGES that were named. final: the backbone that is packaged,
+    `best`, or empty: see `with_final`. budget_seconds: the time budget. fixed_keys: settings that
+    no search changes: those that --set names, and where nothing is searched those of --preset.
+    record: a run and its public score.
     ensemble: the runs that are averaged. server: requirements of --check-server. workers: the
-    processes asked for (None: as many as serve best). started: when the call
-    was read, seconds since the epoch; loading the libraries counts as its time, too.
+    processes asked for (None: as many as serve best). quiet: only the result is printed.
+    as_json: the same, as one JSON object. predict: images to answer; from_zip: by this zip alone
+    (None: by what is packaged); sample: the sample submission whose form the answers take;
+    skip_unreadable: the commonest class is the answer to an image that cannot be read. started:
+    when the call was read, seconds since the epoch; loading the libraries counts as its time.
     """
 
     stages: frozenset[str]
@@ -56,6 +63,12 @@ class Request:
     bundle: bool
     on_test: bool
     server: tuple[str, ...]
+    quiet: bool = False
+    as_json: bool = False
+    predict: Path | None = None
+    from_zip: Path | None = None
+    sample: Path | None = None
+    skip_unreadable: bool = False
     started: float = field(default_factory=time.time, repr=False, compare=False)
 
     def wants(self, *stages: str) -> bool:
@@ -85,32 +98,38 @@ def read_request(options: argparse.Namespace) -> Request:
     """
     _check_numbers(options)
     stages = {stage for stage in STAGES if getattr(options, stage)}
-    if options.ensemble:
+    if options.ensemble or (options.predict and not options.from_zip):
         stages.add("package")
     given: Path | None = options.data
     published = None if given is None or given.exists() else find_published(str(given))
     data = _find_data(options, published)
-    is_demo = data is None and options.name in (None, "demo")
+    is_demo = data is None and options.name in (None, "demo") and not options.from_zip
     demo = f"demo_{options.seed}" if options.seed else "demo"
     name = options.name or (data.resolve().stem if data else demo)
-    config = _configure(options, is_demo)
-    backbones = tuple(dict.fromkeys(options.backbone or COMPARED))
+    if options.from_zip and not (options.name or options.data):
+        name = options.from_zip.resolve().parent.name  # as in submissions/<name>/<run>.zip
+    paths = Paths(options.workdir, name)
+    like, sample = _read_like(options.like)
+    recipe = _read_recipe(options, like, paths)
+    config = _configure(options, is_demo, recipe)
+    compared = (recipe["model.backbone"],) if "model.backbone" in recipe else COMPARED
+    backbones = tuple(dict.fromkeys(options.backbone or compared))
     user_keys = frozenset(text.partition("=")[0] for text in options.set)
-    preset = PRESETS[options.preset] if options.preset and not options.search else {}
+    recipe_keys = frozenset() if options.search else recipe.keys()
     request = Request(
         stages=frozenset(stages),
         data=data,
         published=published,
         is_demo=is_demo,
-        paths=Paths(options.workdir, name),
+        paths=paths,
         config=config,
         backbones=backbones,
-        final=_choose_final(options.final, backbones),
+        final=_check_final(options.final, backbones),
         budget_seconds=options.time_budget,
         workers=options.workers,
         folds=options.folds,
         force=options.force,
-        fixed_keys=user_keys | preset.keys(),
+        fixed_keys=user_keys | recipe_keys,
         storage=options.storage,
         record=_read_record(options.record),
         ensemble=tuple(options.ensemble or ()),
@@ -119,6 +138,12 @@ def read_request(options: argparse.Namespace) -> Request:
         bundle=options.bundle,
         on_test=options.on_test,
         server=parse_requirements(options.check_server) if options.check_server else (),
+        quiet=options.quiet,
+        as_json=options.json,
+        predict=options.predict,
+        from_zip=options.from_zip,
+        sample=sample,
+        skip_unreadable=options.skip_unreadable,
     )
     _check(request)
     return request
@@ -142,10 +167,47 @@ def _find_data(options: argparse.Namespace, published: Published | None) -> Path
     return paths.default_training_set if paths.default_training_set.is_file() else None
 
 
-def _configure(options: argparse.Namespace, is_demo: bool) -> Config:
-    """Return the settings: defaults, the demo's, --preset, single options, and last --set."""
+def _read_like(given: list[str]) -> tuple[str | None, Path | None]:
+    """Return the run and the sample submission that --like names; a sample is a table."""
+    samples = [Path(text) for text in given if Path(text).suffix.lower() in TABLE_SUFFIXES]
+    runs = [text for text in given if Path(text).suffix.lower() not in TABLE_SUFFIXES]
+    if max(len(samples), len(runs)) > 1:
+        raise UserError(
+            f"--like got {', '.join(given)}, and expects one run, whose settings are taken, "
+            "and one sample submission (.csv), whose form --predict takes."
+        )
+    return (runs[0] if runs else None), (samples[0] if samples else None)
+
+
+def _read_recipe(options: argparse.Namespace, like: str | None, paths: Paths) -> dict[str, Any]:
+    """Return the settings by dotted key of --preset, --like and --config; the last one wins."""
+    recipe: dict[str, Any] = dict(PRESETS[options.preset]) if options.preset else {}
+    files = []
+    if like:
+        known = paths.runs / like
+        files.append((known if known.is_dir() else Path(like)) / CONFIG)
+        if not files[0].is_file():
+            known_runs = sorted(file.parent.name for file in paths.runs.glob(f"*/{CONFIG}"))
+            raise UserError(
+                f"--like names {like}, which is no run in {paths.runs}; "
+                f"known are {', '.join(known_runs) or 'none'}."
+            )
+    if options.config:
+        files.append(options.config)
+    for file in files:
+        settings = read_settings(file)
+        try:
+            with_settings(Config(), settings)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+        recipe = {key: value for key, value in recipe.items() if key not in settings} | settings
+    return recipe
+
+
+def _configure(options: argparse.Namespace, is_demo: bool, recipe: dict[str, Any]) -> Config:
+    """Return the settings: defaults, the demo's, the recipe's, single options, and last --set."""
     changes: dict[str, Any] = dict(PRESETS["demo"]) if is_demo else {}
-    changes |= PRESETS[options.preset] if options.preset else {}
+    changes |= recipe
     single = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}
     single["training.select_by"] = options.select_by
     changes |= {key: value for key, value in single.items() if value is not None}
@@ -162,17 +224,27 @@ def _configure(options: argparse.Namespace, is_demo: bool) -> Config:
     return with_settings(config, {"training.select_by": select_by})
 
 
-def _choose_final(final: str | None, backbones: tuple[str, ...]) -> str:
-    """Return what is packaged: as asked for, else MobileNetV3Large if it trains, else the first."""
+def with_final(request: Request, pretrained: Container[str]) -> Request:
+    """Return the request with a backbone to package where none was asked for.
+
+    MobileNetV3Large if it trains, and from `pretrained` weights or like all others; else the best.
+    """
+    if request.final:
+        return request
+    names = request.backbones
+    is_fair = DEFAULT_FINAL in pretrained or not any(name in pretrained for name in names)
+    final = DEFAULT_FINAL if DEFAULT_FINAL in names and is_fair else "best"
+    return replace(request, final=final)
+
+
+def _check_final(final: str | None, backbones: tuple[str, ...]) -> str:
     for name in backbones:
         get_backbone(name)
-    if final is None:
-        return DEFAULT_FINAL if DEFAULT_FINAL in backbones else backbones[0]
-    if final != "best":
+    if final not in (None, "best"):
         get_backbone(final)
         if final not in backbones:
             raise UserError(f"--final names {final}, which is not trained; add --backbone {final}.")
-    return final
+    return final or ""
 
 
 def _read_record(given: list[str] | None) -> tuple[str, float] | None:
@@ -205,6 +277,20 @@ def _check(request: Request) -> None:
         request.config.codabench.opening_day()
     if request.on_test and request.dry_run is None and request.grade is None:
         raise UserError("--on-test says which images --dry-run and --grade take; give one of them.")
+    if request.predict is None and (request.from_zip or request.sample or request.skip_unreadable):
+        raise UserError(
+            "--from, --skip-unreadable and --like with a sample submission say how to answer "
+            "images; add --predict with their path."
+        )
+    if request.from_zip and (request.stages or request.asks_server):
+        raise UserError("--from answers by a finished zip alone; leave out the stages.")
+    if request.predict is not None and not request.predict.exists():
+        raise UserError(
+            f"--predict got {request.predict}, which does not exist; "
+            "give an .npz, a folder of images, or a CSV that names them."
+        )
+    if request.sample is not None and not request.sample.is_file():
+        raise UserError(f"--like got {request.sample}, which is no file; give a sample submission.")
     if request.server and not request.wants("package"):
         raise UserError("--check-server tries the zip that --package writes; give both.")
 

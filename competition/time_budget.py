@@ -8,14 +8,15 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from competition.common.console import Status, describe_seconds, say
-from competition.common.files import read_json, write_json
+from competition.common.files import if_intact, read_json, write_json
 
+SHORTEST_TURN = 150.0  # seconds below which a busy machine trains a network to chance
 PACKAGED_SHARE = 2.0  # the backbone that is packaged gets this many times its cost
 PACKAGING_SHARE = 0.05  # of the budget, for packaging and the leaderboard ...
 PACKAGING_SECONDS = (40.0, 90.0)  # ... within these bounds
@@ -101,13 +102,37 @@ def share_out(costs: Mapping[str, float], packaged: str, workers: int) -> list[l
 
 
 def plan_turns(
-    costs: Mapping[str, float], packaged: str, workers: int, deadline: float
+    costs: Mapping[str, float],
+    packaged: str,
+    workers: int,
+    deadline: float,
+    trained: Container[str] = (),
+) -> tuple[list[list[str]], dict[str, Turn]]:
+    """Return the names that each worker takes, in order, and the turn of each of them.
+
+    Backbones that would have no time to learn anything are left out, the shortest turn first, so
+    that the others have theirs; never the packaged one, nor any of those that are `trained`.
+    """
+    costs = dict(costs)
+    while True:
+        queues = share_out(costs, packaged, workers)
+        turns = _plan_queues(queues, _weigh(costs, packaged), deadline)
+        short = [
+            name
+            for name, turn in turns.items()
+            if turn.planned_seconds < SHORTEST_TURN and name != packaged and name not in trained
+        ]
+        if not short:
+            return queues, turns
+        del costs[min(short, key=lambda name: (turns[name].planned_seconds, name))]
+
+
+def _plan_queues(
+    queues: list[list[str]], weighted: Mapping[str, float], deadline: float
 ) -> dict[str, Turn]:
-    """Return the turn of each backbone, those of one worker one after the other."""
-    weighted = _weigh(costs, packaged)
     turns = {}
     left = max(0.0, deadline - time.time())
-    for queue in share_out(costs, packaged, workers):
+    for queue in queues:
         total = sum(weighted[name] for name in queue)
         following = total
         for name in queue:
@@ -156,7 +181,10 @@ class JobClock:
 
     def __enter__(self) -> "JobClock":
         shutil.rmtree(self.folder / TASKS, ignore_errors=True)
-        known = read_json(self._path) if self._path.is_file() else {}
+        known: dict[str, Any] = {}
+        if self._path.is_file():
+            shape = {"command": str, "seconds": float}
+            known = if_intact(read_json, self._path, shape) or {}
         if self.budget is not None and known.get("command") == self.command:
             self.before = float(known["seconds"])
             say(f"This command goes on: {describe_seconds(self.before)} of its budget are used.")
@@ -183,10 +211,11 @@ class JobClock:
         assert self.budget is not None
         return self.started + self.budget - self.before
 
-    def task_path(self, name: str) -> Path:
-        """Return the file in which the task of a backbone tells its progress."""
+    @property
+    def tasks_folder(self) -> Path:
+        """The folder in which each task tells its progress, in <name>.json."""
         (self.folder / TASKS).mkdir(parents=True, exist_ok=True)
-        return self.folder / TASKS / f"{name}.json"
+        return self.folder / TASKS
 
     def watch(self, costs: Mapping[str, float]) -> None:
         """Let the status go over the tasks of backbones with these relative costs."""

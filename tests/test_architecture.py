@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "competition"
 ORDER = (
     "common", "paths", "backbones", "config", "time_budget", "distortion", "demo", "data",
     "networks", "augmentation", "cleaning", "codabench", "training", "evaluation", "search",
-    "submission", "request", "pipeline",
+    "submission", "request", "backbone_task", "status", "pipeline", "api",
 )  # fmt: skip
 MODULES = sorted(
     ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
@@ -91,11 +91,19 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", [PACKAGE, *(path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())]
+    "folder", [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
 )
 def test_a_package_itself_holds_one_docstring_and_imports_nothing(folder: Path) -> None:
     (statement,) = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
     assert isinstance(statement, ast.Expr)
+
+
+def test_importing_the_whole_package_loads_the_standard_library_alone() -> None:
+    # The exception: people write `from competition import run`, so this one offers it.
+    docstring, statement = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    assert isinstance(docstring, ast.Expr)
+    assert imported([statement]) == {"competition.api.run"}
+    assert reach(parse("api")) <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import run
-from competition import pipeline
+from competition import backbone_task
 from competition.common.errors import NotCheckedError, TrialFailedError
 from competition.config import Config
 from tests.factories import draw_blobs
@@ -252,7 +252,7 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = vars(pipeline)["train_run"]
+    original = vars(backbone_task)["train_run"]
 
     def fail_for_the_custom_cnn(config: Config, *arguments: Any) -> Path:
         if config.model.backbone == "custom_cnn":
@@ -260,7 +260,7 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
         finished: Path = original(config, *arguments)
         return finished
 
-    monkeypatch.setattr(pipeline, "train_run", fail_for_the_custom_cnn)
+    monkeypatch.setattr(backbone_task, "train_run", fail_for_the_custom_cnn)
     arguments = [
         "--train",
         "--package",

@@ -8,7 +8,7 @@ import pytest
 import run
 from competition.common.errors import UserError
 from competition.config import PRESETS, Config
-from competition.request import STAGES, Request, parse_duration, read_request
+from competition.request import STAGES, Request, parse_duration, read_request, with_final
 
 
 def read(*arguments: str, workdir: Path = Path("/nowhere")) -> Request:
@@ -109,14 +109,20 @@ def test_one_selection_has_one_name_in_whatever_order_it_is_given() -> None:
         assert read("--train", "--select-by", text).config.training.select_by == "clean+revealed"
 
 
-def test_the_packaged_backbone_is_mobilenet_or_the_first_or_the_one_that_is_named() -> None:
-    assert read("--search").final == "mobilenetv3large"
-    two = ("--backbone", "custom_cnn", "--backbone", "mobilenetv3small")
-    request = read("--search", *two, "--backbone", "custom_cnn")
-    assert request.backbones == ("custom_cnn", "mobilenetv3small")
-    assert request.final == "custom_cnn"
-    assert read("--search", *two, "--final", "mobilenetv3small").final == "mobilenetv3small"
-    assert read("--search", *two, "--final", "best").final == "best"
+def final(*arguments: str, pretrained: tuple[str, ...]) -> str:
+    return with_final(read("--search", *arguments), pretrained).final
+
+
+def test_the_packaged_backbone_is_mobilenet_where_that_is_fair_else_the_best_or_the_named() -> None:
+    every = ("mobilenetv3large", "efficientnetb0", "efficientnetlite0")
+    assert final(pretrained=every) == "mobilenetv3large"
+    assert final(pretrained=()) == "mobilenetv3large"
+    assert final(pretrained=("efficientnetlite0",)) == "best", "others begin from random weights"
+    assert final("--final", "mobilenetv3large", pretrained=("efficientnetlite0",)) == (
+        "mobilenetv3large"
+    )
+    assert final("--backbone", "custom_cnn", pretrained=()) == "best"
+    assert final("--backbone", "custom_cnn", "--final", "custom_cnn", pretrained=()) == "custom_cnn"
 
 
 def test_an_ensemble_is_packaged(tmp_path: Path) -> None:

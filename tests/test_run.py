@@ -71,9 +71,14 @@ def test_help_loads_neither_keras_nor_pandas() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_no_stage_prints_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main([]) == 2
+def test_no_option_says_where_things_stand_and_options_without_a_stage_are_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run.main([]) == 0
     assert "python run.py --search" in capsys.readouterr().out
+    assert run.main(["--seed", "1"]) == 2
+    assert "name a stage" in capsys.readouterr().out
 
 
 def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

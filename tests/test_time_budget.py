@@ -71,30 +71,31 @@ def test_backbones_are_shared_out_evenly_and_the_packaged_one_comes_first(worker
 @pytest.mark.parametrize("packaged", ["mobilenetv3large", "efficientnetb0", "custom_cnn"])
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_turns_follow_one_another_in_the_order_in_which_a_worker_takes_the_backbones(
-    packaged: str, workers: int
+    clock: Clock, packaged: str, workers: int
 ) -> None:
     costs = {name: BACKBONES[name].cost for name in COMPARED}
-    turns = plan_turns(costs, packaged, workers, deadline=2000.0)
-    for queue in share_out(costs, packaged, workers):
+    queues, turns = plan_turns(costs, packaged, workers, deadline=9000.0)
+    assert queues == share_out(costs, packaged, workers)
+    for queue in queues:
         for place, name in enumerate(queue):
             following = sum(turns[other].cost for other in queue[place + 1 :])
             assert turns[name].following == pytest.approx(following)
 
 
 def test_the_packaged_backbone_counts_twice(clock: Clock) -> None:
-    turns = plan_turns(COSTS, "large", 1, deadline=1900.0)
+    _, turns = plan_turns(COSTS, "large", 1, deadline=10_000.0)
     order = sorted(turns, key=lambda name: -turns[name].following)
     assert order == ["large", "slow", "custom", "small"]
-    assert turns["large"] == Turn(1900.0, 4.0, 13.0, 900 * 4 / 17)
-    assert turns["large"].begin().length == pytest.approx(900 * 4 / 17)
-    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(900)
+    assert turns["large"] == Turn(10_000.0, 4.0, 13.0, 9000 * 4 / 17)
+    assert turns["large"].begin().length == pytest.approx(9000 * 4 / 17)
+    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(9000)
     assert turns["small"].following == 0
 
 
 def test_turns_use_up_the_time_until_the_deadline_and_inherit_what_others_save(
     clock: Clock,
 ) -> None:
-    turns = plan_turns({"a": 1.0, "b": 1.0, "c": 2.0}, "a", 1, deadline=2000.0)
+    _, turns = plan_turns({"a": 1.0, "b": 1.0, "c": 2.0}, "a", 1, deadline=2000.0)
     first = turns["a"].begin()
     assert first.start == 1000
     assert first.end == pytest.approx(1400)
@@ -105,8 +106,21 @@ def test_turns_use_up_the_time_until_the_deadline_and_inherit_what_others_save(
     assert turns["b"].begin().end == pytest.approx(2000)
 
 
+def test_a_short_budget_leaves_backbones_out_and_gives_their_time_to_the_others(
+    clock: Clock,
+) -> None:
+    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 1200)
+    assert queues == [["small", "slow", "custom", "large"]]
+    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 500)
+    assert queues == [["small", "slow"]]
+    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(500)
+    queues, turns = plan_turns(COSTS, "small", 1, 1000 + 500, trained=["custom"])
+    assert set(turns) == {"small", "slow", "custom"}, "what is trained is still to be scored"
+    assert plan_turns(COSTS, "small", 4, deadline=1010.0)[0] == [["small"]]
+
+
 def test_workers_have_turns_of_their_own(clock: Clock) -> None:
-    turns = plan_turns(COSTS, "small", 2, deadline=1700.0)
+    _, turns = plan_turns(COSTS, "small", 2, deadline=1700.0)
     ends = {name: turn.begin().end for name, turn in turns.items()}
     assert ends["slow"] == pytest.approx(1700)
     assert ends["small"] == pytest.approx(1000 + 700 * 2 / (2 + 4 + 2))
@@ -179,7 +193,7 @@ def test_a_killed_command_has_saved_its_time_on_the_way(
 
 
 def tell(job: JobClock, name: str, share: float) -> None:
-    write_json(job.task_path(name), {"share": share, "doing": f"trains at {share:.0%}"})
+    write_json(job.tasks_folder / f"{name}.json", {"share": share, "doing": f"trains at {share:.0%}"})
 
 
 def test_with_a_budget_the_time_left_is_that_of_the_budget(clock: Clock, tmp_path: Path) -> None:
@@ -208,7 +222,7 @@ def test_without_a_budget_the_time_left_follows_from_what_is_done(
 def test_a_task_that_is_just_being_told_of_hides_no_other(clock: Clock, tmp_path: Path) -> None:
     with JobClock(tmp_path, "search", 600.0) as job:
         tell(job, "small", 0.5)
-        job.task_path("large").write_text("{")
+        (job.tasks_folder / "large.json").write_text("{")
         assert job.describe().endswith("10 min 00 s left: small trains at 50%")
 
 

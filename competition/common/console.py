@@ -17,31 +17,43 @@ TELL_SECONDS = 2.0  # between two signs of progress of a task
 STATUS_SECONDS = 60.0  # between two lines of status, where no terminal shows a bar
 # Of this process: the line of its bars, the log file, the file in which a task tells its progress
 # with the part of the task that is under way, and when the status was last said.
-_here: dict[str, Any] = {"position": 0, "log": None, "task": None, "part": (0.0, 1.0), "told": 0.0}
+# quiet: whether only the log file gets what is said.
+_here: dict[str, Any] = {
+    "position": 0,
+    "log": None,
+    "quiet": False,
+    "task": None,
+    "part": (0.0, 1.0),
+    "told": 0.0,
+}
 
 
-def say(text: str = "") -> None:
-    """Print a line or block at once, without tearing a progress bar; the log file gets it too."""
+def say(text: str = "", always: bool = False) -> None:
+    """Print a line or block at once, without tearing a progress bar; the log file gets it too.
+
+    always: even where `log_to` was told to be quiet.
+    """
     if _here["log"] is not None:
         with _here["log"].open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    if _here["quiet"] and not always:
+        return
     if sys.stdout.isatty():  # what another process's bar has left on these lines is wiped out
         text = "\r" + text.replace("\n", "\x1b[K\n") + "\x1b[K"
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
 
-def log_to(path: Path | None) -> None:
-    """Let `say` append to a file, too."""
+def log_to(path: Path | None, quiet: bool = False) -> None:
+    """Let `say` append to a file, too; with `quiet` only to that."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-    _here["log"] = path
+    _here.update(log=path, quiet=quiet)
 
 
-def log_path() -> Path | None:
-    """Return the file that `say` appends to."""
-    path: Path | None = _here["log"]
-    return path
+def log_settings() -> tuple[Path | None, bool]:
+    """Return the arguments that `log_to` had, for another process."""
+    return _here["log"], _here["quiet"]
 
 
 def begin_task(path: Path | None) -> None:
@@ -85,6 +97,8 @@ class Status:
 
     def show(self, text: str) -> None:
         """Show the line."""
+        if _here["quiet"]:
+            return
         if sys.stderr.isatty():
             if self.bar is None:
                 self.bar = tqdm(bar_format="{desc}", position=self.position, leave=False)
@@ -114,7 +128,8 @@ def progress(
 def draw_bar(items: Iterable[Any] | None = None, **settings: Any) -> Any:
     """Return a tqdm bar on the line of this process; silent where there is no terminal."""
     bar: Any = tqdm
-    return bar(items, disable=None, leave=False, position=_here["position"], **settings)
+    disable = _here["quiet"] or None  # None: where there is no terminal
+    return bar(items, disable=disable, leave=False, position=_here["position"], **settings)
 
 
 def set_bar_position(position: int) -> None:

@@ -140,7 +140,7 @@ class Workers:
             return error
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
-        arguments = slot, max(1, count_cores() // self.number), self.lock, console.log_path()
+        arguments = slot, max(1, count_cores() // self.number), self.lock, console.log_settings()
         return ProcessPoolExecutor(
             1, self.context, initializer=_prepare_process, initargs=arguments
         )
@@ -153,7 +153,7 @@ def _attempt(task: Callable[[], Result]) -> Result | UserError:
         return error
 
 
-def _prepare_process(slot: int, threads: int, lock: Any, log: Path | None) -> None:
+def _prepare_process(slot: int, threads: int, lock: Any, log: tuple[Path | None, bool]) -> None:
     """Limit the threads before any library starts them, and end with the parent."""
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -163,7 +163,7 @@ def _prepare_process(slot: int, threads: int, lock: Any, log: Path | None) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
     tqdm.set_lock(lock)
     console.set_bar_position(slot)
-    console.log_to(log)
+    console.log_to(*log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with console.quiet_import():
         import keras  # noqa: F401  # loads the backend while standard error is quiet

@@ -87,7 +87,7 @@ PRETRAINED = (
     Round("final", EVERYTHING, "finalists", images=REDUCTION, is_final=True),
 )
 FROM_RANDOM = (
-    Round("scratch", HEAD_SPACE, "trials", images=1 / REDUCTION, half_size=True),
+    Round("scratch", HEAD_SPACE, "scratch_trials", images=1 / REDUCTION, half_size=True),
     Round("final", HEAD_SPACE, "finalists", is_final=True),
 )
 
@@ -138,7 +138,8 @@ class Search:
         search = self.config.search
         if not item.is_final:
             return min(search.trials, getattr(search, item.trials))
-        trials = search.fine_tuning_trials if self.weights.is_pretrained else search.trials
+        pretrained = self.weights.is_pretrained
+        trials = search.fine_tuning_trials if pretrained else search.scratch_trials
         finalists = min(search.finalists, math.ceil(min(trials, search.trials) / REDUCTION))
         return finalists if finalists > 1 else 0
 

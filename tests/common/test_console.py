@@ -17,7 +17,7 @@ from competition.common.console import (
     begin_task,
     describe_seconds,
     end_task,
-    log_path,
+    log_settings,
     log_to,
     progress,
     quiet_import,
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave what this process has said so far as it is."""
-    monkeypatch.setattr(console, "_here", dict(console._here, log=None, task=None, told=0.0))
+    monkeypatch.setattr(console, "_here", dict(console._here, log=None, quiet=False, task=None, told=0.0))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_is_said_stands_in_the_log_file_too_with_its_time(
     path = tmp_path / "deep" / "log.txt"
     say("before")
     log_to(path)
-    assert log_path() == path
+    assert log_settings()[0] == path
     say("one")
     say("two\nlines")
     log_to(None)
@@ -198,3 +198,14 @@ def test_a_line_wipes_out_what_a_bar_has_left_on_a_terminal(
     monkeypatch.setattr(sys, "stdout", terminal)
     say("short")
     assert "\rshort\x1b[K" in terminal.text
+
+
+def test_quiet_leaves_what_is_said_to_the_log_file_but_for_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to(tmp_path / "log.txt", quiet=True)
+    say("step 1")
+    say("the result", always=True)
+    assert capsys.readouterr().out == "the result\n"
+    assert "step 1" in (tmp_path / "log.txt").read_text()
+    assert log_settings() == (tmp_path / "log.txt", True)

@@ -153,7 +153,7 @@ def test_any_other_error_ends_the_iteration(workers: Workers) -> None:
 
 def test_what_workers_say_goes_to_the_log_file_too(two: Workers) -> None:
     list(two.run_all({"a": say_hello, "b": say_hello}))
-    log = console.log_path()
+    log = console.log_settings()[0]
     assert log is not None
     assert log.read_text().count("hello from a worker") == 2
 

@@ -1,0 +1,192 @@
+"""One backbone is one task: search, train and evaluate it in one process that knows its slot."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from competition.backbones import get_backbone
+from competition.common import console
+from competition.common.console import begin_part, describe_seconds, say
+from competition.config import PRESETS, with_settings
+from competition.data.arrays import PreparedData
+from competition.evaluation.evaluate import evaluate_run
+from competition.evaluation.predict import plan_steps
+from competition.evaluation.results import runs_of
+from competition.networks.weights import Weights
+from competition.request import Request
+from competition.search.rounds import Search
+from competition.search.search import read_best, search_backbone
+from competition.time_budget import Slot, TrainingTime, Turn
+from competition.training.runs import train_run
+
+# Of a backbone's slot, scoring has a share, or so many seconds if they are no more than that share.
+SCORING_SHARE = 0.15
+SCORING_SECONDS = 100.0
+MOST_SCORING = 0.3
+
+
+@dataclass(frozen=True)
+class BackboneTask:
+    """What is asked of one backbone, picklable.
+
+    turn: its place in the time budget (None: the settings' numbers hold). told: the file in which
+    it tells its progress. compared: settings of another recipe that is trained beside its own.
+    """
+
+    request: Request
+    data: PreparedData
+    name: str
+    weights: Weights
+    turn: Turn | None
+    told: Path
+    compared: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Search, train and evaluate, as far as that is asked for and not done."""
+        console.begin_task(self.told)
+        request = self.request
+        paths = request.paths
+        slot = self.turn.begin() if self.turn else None
+        search = self._make_search()
+        search_share, train_share = self._plan_shares(search, slot.length if slot else None)
+        if request.wants("search"):
+            begin_part(0.0, search_share)
+            search = replace(search, slot=slot and slot.next_part(search_share))
+            search_backbone(search, self.data.training, paths.features)
+        if request.wants("train") or not runs_of(paths.runs, self.data, self.name):
+            begin_part(search_share, search_share + train_share)
+            self._train(search, slot, scoring_share=1 - search_share - train_share)
+        begin_part(search_share + train_share, 1.0)
+        for run in runs_of(paths.runs, self.data, self.name):
+            evaluate_run(request.config, self.data, run, slot, request.forces("evaluate"))
+        console.end_task()
+
+    def help_search(self, number: int) -> None:
+        """Take part in its search, which another process runs."""
+        slot = self.turn.begin() if self.turn else None
+        search = self._make_search()
+        share = self._plan_shares(search, slot.length if slot else None)[0]
+        search = replace(search, slot=slot and slot.next_part(share), worker=number)
+        search_backbone(search, self.data.training, self.request.paths.features)
+
+    def describe(self) -> str:
+        """Return what will happen, and the time that it has."""
+        search = self._make_search()
+        parts = []
+        if self.request.wants("search") and search.rounds:
+            rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
+            parts.append(f"search of {', '.join(rounds)} trials")
+        elif self.request.wants("search"):
+            parts.append("no search")
+        parts += self._describe_lengths(search)
+        title = get_backbone(self.name).title
+        return f"{title}, {self.weights.origin} weights: {', '.join(parts)}"
+
+    def _describe_lengths(self, search: Search) -> list[str]:
+        if self.turn:
+            planned = self.turn.planned_seconds
+            search_share, train_share = self._plan_shares(search, planned)
+            times = {"searching": search_share, "training": train_share}
+            times["scoring"] = 1 - search_share - train_share
+            return [
+                f"{describe_seconds(share * planned)} of {what}"
+                for what, share in times.items()
+                if share
+            ]
+        training = self.request.config.training
+        if not self.weights.is_pretrained:
+            return [f"{training.frozen_epochs + training.fine_tuning_epochs} epochs"]
+        return [
+            f"{training.frozen_epochs} epochs with a frozen backbone",
+            f"{training.fine_tuning_epochs} of fine-tuning",
+        ]
+
+    def _train(self, search: Search, slot: Slot | None, scoring_share: float) -> None:
+        request, found = self.request, read_best(search)
+        say(f"{self.name}: {'the best settings of its search' if found else 'settings as given'}")
+        own = with_settings(request.config, {"model.backbone": self.name, **found})
+        time_for = None
+        if slot is not None and self.turn is not None and request.budget_seconds is not None:
+            scoring = scoring_share * slot.length
+            training = Slot(time.time(), slot.end - scoring)
+            time_for = TrainingTime(training, self.turn.deadline - scoring, request.budget_seconds)
+        runs, force = request.paths.runs, request.forces("train")
+        train_run(own, self.data, self.weights, runs, time_for, force)
+        if self.compared:
+            changes = {"model.backbone": self.name, **self.compared}
+            other = with_settings(request.config, changes)
+            say(f"{self.name}: the recipe '{other.recipe}', for comparison")
+            train_run(other, self.data, self.weights, runs, None, force)
+
+    def _make_search(self) -> Search:
+        training, folder = self.data.training, self.request.paths.studies
+        folder.mkdir(parents=True, exist_ok=True)
+        return Search(
+            config=with_settings(self.request.config, {"model.backbone": self.name}),
+            weights=self.weights,
+            folder=folder,
+            data={"splits": self.data.fingerprint, "training images": len(training.labels)},
+            backend=keras.config.backend(),
+            side=max(training.images.shape[1:3]),
+            storage=self.request.storage,
+            fixed=self.request.fixed_keys,
+        )
+
+    def _plan_shares(self, search: Search, seconds: float | None) -> tuple[float, float]:
+        """Return the shares of its time for searching and training; scoring has the rest.
+
+        seconds: the length of its slot. Without one the shares only serve the status line, and are
+        estimated from how many images pass the network: with gradients 1 each, a third without.
+        """
+        config, searches = self.request.config, self.request.wants("search")
+        if seconds is not None:
+            scoring = min(MOST_SCORING, max(SCORING_SHARE, SCORING_SECONDS / max(1.0, seconds)))
+            searching = (1 - scoring) * config.search.share if searches else 0.0
+            return searching, 1 - scoring - searching
+        searching = sum(map(search.count_passes, search.rounds)) if searches else 0.0
+        epochs = config.training.fine_tuning_epochs + config.training.frozen_epochs / 3
+        training = epochs * len(self.data.training.labels)
+        steps = plan_steps(config.training.select_by, config.evaluation.tta_views)
+        scoring = sum(step.views for step in steps) * len(self.data.test.labels) / 3
+        total = searching + training + scoring
+        return searching / total, training / total
+
+
+def plan_tasks(
+    request: Request,
+    data: PreparedData,
+    weights: Mapping[str, Weights],
+    turns: Mapping[str, Turn],
+    folder: Path,
+) -> dict[str, BackboneTask]:
+    """Return the task of each backbone that has a turn, of all where there is no time budget.
+
+    folder: where they tell their progress. In the demo the cheapest pretrained backbone is trained
+    by the baseline's recipe, too.
+    """
+    tasks = {
+        name: BackboneTask(
+            request, data, name, weights[name], turns.get(name), folder / f"{name}.json"
+        )
+        for name in request.backbones
+        if name in turns or request.budget_seconds is None
+    }
+    pretrained = [name for name in tasks if weights[name].is_pretrained]
+    if request.is_demo and request.wants("search") and not turns and pretrained:
+        name = min(pretrained, key=lambda name: get_backbone(name).cost)
+        tasks[name] = replace(tasks[name], compared=_baseline_recipe(request))
+    return tasks
+
+
+def _baseline_recipe(request: Request) -> dict[str, Any]:
+    """Return the baseline's settings, on the same splits and with as many epochs and images."""
+    kept = ("split.balance_to", "training.frozen_epochs", "training.fine_tuning_epochs")
+    return {
+        key: value
+        for key, value in PRESETS["baseline"].items()
+        if key not in kept and key not in request.fixed_keys
+    }
