@@ -1,5 +1,6 @@
 """The containers of arrays that stages hand to one another."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -7,17 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from competition.common.files import digest, map_array, read_json
+from competition.common.files import digest, map_array, read_json, reading
 from competition.distortion.profiles import TABLES
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images (n, h, w, 3) uint8 RGB, their labels (n,) int64 in 0..K-1 and the K class names."""
+    """Images (n, h, w, 3) uint8 RGB, their labels (n,) int64 in 0..K-1 and the K class names.
+
+    unreadable: by index, why an image could not be read; it is black, and no split may have it.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    unreadable: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,6 +123,16 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.eye(num_classes, dtype=np.float32)[labels]
 
 
+PREPARED_SHAPE = {
+    "class_names": [str],
+    "fingerprint": str,
+    "versions": [str],
+    "selected": int,
+    "distortion": str,
+    "selection": str,
+}
+
+
 @dataclass(frozen=True)
 class ScoredSet:
     """Images that are scored.
@@ -158,36 +173,43 @@ class PreparedData:
 
 
 def load_prepared(folder: Path) -> PreparedData:
-    """Map the arrays that `prepare` left in `folder`."""
-    facts = read_json(folder / "prepared.json")
-    validation = _map_scored_set(folder, "validation", facts["versions"])
-    selected = map_array(folder / "validation_images.npy")[: facts["selected"]]
-    training = TrainingData(
-        images=map_array(folder / "train_images.npy"),
-        labels=map_array(folder / "train_labels.npy"),
-        validation_images=selected.reshape(-1, *selected.shape[2:]),
-        validation_labels=np.tile(validation.labels, len(selected)),
-        num_classes=len(facts["class_names"]),
-    )
-    return PreparedData(
-        folder,
-        training,
-        validation,
-        test=_map_scored_set(folder, "test", facts["versions"]),
-        class_names=tuple(facts["class_names"]),
-        fingerprint=facts["fingerprint"],
-        distortion_hash=facts["distortion"],
-        selection_hash=facts["selection"],
-    )
+    """Map the arrays that `prepare` left in `folder`; raises DamagedFileError."""
+    marker = folder / "prepared.json"
+    facts = read_json(marker, PREPARED_SHAPE)
+    with reading(marker):
+        validation = _map_scored_set(folder, "validation", facts["versions"])
+        images = validation.versions["clean"]
+        selected = map_array(folder / "validation_images.npy")[: facts["selected"]]
+        labels = map_array(folder / "train_labels.npy", (None,))
+        training = TrainingData(
+            images=map_array(folder / "train_images.npy", (len(labels), *images.shape[1:])),
+            labels=labels,
+            validation_images=selected.reshape(-1, *selected.shape[2:]),
+            validation_labels=np.tile(validation.labels, len(selected)),
+            num_classes=len(facts["class_names"]),
+        )
+        return PreparedData(
+            folder,
+            training,
+            validation,
+            test=_map_scored_set(folder, "test", facts["versions"]),
+            class_names=tuple(facts["class_names"]),
+            fingerprint=facts["fingerprint"],
+            distortion_hash=facts["distortion"],
+            selection_hash=facts["selection"],
+        )
 
 
 def _map_scored_set(folder: Path, name: str, versions: list[str]) -> ScoredSet:
-    images = map_array(folder / f"{name}_images.npy")
-    families = map_array(folder / f"{name}_families.npy")
+    labels = np.array(map_array(folder / f"{name}_labels.npy", (None,)))
+    count = len(labels)
+    shape = len(versions), count, None, None, 3
+    images = map_array(folder / f"{name}_images.npy", shape)
+    families = map_array(folder / f"{name}_families.npy", (len(TABLES), count))
     return ScoredSet(
         name,
         versions=dict(zip(versions, images, strict=True)),
-        labels=np.array(map_array(folder / f"{name}_labels.npy")),
-        surely_wrong=np.array(map_array(folder / f"{name}_surely_wrong.npy")),
+        labels=labels,
+        surely_wrong=np.array(map_array(folder / f"{name}_surely_wrong.npy", (count,))),
         families=dict(zip(TABLES, families, strict=True)),
     )

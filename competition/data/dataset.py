@@ -1,19 +1,21 @@
 """Reading labelled images from an .npz or from files in a folder, every check before long work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from competition.common.console import progress
+from competition.common.console import progress, say
 from competition.common.errors import UserError
 from competition.common.files import require_readable
 from competition.config import DataConfig
 from competition.data.archive import ACCEPTED, MINIMUM_PER_CLASS, read_archive
 from competition.data.arrays import Dataset
-from competition.data.folder import TABLE_SUFFIXES, list_images, make_square, read_images
+from competition.data.folder import list_images
+from competition.data.images import make_square, read_images, refuse_unreadable
+from competition.data.table import TABLE_SUFFIXES
 
 CLASS_NAMES = (
     "basophil",
@@ -32,12 +34,13 @@ class _Source:
     """The labelled images of a path, before they are decoded or resized.
 
     labels: (n,) int64, or None. class_names: empty where the labels are numbers without names.
-    read: returns the images (m, h, w, 3) uint8, m being `config.limit` at most.
+    read: returns the images (m, h, w, 3) uint8, m being `config.limit` at most, and why some could
+    not be read, by index.
     """
 
     labels: np.ndarray | None
     class_names: tuple[str, ...]
-    read: Callable[[], np.ndarray]
+    read: Callable[[], tuple[np.ndarray, Mapping[int, str]]]
 
 
 def load_dataset(path: Path, config: DataConfig) -> Dataset:
@@ -47,7 +50,7 @@ def load_dataset(path: Path, config: DataConfig) -> Dataset:
     - An .npz with `images` (n, h, w, 3) uint8 and `labels` (n,) or (n, 1).
     - MedMNIST's .npz, whose train and val splits are joined; `load_test` reads its test split. Grey
       images become three equal channels.
-    - PNG, JPEG, BMP or TIFF files as `list_images` finds them.
+    - Image files as `list_images` finds them; up to a share `config.unreadable` may be unreadable.
     Files, and arrays whose images are not square, are brought to `config.size` as `config.resize`
     says. `config.limit` keeps the first images.
     """
@@ -57,7 +60,11 @@ def load_dataset(path: Path, config: DataConfig) -> Dataset:
     class_names = source.class_names or _number_classes(path, source.labels)
     labels = source.labels[: config.limit or None]
     _check_counts(path, labels, class_names, config.limit)
-    return Dataset(source.read(), labels, class_names)
+    images, unreadable = source.read()
+    refuse_unreadable(unreadable, len(images), config.unreadable)
+    if unreadable:
+        say(f"{len(unreadable)} files cannot be read and are LEFT OUT; issues.csv names them.")
+    return Dataset(images, labels, class_names, unreadable)
 
 
 def load_test(
@@ -65,20 +72,21 @@ def load_test(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read images to be scored (n, h, w, 3) uint8, and their labels (n,) int64 or None.
 
-    The layouts and checks are those of `load_dataset`, with four exceptions. Labels are optional, a
-    class may be missing, MedMNIST's test split is read, and a folder may hold the images itself.
+    The layouts and checks are those of `load_dataset`, with five exceptions. Labels are optional, a
+    class may be missing, MedMNIST's test split is read, a folder may hold the images itself, and
+    each must be readable.
     class_names: of the training data; they number class folders and bound the labels.
     """
     source = _open(path, config, ("test",), class_names)
     labels = source.labels
-    if labels is None:
-        return source.read(), None
-    if class_names and labels.max() >= len(class_names):
+    if labels is not None and class_names and labels.max() >= len(class_names):
         raise UserError(
             f"{path} has a label {labels.max()}, and the training data has the classes 0 to "
             f"{len(class_names) - 1}; number both in the same way."
         )
-    return source.read(), labels[: config.limit or None]
+    images, unreadable = source.read()
+    refuse_unreadable(unreadable, len(images), share=0)
+    return images, None if labels is None else labels[: len(images)]
 
 
 def _open(
@@ -89,16 +97,17 @@ def _open(
         raise UserError(f"There is no {path}; give the path of {ACCEPTED}.")
     limit = config.limit or None
     if require_readable(path).is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
-        files, labels, names = list_images(path, config, class_names)
-        return _Source(labels, names, lambda: read_images(files[:limit], config))
-    images, labels = read_archive(path, subsets)
+        found = list_images(path, config, class_names)
+        files = found.files[:limit]
+        return _Source(found.labels, found.class_names, lambda: read_images(files, config))
+    images, labels = read_archive(path, subsets, config.limit)
     are_blood_cells = (
         labels is not None
         and np.array_equal(np.unique(labels), np.arange(len(CLASS_NAMES)))
         and not _is_grey(images)
     )
     names = CLASS_NAMES if are_blood_cells else ()
-    return _Source(labels, names, lambda: _make_all_square(images[:limit], config))
+    return _Source(labels, names, lambda: (_make_all_square(images, config), {}))
 
 
 def _is_grey(images: np.ndarray) -> bool:

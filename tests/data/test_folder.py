@@ -10,7 +10,7 @@ from PIL import Image
 from competition.common.errors import UserError
 from competition.config import DataConfig
 from competition.data.dataset import load_dataset, load_test
-from competition.data.folder import make_square, read_images
+from competition.data.images import make_square, read_images
 
 CONFIG = DataConfig(size=16)
 NAMES = tuple(f"{index}.png" for index in range(8))
@@ -138,7 +138,7 @@ BAD_TABLES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "no rows": (table_of(""), ["has no rows", "one line for each image"]),
     "an empty file": (table_of("", header=" "), ["has no rows"]),
     "no file column": (
-        table_of("0,1", "slide,label\n"),
+        table_of("x,1", "slide,label\n"),
         ["columns slide, label", "set data.file_column=NAME"],
     ),
     "no label column": (
@@ -249,7 +249,8 @@ def test_images_of_mixed_sizes_are_read_in_their_order(tmp_path: Path) -> None:
     files = [tmp_path / f"{index}.png" for index in range(100)]
     for index, file in enumerate(files):
         Image.new("RGB", (8 + index % 7, 30 - index % 11), (2 * index, index, 0)).save(file)
-    images = read_images(files, DataConfig(size=16, resize="pad"))
+    images, unreadable = read_images(files, DataConfig(size=16, resize="pad"))
+    assert unreadable == {}
     np.testing.assert_array_equal(
         images, np.tile([(2 * i, i, 0) for i in range(100)], 256).reshape(100, 16, 16, 3)
     )
