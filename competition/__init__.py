@@ -1,1 +1,3 @@
 """A harness for blood cell competitions: from a noisy training file to a verified zip."""
+
+from competition.api import run as run

@@ -17,7 +17,9 @@ from competition.common.errors import UserError
 from competition.common.files import read_json, replacing
 from competition.config import Config, DataConfig, with_settings
 from competition.data.dataset import load_test
-from competition.data.folder import TABLE_SUFFIXES, list_unlabelled, read_images
+from competition.data.folder import list_unlabelled
+from competition.data.images import read_images, refuse_unreadable
+from competition.data.table import TABLE_SUFFIXES
 from competition.networks.submission_model import Model
 
 BLOCK = 1024  # images per step of the progress bar
@@ -231,9 +233,14 @@ def _read_questions(
     if sample:
         order = _match_ids(sample, names, source)
         files, names = [files[index] for index in order], [names[index] for index in order]
-    unreadable: list[Path] = []
-    images = read_images(files, config, unreadable if skip_unreadable else None)
-    return Questions(names, images, np.array([file in unreadable for file in files]))
+    images, unreadable = read_images(files, config)
+    if not skip_unreadable:
+        try:
+            refuse_unreadable(unreadable, len(files), share=0)
+        except UserError as error:
+            hint = "--skip-unreadable answers such images with the commonest class"
+            raise UserError(f"{str(error).removesuffix('.')}; {hint}.") from error
+    return Questions(names, images, np.isin(np.arange(len(files)), list(unreadable)))
 
 
 def _match_ids(sample: Sample, names: list[str], source: Path) -> list[int]:
