@@ -27,9 +27,11 @@ from competition.common.console import say, timed
 from competition.common.figures import draw_contact_sheet, draw_map
 from competition.common.files import (
     digest,
+    if_intact,
     mark_done,
     read_arrays,
     read_json,
+    reading,
     up_to_date,
     write_arrays,
 )
@@ -37,7 +39,8 @@ from competition.config import Config
 from competition.data.arrays import CleanedData, Dataset
 
 # Enters the hash of the stage: raise it with every change of the findings.
-CLEANING_VERSION = 7
+CLEANING_VERSION = 8
+CLEANED_ARRAYS = ("keep", "groups", "labels", "training_labels")  # (n,) each
 MOST_ON_SHEET = 600  # images on the sheet of dropped ones
 
 
@@ -58,10 +61,11 @@ def clean(
     report = folder / paths.REPORT
     inputs = cleaning_inputs(dataset, folder, config, weights)
     if up_to_date(marker, inputs, force or not arrays.is_file()):
-        say(f"done already ({report} shows it); --clean --force redoes it.")
-        known = read_arrays(arrays)
-        dataset = dataset.with_labels(known.pop("labels"))
-        return CleanedData(dataset, **known)
+        known = if_intact(read_arrays, arrays, dict.fromkeys(CLEANED_ARRAYS, dataset.labels.shape))
+        if known is not None:
+            say(f"done already ({report} shows it); --clean --force redoes it.")
+            dataset = dataset.with_labels(known.pop("labels"))
+            return CleanedData(dataset, **known)
     overrides = read_overrides(folder / paths.OVERRIDES, dataset)
     marker.unlink(missing_ok=True)
     found, coordinates, groups = _find(dataset, folder, config, weights, force)
@@ -101,7 +105,7 @@ def cleaning_inputs(dataset: Dataset, folder: Path, config: Config, weights: Pat
 
 
 def _finding_inputs(dataset: Dataset, config: Config, weights: Path | None) -> str:
-    settings = [CLEANING_VERSION, config.seed, asdict(config.cleaning)]
+    settings = [CLEANING_VERSION, config.seed, asdict(config.cleaning), sorted(dataset.unreadable)]
     return digest(dataset.fingerprint, settings, weights)
 
 
@@ -113,9 +117,9 @@ def _find(
     arrays = folder / paths.TSNE
     inputs = _finding_inputs(dataset, config, weights)
     if up_to_date(marker, inputs, force or not arrays.is_file()):
-        issues = [Issue(**row) for row in read_json(marker)["issues"]]
-        known = read_arrays(arrays)
-        return issues, known["coordinates"], known["groups"]
+        found = if_intact(_read_findings, marker, arrays, len(dataset.labels))
+        if found is not None:
+            return found
     marker.unlink(missing_ok=True)
     settings = config.cleaning
     with timed(f"embedding {len(dataset.images)} images"):
@@ -133,6 +137,16 @@ def _find(
     return issues, coordinates, groups
 
 
+def _read_findings(
+    marker: Path, arrays: Path, count: int
+) -> tuple[list[Issue], np.ndarray, np.ndarray]:
+    rows = read_json(marker, {"issues": [{"index": int}]})["issues"]
+    with reading(marker):
+        issues = [Issue(**row) for row in rows]
+    known = read_arrays(arrays, {"coordinates": (count, 2), "groups": (count,)})
+    return issues, known["coordinates"], known["groups"]
+
+
 def find_issues(
     dataset: Dataset, points: np.ndarray, coordinates: np.ndarray, config: Config
 ) -> tuple[list[Issue], np.ndarray]:
@@ -146,7 +160,14 @@ def find_issues(
     labels = dataset.labels
     settings = config.cleaning
     measures = measure_images(images, settings)
-    issues = find_faults(measures, settings)
+    issues = [
+        make_issue(index, "unreadable", reason=reason)
+        for index, reason in dataset.unreadable.items()
+    ]
+    faults = find_faults(measures, labels, settings)
+    issues += [issue for issue in faults if issue.index not in dataset.unreadable]
+    for label in np.unique([labels[issue.index] for issue in issues if issue.action == "keep"]):
+        say(f"Class '{dataset.class_names[label]}' looks faulty as a whole: it is KEPT.")
     sound = np.flatnonzero(find_kept(len(labels), issues))
     issues += find_non_cells(images, labels, points, coordinates, sound, settings)
     cells = find_kept(len(labels), issues)

@@ -109,7 +109,8 @@ def open_split(
     say(f"{len(images)} distorted images of the {scored.name} split")
     if on_test:
         path = paths.experiments / TEST_LOOKS
-        looks = read_json(path) if path.is_file() else {}
+        cure = "delete it; the looks at the test are counted from 0 then."
+        looks = read_json(path, {str: int}, cure) if path.is_file() else {}
         key = f"{asked.name} {digest(asked)}" if asked.is_file() else asked.name
         looks[key] = looks.get(key, 0) + 1
         write_json(path, looks)

@@ -13,12 +13,13 @@ import pandas as pd
 from competition.codabench.dry_run import Reference, dry_run, open_split
 from competition.common.console import headline, progress, say
 from competition.common.errors import CheckFailedError
-from competition.common.files import digest, read_json, replacing, write_json
+from competition.common.files import RUN_AGAIN, digest, if_intact, read_json, replacing, write_json
 from competition.config import Config, LimitsConfig
 from competition.data.arrays import PreparedData
 from competition.paths import GRADES, Paths
 
 SCORES = ("accuracy", "f1_macro", "f1_weighted", "duration")
+RESULT_SHAPE = {"reason": str, "peak_megabytes": float, **dict.fromkeys(SCORES, float)}
 COLUMNS = ["rank", "submission", *SCORES, "peak_megabytes", "reason"]
 
 
@@ -56,9 +57,13 @@ def grade_zips(
     rows = []
     for path in progress(zips, "  submissions", unit="zip"):
         known = results / f"{digest(path, data)}.json"
-        if force or not known.is_file():
-            write_json(known, _run_and_say(path, images, reference, limits))
-        rows.append({"submission": path.name} | read_json(known))
+        result = None
+        if known.is_file() and not force:
+            result = if_intact(read_json, known, RESULT_SHAPE, RUN_AGAIN, ())
+        if result is None:
+            result = _run_and_say(path, images, reference, limits)
+            write_json(known, result)
+        rows.append({"submission": path.name} | result)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table.sort_values(
         ["accuracy", "submission"], ascending=[False, True], ignore_index=True

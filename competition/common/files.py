@@ -120,9 +120,11 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 """Name of an array -> its shape, None for any length."""
 
 
-def read_arrays(path: Path, shapes: Shapes | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: Path, shapes: Shapes | None = None, cure: str = RUN_AGAIN
+) -> dict[str, np.ndarray]:
     """Read an .npz that holds at least the arrays of `shapes`; raises DamagedFileError."""
-    with reading(path):
+    with reading(path, cure):
         with path.open("rb") as stream, zipfile.ZipFile(stream):  # numpy would advise to unpickle
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:

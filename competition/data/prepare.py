@@ -8,6 +8,7 @@ from competition.common.console import timed
 from competition.common.figures import draw_contact_sheet
 from competition.common.files import (
     digest,
+    if_intact,
     mark_done,
     replacing,
     require_disk,
@@ -49,16 +50,22 @@ def prepare(cleaned: CleanedData, splits: Splits, config: Config, folder: Path) 
         versions,
         len(selected),
     )
-    if not up_to_date(marker, inputs):
+    known = if_intact(load_prepared, folder) if up_to_date(marker, inputs) else None
+    if known is None:
         marker.unlink(missing_ok=True)
         require_disk(folder, 50 + 3 * cleaned.dataset.images.nbytes // 2**20)
         with timed("preparing images for training and scoring"):
             _write_training(cleaned, splits, config, folder)
             validation = _cut_validation(cleaned, splits, config)
             hashes = {
-                "validation": _write_scored(validation, versions, 10 * config.seed + 1, folder),
+                "validation": _write_scored(
+                    validation, versions, distortion_seed("validation", config.seed), folder
+                ),
                 "test": _write_scored(
-                    _cut_test(cleaned, splits), versions, 10 * config.seed + 2, folder
+                    _cut_test(cleaned, splits),
+                    versions,
+                    distortion_seed("test", config.seed),
+                    folder,
                 ),
             }
             _draw_sheets(validation.versions["clean"], config.seed, folder.parent)
@@ -72,7 +79,13 @@ def prepare(cleaned: CleanedData, splits: Splits, config: Config, folder: Path) 
             distortion=digest(hashes),
             selection=digest({version: hashes["validation"][version] for version in selected}),
         )
-    return load_prepared(folder)
+        known = load_prepared(folder)
+    return known
+
+
+def distortion_seed(split: str, seed: int) -> int:
+    """Return the seed by which the images of `validation` or `test` are distorted."""
+    return 10 * seed + {"validation": 1, "test": 2}[split]
 
 
 def _write_training(cleaned: CleanedData, splits: Splits, config: Config, folder: Path) -> None:

@@ -12,6 +12,7 @@ from competition.common.errors import UserError
 from competition.common.figures import draw_class_balance
 from competition.common.files import (
     digest,
+    if_intact,
     mark_done,
     read_arrays,
     replacing,
@@ -34,8 +35,10 @@ def split(cleaned: CleanedData, folder: Path, config: Config, force: bool = Fals
     file = folder / paths.SPLITS
     inputs = split_inputs(cleaned, config)
     if up_to_date(marker, inputs, force or not file.is_file()):
-        say(f"done already ({file}); --split --force redoes it.")
-        return read_splits(file)
+        known = if_intact(read_splits, file)
+        if known is not None:
+            say(f"done already ({file}); --split --force redoes it.")
+            return known
     splits = make_splits(cleaned, config)
     table = count_classes(cleaned, splits)
     marker.unlink(missing_ok=True)  # it must not vouch for new files, should this run be cut off
@@ -63,10 +66,8 @@ def split_inputs(cleaned: CleanedData, config: Config) -> str:
 
 
 def read_splits(file: Path) -> Splits:
-    """Read the splits that `split` wrote; raises UserError where they are missing or broken."""
-    arrays = read_arrays(file)
-    if missing := {*SPLITS, "fingerprint"} - set(arrays):
-        raise UserError(f"{file} lacks '{min(missing)}'; delete it and run the stage again.")
+    """Read the splits that `split` wrote; raises DamagedFileError."""
+    arrays = read_arrays(file, {**dict.fromkeys(SPLITS, (None,)), "fingerprint": ()})
     indices = {name: arrays[name] for name in SPLITS}
     return Splits(**indices, fingerprint=str(arrays["fingerprint"]))
 

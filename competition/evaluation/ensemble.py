@@ -110,8 +110,11 @@ def _score(
     labels: dict[str, np.ndarray] = {}
     result: dict[str, Any] = {}
     for split in SPLITS:
-        stored = [read_arrays(member / name_predictions(split)) for member in members]
-        arrays = {name: stored[0][name] for name in ("labels", "wrong_labels")}
+        shapes = {"labels": (None,), "wrong_labels": (None,)}
+        cure = "score the run anew with --evaluate --force."
+        files = [member / name_predictions(split) for member in members]
+        stored = [read_arrays(file, shapes, cure) for file in files]
+        arrays = {name: stored[0][name] for name in shapes}
         labels[split] = arrays["labels"]
         versions = set.intersection(*map(set, stored)) - set(arrays)
         predictions = {}

@@ -21,6 +21,7 @@ from competition.common.console import progress, say, tell_progress
 from competition.common.errors import UserError
 from competition.common.files import (
     digest,
+    if_intact,
     map_array,
     mark_done,
     read_json,
@@ -88,7 +89,10 @@ def _is_whole(place: Path, inputs: str) -> bool:
     marker = place / "features.json"
     if not up_to_date(marker, inputs):
         return False
-    files = read_json(marker)["files"].items()
+    facts = if_intact(read_json, marker, {"files": {str: [int]}})
+    if facts is None:
+        return False
+    files = facts["files"].items()
     if all((place / name).is_file() and _stamp(place / name) == known for name, known in files):
         return True
     say(f"The cached features in {place} are damaged; they are computed anew.")

@@ -62,7 +62,11 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
 def read_best(search: Search) -> dict[str, Any]:
     """Return the settings that an earlier search of the same data and weights changed."""
     path = search.folder / f"{search.backbone}_best.json"
-    best: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    shape = {"settings": dict, "data": str, "weights": str, "select_by": str}
+    cure = "delete it, and --search again, which goes on with its trials."
+    best: dict[str, Any] = read_json(path, shape, cure)
     if not _list_facts(search).items() <= best.items():
         return {}
     return {key: value for key, value in best["settings"].items() if key not in search.fixed}

@@ -15,11 +15,11 @@ import numpy as np
 from competition.codabench.dry_run import Answers, run_ingestion
 from competition.common.console import say, timed
 from competition.common.errors import CheckFailedError, NotCheckedError
-from competition.common.files import read_json, replacing, write_json
+from competition.common.files import replacing, write_json
 from competition.config import Config, LimitsConfig, SubmissionConfig
 from competition.networks import submission_model
 from competition.networks.submission_model import Model, predict_views
-from competition.paths import CONFIG, PACKAGE, WEIGHTS
+from competition.paths import PACKAGE, WEIGHTS
 from competition.submission.server_limits import (
     describe_usage,
     estimate_usage,
@@ -27,7 +27,7 @@ from competition.submission.server_limits import (
     require_usage,
 )
 from competition.submission.server_versions import cache_folder, server_python
-from competition.training.runs import load_run
+from competition.training.runs import load_run, read_config
 
 TOLERANCE = 1e-4  # by which a probability may differ between here and the server
 # Images that a zip is tried on. A fault of packaging shows on the first of them; two batches of the
@@ -117,7 +117,7 @@ def write_submission(
     copy = round_weights if config.float16 else shutil.copy
     networks = []
     for member in members:
-        facts = read_json(member / CONFIG)
+        facts = read_config(member, "network", "class_names")
         weights = f"{member.name}.weights.h5"
         copy(member / WEIGHTS, folder / weights)
         networks.append({"network": facts["network"], "weights": weights})
