@@ -33,10 +33,10 @@ def run(
     a check that could not be made, are warnings. A script calls this below
     `if __name__ == "__main__":`, since backbones train in processes of their own.
     """
+    from competition.command_line import ACTIONS, build_parser
     from competition.common.console import quiet_import
     from competition.common.errors import NotCheckedError, UserError, WorthlessError
     from competition.request import read_request
-    from run import ACTIONS, build_parser
 
     given = {"data": data, "search": search, "time_budget": time_budget, **options}
     if not any(given.get(name) for name in ACTIONS):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "competition"
 ORDER = (
     "common", "paths", "backbones", "config", "time_budget", "distortion", "demo", "data",
     "networks", "augmentation", "cleaning", "codabench", "training", "evaluation", "search",
-    "submission", "request", "backbone_task", "status", "pipeline", "api",
+    "submission", "request", "backbone_task", "status", "pipeline", "command_line", "api",
 )  # fmt: skip
 MODULES = sorted(
     ".".join(file.relative_to(PACKAGE).with_suffix("").parts)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import run
+from competition import command_line
 from competition.common.errors import UserError
 from competition.common.settings import flatten, list_fields
 from competition.config import (
@@ -166,7 +166,7 @@ def test_the_table_shows_defaults_bounds_and_choices_by_section_in_100_columns()
 def test_the_driver_prints_the_table_and_does_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run.main(["--settings"]) == 0
+    assert command_line.main(["--settings"]) == 0
     assert capsys.readouterr().out == describe_settings() + "\n"
 
 

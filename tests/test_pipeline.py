@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import run
-from competition import backbone_task
+from competition import backbone_task, command_line
 from competition.common.errors import NotCheckedError, TrialFailedError
 from competition.config import Config
 from tests.factories import draw_blobs
@@ -63,7 +62,7 @@ sys.exit(code)
 
 
 def call(workdir: Path, *arguments: str) -> int:
-    return run.main([*arguments, "--workdir", str(workdir), *TINY, *QUICK])
+    return command_line.main([*arguments, "--workdir", str(workdir), *TINY, *QUICK])
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +329,10 @@ def test_what_is_no_better_than_chance_is_packaged_with_a_warning_and_exit_code_
 ) -> None:
     arguments = ["--train", "--package", "--data", str(blobs_path), "--workdir", str(tmp_path)]
     hopeless = ["--set", "training.head_learning_rate=1e-8", "--set", "training.frozen_epochs=0"]
-    assert run.main([*arguments, *TINY, *hopeless, "--set", "training.fine_tuning_epochs=1"]) == 4
+    assert (
+        command_line.main([*arguments, *TINY, *hopeless, "--set", "training.fine_tuning_epochs=1"])
+        == 4
+    )
     assert "IS WORTH NOTHING" in capsys.readouterr().err
     assert (tmp_path / "submissions/blobs/tiny_cnn_001.zip").is_file()
 

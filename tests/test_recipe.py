@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import run
+from competition.command_line import build_parser
 from competition.common.errors import UserError
 from competition.common.files import write_json
 from competition.common.settings import flatten
@@ -30,7 +30,7 @@ def workdir(tmp_path: Path) -> Path:
 
 def read(workdir: Path, *arguments: str) -> Request:
     options = [*arguments, "--data", str(workdir / "cells.npz"), "--workdir", str(workdir)]
-    return read_request(run.build_parser().parse_args(options))
+    return read_request(build_parser().parse_args(options))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_sample_and_a_run_are_told_apart_by_their_suffix(workdir: Path) -> Non
 def test_a_zip_alone_needs_no_data_and_answers_in_its_own_folder(tmp_path: Path) -> None:
     zip_path = tmp_path / "submissions" / "cells" / "custom_cnn_003.zip"
     given = ["--predict", str(tmp_path), "--from", str(zip_path), "--workdir", str(tmp_path)]
-    request = read_request(run.build_parser().parse_args(given))
+    request = read_request(build_parser().parse_args(given))
     assert not request.stages
     assert not request.is_demo
     assert request.paths.name == "cells"

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import run
+from competition.command_line import build_parser
 from competition.common.errors import UserError
 from competition.config import PRESETS, Config
 from competition.request import STAGES, Request, parse_duration, read_request, with_final
 
 
 def read(*arguments: str, workdir: Path = Path("/nowhere")) -> Request:
-    return read_request(run.build_parser().parse_args([*arguments, "--workdir", str(workdir)]))
+    return read_request(build_parser().parse_args([*arguments, "--workdir", str(workdir)]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-import run
+from competition import command_line
 from competition.common.errors import (
     CheckFailedError,
     NotCheckedError,
@@ -43,7 +43,7 @@ def call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
 
     def call(*arguments: str) -> str:
         before = listing(tmp_path)
-        assert run.main([*arguments, "--workdir", str(tmp_path)]) == 2
+        assert command_line.main([*arguments, "--workdir", str(tmp_path)]) == 2
         assert listing(tmp_path) == before
         error = capsys.readouterr().err
         assert error.startswith("error: ")
@@ -62,7 +62,8 @@ def write_data(path: Path, **changes: object) -> str:
 def test_help_loads_neither_keras_nor_pandas() -> None:
     slow = "{'keras', 'pandas', 'optuna', 'tensorflow', 'sklearn', 'matplotlib'}"
     program = (
-        "import sys, run; run.build_parser().format_help(); "
+        "import sys; from competition import command_line; "
+        "command_line.build_parser().format_help(); "
         f"print(sorted({slow} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -75,15 +76,15 @@ def test_no_option_says_where_things_stand_and_options_without_a_stage_are_a_mis
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run.main([]) == 0
+    assert command_line.main([]) == 0
     assert "python run.py --search" in capsys.readouterr().out
-    assert run.main(["--seed", "1"]) == 2
+    assert command_line.main(["--seed", "1"]) == 2
     assert "name a stage" in capsys.readouterr().out
 
 
 def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run.main(["--serach"])
+        command_line.main(["--serach"])
     assert stop.value.code == 2
     assert "Unknown argument '--serach'; did you mean '--search'?" in capsys.readouterr().err
 
@@ -91,7 +92,7 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("text", ["", "fast", "-3m", "0", "90x"])
 def test_a_bad_duration_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run.main(["--search", f"--time-budget={text}"])
+        command_line.main(["--search", f"--time-budget={text}"])
     assert stop.value.code == 2
     assert "expected a duration as 90m, 1.5h or 600s" in capsys.readouterr().err
 
@@ -223,7 +224,10 @@ def test_a_disk_that_fills_up_on_the_way_gets_one_sentence(
     data = write_data(tmp_path / "good.npz")
     monkeypatch.setattr("competition.pipeline.clean", fill)
     assert (
-        run.main(["--clean", "--data", data, "--workdir", str(tmp_path), "--weights", "none"]) == 1
+        command_line.main(
+            ["--clean", "--data", data, "--workdir", str(tmp_path), "--weights", "none"]
+        )
+        == 1
     )
     error = capsys.readouterr().err
     assert "No space left on device" in error
@@ -254,7 +258,7 @@ def test_the_exit_code_and_one_sentence_tell_how_it_ended(
             raise error
 
     monkeypatch.setattr("competition.pipeline.run", end)
-    assert run.main(["--leaderboard"]) == code
+    assert command_line.main(["--leaderboard"]) == code
     told = capsys.readouterr().err.strip()
     assert told.startswith(sentence)
     assert "\n" not in told
@@ -266,4 +270,4 @@ def test_an_error_in_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("competition.pipeline.run", stumble)
     with pytest.raises(ZeroDivisionError):
-        run.main(["--leaderboard"])
+        command_line.main(["--leaderboard"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import run
+from competition import command_line
 from competition.cleaning import clean as cleaning
 from competition.cleaning.clean import clean, cleaning_inputs
 from competition.cleaning.issues import Issue, apply_overrides, make_issue, read_overrides
@@ -181,11 +181,11 @@ def test_a_relabelled_image_reaches_the_splits_and_another_relabelling_makes_oth
     source, folder = tmp_path / "cells.npz", tmp_path / "data" / "cells"
     np.savez(source, images=dataset.images, labels=dataset.labels)
     command = ["--split", "--data", str(source), "--workdir", str(tmp_path), "--weights", "none"]
-    assert run.main(command) == 0
+    assert command_line.main(command) == 0
     before = read_arrays(folder / "splits.npz")
     assert (folder / "balance.csv").read_text().splitlines()[1].split(",")[1:3] == ["20", "20"]
     write(folder, HEADER + "1,relabel,0\n4,relabel,0\n")
-    assert run.main(command) == 0
+    assert command_line.main(command) == 0
     after = read_arrays(folder / "splits.npz")
     assert after["fingerprint"] != before["fingerprint"]
     assert (folder / "balance.csv").read_text().splitlines()[1].split(",")[1:3] == ["22", "22"]

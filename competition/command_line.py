@@ -1,0 +1,170 @@
+"""The options of the command line, and how its call ends: an exit code and one sentence."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from competition.backbones import COMPARED
+from competition.common.console import quiet_import
+from competition.common.errors import NotCheckedError, UserError, WorthlessError, unknown
+from competition.config import PRESETS, describe_settings
+from competition.request import SERVER_ACTIONS, STAGES, parse_duration, read_request
+
+DESCRIPTION = "python run.py --search goes from the training file to a verified submission."
+EPILOG = """
+stages: --search does everything, from cleaning to the leaderboard; each other flag does that stage
+and whatever it needs that is missing or stale. With no data of your own, a demo competition is
+drawn and played. With no option at all: where things stand.
+Exit codes: 0 all done, 1 the file system failed, 2 a mistake or a failed check,
+3 done but --check-server could not check, 4 done but no better than chance, 130 stopped.
+
+  python run.py --search --data training_set.npz --time-budget 90m
+  python run.py --train --backbone mobilenetv3large --set training.fine_tuning_learning_rate=3e-4
+"""
+ACTIONS = ("record", "ensemble", "predict", *STAGES, *SERVER_ACTIONS)
+STAGE_HELP = {
+    "clean": "flag copies, broken images, non-cells and wrong labels",
+    "split": "cut into training, validation and test",
+    "search": "THE MAIN JOB: clean, split, search, train, evaluate, package, leaderboard",
+    "train": "train with the best settings found so far",
+    "evaluate": "score the trained runs that are not scored yet",
+    "package": "write and verify the submission of the best run",
+    "leaderboard": "compare all runs",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser; building it loads neither Keras nor pandas."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=layout, allow_abbrev=False
+    )
+    _add_stages(parser.add_argument_group("stages").add_argument)
+    _add_answers(parser.add_argument_group("answers as a CSV").add_argument)
+    _add_server(parser.add_argument_group("the server at home").add_argument)
+    _add_data(parser.add_argument_group("data").add_argument)
+    _add_work(parser.add_argument_group("work").add_argument)
+    return parser
+
+
+def _add_stages(add: Any) -> None:
+    for stage in STAGES:
+        add(f"--{stage}", action="store_true", help=STAGE_HELP[stage])
+    add("--ensemble", nargs="+", metavar="RUN", help="package the average of these runs")
+    score = ("RUN", "SCORE")
+    add("--record", nargs=2, metavar=score, help="keep the public score of a run, as 0.82")
+    add("--settings", action="store_true", help="list all settings for --set, and exit")
+
+
+def _add_answers(add: Any) -> None:
+    source = "answer an .npz, a folder of images or a CSV that names them: submissions/<name>/*.csv"
+    add("--predict", type=Path, metavar="PATH", help=source)
+    add("--from", dest="from_zip", type=Path, metavar="ZIP", help="by this packaged zip alone")
+    like = (
+        "a sample submission: the answers take its columns and order; a run: --train and --search "
+        "begin with its settings"
+    )
+    add("--like", action="append", default=[], metavar="SAMPLE.csv|RUN", help=like)
+    skip = "an image that cannot be read is answered with the commonest class"
+    add("--skip-unreadable", action="store_true", help=skip)
+
+
+def _add_server(add: Any) -> None:
+    add("--dry-run", type=Path, metavar="ZIP", help="run a zip as the server does, and score it")
+    add("--grade", type=Path, metavar="FOLDER", help="run all zips of a folder into one table")
+    add("--on-test", action="store_true", help="with these two: the test split, looks are counted")
+    add("--bundle", action="store_true", help="write the whole competition as a Codabench bundle")
+    versions = "with --package: try the zip under tensorflow==2.17.0,keras==3.4.1"
+    add("--check-server", metavar="VERSIONS", help=versions)
+
+
+def _add_data(add: Any) -> None:
+    path = (
+        ".npz, folder of class folders, CSV of labels, or bloodmnist[:64|128|224], which is "
+        "downloaded (default: data/training_set.npz, else the demo)"
+    )
+    add("--data", type=Path, metavar="PATH|NAME", help=path)
+    add("--name", help="name of the data set's folders (default: from --data)")
+    folders = "where data/, experiments/ and submissions/ lie (default: here)"
+    add("--workdir", type=Path, default=Path(), help=folders)
+    add("--weights", help="auto, imagenet, none, a folder or a file (default: auto)")
+
+
+def _add_work(add: Any) -> None:
+    compared = f"repeatable (default: {', '.join(COMPARED)})"
+    add("--backbone", action="append", metavar="NAME", help=compared)
+    final = "backbone that is packaged (default: mobilenetv3large if pretrained, else best)"
+    add("--final", metavar="NAME|best", help=final)
+    add("--trials", type=int, help="trials of each search's first round (default: 100)")
+    budget = "the time for everything: searches and trainings end when their share is over"
+    add("--time-budget", type=parse_duration, metavar="90m", help=budget)
+    workers = "processes at once (default: one per core without a GPU, else one)"
+    add("--workers", type=int, metavar="N", help=workers)
+    add("--folds", type=int, default=0, metavar="K", help="train the packaged run on K folds, too")
+    add("--preset", choices=sorted(PRESETS), help="a whole recipe")
+    file = "settings from a TOML file, as settings.toml beside each run"
+    add("--config", type=Path, metavar="FILE.toml", help=file)
+    setting = "one setting, as training.batch_size=16"
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
+    select_by = (
+        "versions of validation that decide, of clean, revealed, microscope, unseen "
+        "(default: clean+revealed)"
+    )
+    add("--select-by", metavar="NAMES", help=select_by)
+    add("--seed", type=int, help="of everything that is drawn (default: 0)")
+    storage = "an Optuna storage URL that other hosts may share (default: SQLite in experiments/)"
+    add("--storage", metavar="URL", help=storage)
+    add("--force", action="store_true", help="redo the named stages")
+    add("--quiet", action="store_true", help="print the result alone; log.txt has all")
+    add("--json", action="store_true", help="print the result alone, as one JSON object")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code. A user's mistake gives one sentence."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        actions = [flag for action in parser._actions for flag in action.option_strings]
+        parser.error(unknown("argument", rest[0], [name for name in actions if name[:2] == "--"]))
+    if options.settings:
+        print(describe_settings())
+        return 0
+    if not any(getattr(options, name) for name in ACTIONS):
+        return _show_status(options, given=sys.argv[1:] if arguments is None else arguments)
+    try:
+        request = read_request(options)
+        with quiet_import():
+            from competition.pipeline import run
+        run(request)
+    except UserError as error:
+        return _tell(f"error: {error}", 2)
+    except NotCheckedError as error:
+        return _tell(f"server versions: NOT CHECKED ({error})", 3)
+    except WorthlessError as error:
+        return _tell(str(error), 4)
+    except OSError as error:
+        return _tell(
+            f"error: {error.filename or 'the file system'}: {error.strerror or error}; "
+            "mend that and run the same command again, it goes on from here.",
+            1,
+        )
+    except KeyboardInterrupt:
+        return _tell("\nStopped. The same command goes on from here.", 130)
+    return 0
+
+
+def _show_status(options: argparse.Namespace, given: list[str]) -> int:
+    """Print where things stand; options without a stage are a mistake."""
+    with quiet_import():
+        from competition.status import describe_status
+    print(describe_status(options.workdir))
+    if given and not given[0].startswith("--workdir"):
+        print("\nNothing was done: name a stage. The main job is  python run.py --search")
+        return 2
+    return 0
+
+
+def _tell(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
