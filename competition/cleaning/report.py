@@ -1,8 +1,6 @@
 """The cleaning report: one HTML file with a map, galleries of issues and the class balance."""
 
-import base64
 import html
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -10,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from competition.cleaning.issues import ACTIONS, KINDS, Issue
+from competition.common.figures import draw_sheets
 from competition.common.files import write_text
 from competition.config import Config, ReportConfig
 from competition.data.arrays import CleanedData, Dataset
@@ -66,8 +64,8 @@ def write_report(
         **_describe_issues(shown, issues),
     }
     sheets = [
-        *_draw_sheets(dataset.images, shown.large, settings.gallery_side, settings.quality),
-        *_draw_sheets(dataset.images, shown.small, settings.side, settings.quality),
+        *draw_sheets(dataset.images, shown.large, COLUMNS, settings.gallery_side, settings.quality),
+        *draw_sheets(dataset.images, shown.small, COLUMNS, settings.side, settings.quality),
     ]
     text = {
         "title": html.escape(path.parent.name),
@@ -187,21 +185,3 @@ def _describe_issues(shown: _Shown, issues: list[Issue]) -> dict[str, list[Any]]
         if issue.kind == "override"
     ]
     return {"kinds": kinds, "issues": rows, "overrides": overrides}
-
-
-def _draw_sheets(images: np.ndarray, indices: list[int], side: int, quality: int) -> list[str]:
-    """Return JPEG sheets, as base64, of some images, shrunk to `side` pixels, row by row."""
-    height, width = images.shape[1:3]
-    scale = min(1.0, side / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    sheets = []
-    for start in range(0, len(indices), COLUMNS**2):
-        chosen = indices[start : start + COLUMNS**2]
-        sheet = Image.new("RGB", (COLUMNS * size[0], -(-len(chosen) // COLUMNS) * size[1]))
-        for number, index in enumerate(chosen):
-            small = Image.fromarray(images[index]).resize(size, Image.Resampling.BILINEAR)
-            sheet.paste(small, (number % COLUMNS * size[0], number // COLUMNS * size[1]))
-        stream = io.BytesIO()
-        sheet.save(stream, "JPEG", quality=quality)
-        sheets.append(base64.b64encode(stream.getvalue()).decode())
-    return sheets

@@ -57,8 +57,15 @@ def families(profile: str, count: int, seed: int) -> np.ndarray:
     """
     if profile not in TABLES:
         return np.full(count, profile)
-    generators = (_generator(profile, seed, index) for index in range(count))
-    return np.array([_choose(rng, TABLES[profile])[0] for rng in generators], str)
+    return np.array([name for name, _ in _draw_corruptions(profile, count, seed)], str)
+
+
+def severities(profile: str, count: int, seed: int) -> np.ndarray:
+    """Return the severity, 1 to 5, of each of `count` images by `distort`, (n,) int64.
+
+    profile: one of TABLES.
+    """
+    return np.array([severity for _, severity in _draw_corruptions(profile, count, seed)], int)
 
 
 def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
@@ -97,6 +104,11 @@ def selected_versions(select_by: str) -> tuple[str, ...]:
 
 def _generator(profile: str, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, list(PROFILES).index(profile)])
+
+
+def _draw_corruptions(profile: str, count: int, seed: int) -> list[tuple[str, int]]:
+    generators = (_generator(profile, seed, index) for index in range(count))
+    return [_choose(rng, TABLES[profile]) for rng in generators]
 
 
 def _choose(rng: np.random.Generator, table: dict[str, Corruption]) -> tuple[str, int]:

@@ -108,3 +108,16 @@ def bootstrap_interval(correct: np.ndarray, seed: int, draws: int = 2000) -> tup
     means = generator.binomial(len(correct), float(np.mean(correct)), draws) / len(correct)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the chance of so unlike answers, were both equally good: McNemar's exact test (1947).
+
+    first, second: (n,) bool, which of the same images each got right. The test is two-sided.
+    """
+    from scipy.stats import binomtest
+
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if only_first == only_second:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)

@@ -1,0 +1,318 @@
+"""The report of runs: one HTML file with scores, curves, mistakes, studies and commands."""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from competition.common.figures import draw_sheets
+from competition.common.files import if_intact, read_arrays, read_json, write_text
+from competition.common.settings import flatten
+from competition.config import Config
+from competition.data.arrays import PreparedData, ScoredSet, load_prepared
+from competition.data.prepare import distortion_seed
+from competition.distortion.profiles import TABLES, severities
+from competition.evaluation.grad_cam import confident_mistakes
+from competition.evaluation.leaderboard import read_rows
+from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar
+from competition.paths import (
+    CONFIG,
+    ENVIRONMENT,
+    GRAD_CAM,
+    HISTORY,
+    METRICS,
+    PREPARED,
+    REPORT,
+    SPLITS,
+    Paths,
+    name_predictions,
+)
+
+# What keeps the page below 10 MB, however many runs there are.
+DETAILED = 40  # runs, the best ones, whose answers are looked into
+POINTS = 40  # of a learning curve
+PLOT_BYTES = 2_500_000  # of all plots of studies together
+COLUMNS = 24  # images per row and column of a sheet
+SIDE, QUALITY = 96, 70  # of an image: longest side in pixels, JPEG quality
+BINS = 10  # of a reliability diagram
+CURVES = ("loss", "val_loss", "val_accuracy", "learning_rate")
+ROW = (
+    "rank",
+    "run",
+    "weights",
+    "selection",
+    *(f"test {version}" for version in ("clean", "revealed", "microscope", "unseen")),
+    "gap",
+    "expected",
+    "expected low",
+    "expected high",
+    "public",
+    "parameters",
+    "ms/image",
+    "zip MB",
+)
+
+
+def write_report(paths: Paths) -> Path | None:
+    """Write experiments/<name>/report.html, which needs no network, and return it.
+
+    None where nothing was scored or prepared yet.
+    """
+    table = read_rows(paths.runs)
+    if table.empty or not (paths.data / PREPARED / "prepared.json").is_file():
+        return None
+    data = load_prepared(paths.data / PREPARED)
+    details = {}
+    for run in _pick_detailed(table, data):
+        if detail := if_intact(_describe_answers, paths.runs / run, data):
+            details[run] = detail
+    images = _gather_images(details, data, read_arrays(paths.data / SPLITS)["test"])
+    content = {
+        "name": paths.name,
+        "classes": data.class_names,
+        "images": len(data.test.labels),
+        "columns": ROW,
+        "rows": [_clean(row) for row in table[list(ROW)].to_numpy(object).tolist()],
+        "runs": [_describe_run(paths, run) for run in table["run"]],
+        "details": details,
+        "indices": images["indices"],
+        "sheet": {"columns": COLUMNS, "size": data.test.versions["clean"].shape[2:0:-1]},
+        "studies": _read_studies(paths.studies),
+    }
+    text = {
+        "title": html.escape(paths.name),
+        "data": json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
+        "sheets": "\n".join(
+            f'<script type="text/plain" class="sheet">{sheet}</script>'
+            for sheet in images["sheets"]
+        ),
+    }
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    path = paths.experiments / REPORT
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda found: text[found[1]], template))
+    return path
+
+
+def _pick_detailed(table: pd.DataFrame, data: PreparedData) -> list[str]:
+    same = (table["splits"] == data.fingerprint) & (table["distortion"] == data.distortion_hash)
+    best = table[same].sort_values("selection", ascending=False, kind="stable")
+    return [str(run) for run in best["run"].head(DETAILED)]
+
+
+def _clean(values: Iterable[Any]) -> list[Any]:
+    """Return values for JSON: four significant digits, None for what is missing."""
+    return [_round(value) if isinstance(value, float) else value for value in values]
+
+
+def _round(value: float) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return round(value) if abs(value) >= 1000 else float(f"{value:.4g}")
+
+
+# -- every run: its curves, and how to make it again
+
+
+def _describe_run(paths: Paths, name: str) -> dict[str, Any]:
+    run = paths.runs / name
+    config = read_json(run / CONFIG)
+    environment = read_json(run / ENVIRONMENT) if (run / ENVIRONMENT).is_file() else {}
+    settings = config.get("settings", {})
+    metrics = read_json(run / METRICS)
+    return {
+        "curves": _read_curves(run / HISTORY) if (run / HISTORY).is_file() else None,
+        "command": _reproduce(paths.name, config),
+        "facts": {
+            "seed": settings.get("seed", "of its members"),
+            **environment,
+            "data": config["splits"],
+            "distortion": metrics["distortion"],
+            "selected by": metrics.get("select_by", ""),
+            "looks at the test": metrics["test_looks"],
+            "not scored": ", ".join(metrics.get("not_scored", [])) or "nothing",
+        },
+    }
+
+
+def _read_curves(path: Path) -> dict[str, Any]:
+    """Return at most POINTS epochs of a history: the last ones, and others evenly spread."""
+    table = pd.read_csv(path)
+    places = np.unique(np.linspace(0, len(table) - 1, min(POINTS, len(table))).round().astype(int))
+    few = table.iloc[places]
+    columns = {name: _clean(few[name].astype(float)) for name in CURVES if name in few}
+    return {"epoch": (places + 1).tolist(), "stage": few["stage"].tolist(), **columns}
+
+
+def _reproduce(name: str, config: dict[str, Any]) -> str:
+    """Return the command that trains a run again, with each setting that is no default."""
+    if members := config.get("members"):
+        return f"python run.py --ensemble {' '.join(members)} --name {shlex.quote(name)}"
+    settings, defaults = config.get("settings", {}), flatten(Config())
+    words = ["python", "run.py", "--train", "--data", "FILE", "--name", name]
+    if backbone := settings.get("model.backbone"):
+        words += ["--backbone", backbone]
+    if budget := config.get("time_budget_seconds"):
+        words += ["--time-budget", f"{budget:.0f}s"]
+    for key, value in settings.items():
+        if key != "model.backbone" and value != defaults.get(key, value):
+            words += ["--set", f"{key}={value}"]
+    return shlex.join(words)
+
+
+# -- the best runs: their answers
+
+
+def _describe_answers(run: Path, data: PreparedData) -> dict[str, Any]:
+    """Return what a run answered on the test; raises DamagedFileError."""
+    scored, metrics, config = data.test, read_json(run / METRICS), read_json(run / CONFIG)
+    shapes = {"labels": scored.labels.shape}
+    answers = read_arrays(run / name_predictions("test"), shapes)
+    seed = config.get("settings", {}).get("seed", 0)
+    versions = [version for version in TTA_VERSIONS if version in answers]
+    cams = read_arrays(run / GRAD_CAM) if (run / GRAD_CAM).is_file() else {}
+    scores = {version: final_scores(metrics["test"][version]) for version in versions}
+    return {
+        "confusion": {version: scores[version]["confusion"] for version in versions},
+        "recall": {version: _clean(scores[version]["recall"]) for version in versions},
+        "reliability": {
+            version: _bin_confidence(scored.labels, answers[version].mean(axis=0))
+            for version in versions
+        },
+        "augmented": {
+            version: _compare_views(scored.labels, answers[version])
+            for version in versions
+            if len(answers[version]) > 1
+        },
+        "severities": {
+            profile: _score_severities(profile, scored, answers[profile][0], seed)
+            for profile in TABLES
+            if profile in answers
+        },
+        "mistakes": {
+            version: _list_mistakes(version, scored, answers[version].mean(axis=0), cams)
+            for version in versions
+        },
+    }
+
+
+def _bin_confidence(labels: np.ndarray, probabilities: np.ndarray) -> list[list[float | None]]:
+    """Return [images, mean confidence, accuracy] of each of BINS bins of confidence."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins: list[list[float | None]] = []
+    for number in range(BINS):
+        inside = places == number
+        means = [confidence[inside].mean(), correct[inside].mean()] if inside.any() else []
+        bins.append([int(inside.sum()), *(_round(float(mean)) for mean in means)])
+    return bins
+
+
+def _compare_views(labels: np.ndarray, views: np.ndarray) -> dict[str, Any]:
+    """Return what averaging `views` (views, n, K) changed of the first view's answers."""
+    one, all_views = (
+        probabilities.argmax(axis=1) == labels for probabilities in (views[0], views.mean(axis=0))
+    )
+    return {
+        "views": len(views),
+        "one": _round(float(one.mean())),
+        "all": _round(float(all_views.mean())),
+        "mended": int((all_views & ~one).sum()),
+        "broken": int((one & ~all_views).sum()),
+        "chance": _round(mcnemar(one, all_views)),
+    }
+
+
+def _score_severities(
+    profile: str, scored: ScoredSet, probabilities: np.ndarray, seed: int
+) -> dict[str, list[list[float | None]]]:
+    """Return [images, accuracy] of each kind of distortion: of all, then of severity 1 to 5."""
+    correct = probabilities.argmax(axis=1) == scored.labels
+    drawn = severities(profile, len(correct), distortion_seed(scored.name, seed))
+    result = {}
+    for family in TABLES[profile]:
+        met = scored.families[profile] == family
+        masks = [met, *(met & (drawn == severity) for severity in range(1, 6))]
+        result[family] = [
+            [int(mask.sum()), _round(float(correct[mask].mean())) if mask.any() else None]
+            for mask in masks
+        ]
+    return result
+
+
+def _list_mistakes(
+    version: str, scored: ScoredSet, probabilities: np.ndarray, cams: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    places = {index: place for place, index in enumerate(cams.get(f"{version}_indices", []))}
+    mistakes = []
+    for index in confident_mistakes(scored.labels, probabilities):
+        mistakes.append(
+            {
+                "image": [version, int(index)],
+                "truth": int(scored.labels[index]),
+                "guess": int(probabilities[index].argmax()),
+                "confidence": _round(float(probabilities[index].max())),
+                "doubtful": bool(scored.surely_wrong[index]),
+                "cam": cams[version][places[index]].tolist() if index in places else None,
+            }
+        )
+    return mistakes
+
+
+def _gather_images(
+    details: dict[str, Any], data: PreparedData, test: np.ndarray
+) -> dict[str, list[Any]]:
+    """Return sheets of the images of all mistakes, and each one's index in the data set.
+
+    In the mistakes, `image` becomes the place in these sheets.
+    """
+    shown: dict[tuple[str, int], int] = {}
+    for detail in details.values():
+        for mistake in [item for items in detail["mistakes"].values() for item in items]:
+            mistake["image"] = shown.setdefault(tuple(mistake["image"]), len(shown))
+    images = [data.test.versions[version][index] for version, index in shown]
+    indices = [int(test[index]) for _, index in shown]
+    if not images:
+        return {"sheets": [], "indices": []}
+    stacked = np.stack(images)
+    return {
+        "sheets": draw_sheets(stacked, range(len(stacked)), COLUMNS, SIDE, QUALITY),
+        "indices": indices,
+    }
+
+
+# -- studies
+
+
+def _read_studies(folder: Path) -> list[dict[str, Any]]:
+    """Return the page of each study, and Optuna's plots as long as there is room for them."""
+    studies, room = [], PLOT_BYTES
+    for page in sorted(folder.glob("*.md")):
+        lines = [line for line in page.read_text(encoding="utf-8").splitlines()[1:] if line]
+        study: dict[str, Any] = {"name": page.stem.replace("_", " "), "plots": []}
+        study["lines"] = [line for line in lines if not line.startswith("!")]
+        for plot in sorted(folder.glob(f"{page.stem}_*.png")):
+            png = _shrink_plot(plot)
+            if len(png) <= room:
+                room -= len(png)
+                title = plot.stem.removeprefix(page.stem).strip("_")
+                study["plots"].append({"title": title, "png": png})
+        studies.append(study)
+    return studies
+
+
+def _shrink_plot(path: Path) -> str:
+    stream = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(64).save(stream, "PNG", optimize=True)
+    return base64.b64encode(stream.getvalue()).decode()
