@@ -62,6 +62,9 @@ class CleaningConfig:
     broken_share: float = number(0.1, "broken: lowest share of flat rows", high=1)
     repeated_share: float = number(0.15, "broken: lowest share of rows that repeat", high=1)
     noise_roughness: float = number(0.5, "noise: lowest roughness (1: independent pixels)", high=1)
+    class_faults: float = number(
+        0.9, "faults: lowest share of a class that has them by nature, and is kept", low=0.5, high=1
+    )
     cluster_size: int = number(15, "non-cells: fewest images of a cluster", low=5)
     sharing: float = number(0.4, "non-cells: lowest share of details common to a cluster", high=1)
     correlation: float = number(0.4, "non-cells: lowest correlation of a member with these", high=1)

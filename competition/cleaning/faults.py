@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from competition.cleaning.embedding import batches, find_distances, shrink
-from competition.cleaning.issues import Issue, make_issue
+from competition.cleaning.issues import KINDS, Issue, make_issue
 from competition.config import CleaningConfig
 
 # Side in pixels at which an image's darkest and brightest spots are looked for.
@@ -48,8 +48,12 @@ def measure_images(images: np.ndarray, config: CleaningConfig) -> Measures:
     return Measures(*map(np.concatenate, zip(*measured, strict=True)))
 
 
-def find_faults(measures: Measures, config: CleaningConfig) -> list[Issue]:
-    """Return the images that are `blank`, `broken` or `noise`, each with the first of these."""
+def find_faults(measures: Measures, labels: np.ndarray, config: CleaningConfig) -> list[Issue]:
+    """Return the images that are `blank`, `broken` or `noise`, each with the first of these.
+
+    labels: (n,) int64. Where nearly all images of some classes have a fault, and hardly any of the
+    others, those classes look like that, as a calm sea does: their images are kept.
+    """
     broken = measures.flat_edge >= config.broken_share
     broken |= measures.repeated_edge >= config.repeated_share
     masks = {
@@ -58,7 +62,30 @@ def find_faults(measures: Measures, config: CleaningConfig) -> list[Issue]:
         "noise": measures.roughness > config.noise_roughness,
     }
     first = np.select([*masks.values()], [*masks], "")
-    return [make_issue(index, str(first[index])) for index in np.flatnonzero(first != "").tolist()]
+    faulty = first != ""
+    typical = _find_faulty_classes(faulty, labels, config.class_faults)[labels]
+    issues = []
+    for index in np.flatnonzero(faulty).tolist():
+        kind = str(first[index])
+        if typical[index]:
+            reason = f"{KINDS[kind].text} So are nearly all images of its class, and of no other."
+            issues.append(make_issue(index, kind, reason=reason, action="keep"))
+        else:
+            issues.append(make_issue(index, kind))
+    return issues
+
+
+def _find_faulty_classes(faulty: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
+    """Return the mask (K,) bool of the classes to which a fault belongs; none where it is unclear.
+
+    It is clear where each class has it in at least `share` of its images, or in at most the rest of
+    them, and not all classes have it.
+    """
+    counts = np.maximum(np.bincount(labels), 1)
+    shares = np.bincount(labels, faulty) / counts
+    has_it = shares >= share
+    is_clear = (has_it | (shares <= 1 - share)).all() and not has_it.all()
+    return has_it if is_clear else np.zeros_like(has_it)
 
 
 def find_odd_images(

@@ -62,6 +62,9 @@ KINDS = {
     "non_cell": IssueKind(
         "Non-cells", "Not a cell but something that many images of all labels share.", "drop"
     ),
+    "unreadable": IssueKind(
+        "Unreadable", "The file cannot be read; a black image stands for it.", "drop"
+    ),
     "blank": IssueKind("Blank", "One colour all over.", "drop"),
     "broken": IssueKind(
         "Broken", "One colour or one row fills it from the bottom, as in a truncated file.", "drop"
@@ -216,6 +219,11 @@ def _parse(row: dict[str, str], dataset: Dataset, place: str) -> Issue:
     if action not in OVERRIDE_ACTIONS:
         raise UserError(
             f"{place} has the action '{action}'; expected keep, drop or relabel, so correct it."
+        )
+    if action != "drop" and int(text) in dataset.unreadable:
+        raise UserError(
+            f"{place} keeps image {text}, which cannot be read ({dataset.unreadable[int(text)]}); "
+            "replace that file, or leave the line out."
         )
     if action != "relabel":
         return make_issue(int(text), "override", action=action)

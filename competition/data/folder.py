@@ -204,8 +204,8 @@ def _find_classes(path: Path, images: list[Path], config: DataConfig) -> tuple[P
         return path, 0
     with_folders = f", with {_name_some(inside)} inside" if inside else ""
     raise UserError(
-        f"{seen}{with_folders}, and it is not clear which of them are classes; set data.classes=first "
-        "for the former or data.classes=last for those that hold the images, "
+        f"{seen}{with_folders}, and it is not clear which of them are classes; "
+        "set data.classes=first for the former or data.classes=last for those that hold images, "
         "or move what is no class elsewhere."
     )
 

@@ -26,7 +26,8 @@ def draw_measures() -> tuple[Measures, np.ndarray]:
 
 
 def faults_of(images: np.ndarray) -> list[tuple[int, str]]:
-    issues = find_faults(measure_images(images, CONFIG), CONFIG)
+    labels = np.zeros(len(images), np.int64)
+    issues = find_faults(measure_images(images, CONFIG), labels, CONFIG)
     return [(issue.index, issue.kind) for issue in issues]
 
 
@@ -43,6 +44,32 @@ def test_a_cell_on_a_plain_ground_is_not_broken() -> None:
     image = np.full((1, 32, 32, 3), 240, np.uint8)
     image[0, 6:20, 6:26] = (90, 40, 120)
     assert faults_of(image) == []
+
+
+def find_actions(faulty: np.ndarray, labels: np.ndarray) -> list[tuple[int, str, str]]:
+    """Return index, kind and action of the faults where the images `faulty` are blank."""
+    measures = Measures(*(np.zeros(len(labels), np.float32) for _ in range(6)))
+    measures.contrast[:] = np.where(faulty, 1, 40)
+    issues = find_faults(measures, labels, CONFIG)
+    return [(issue.index, issue.kind, issue.action) for issue in issues]
+
+
+def test_a_fault_of_nearly_all_images_of_one_class_and_no_other_is_that_class_and_is_kept() -> None:
+    labels = np.arange(120) % 3
+    faulty = labels == 2
+    faulty[[2, 5]] = False  # of 40; and two of another class
+    faulty[[0, 3]] = True
+    found = find_actions(faulty, labels)
+    assert {index for index, _, action in found if action == "keep"} == set(range(8, 120, 3))
+    assert [index for index, _, action in found if action == "drop"] == [0, 3]
+    assert {kind for _, kind, _ in found} == {"blank"}
+
+
+def test_a_fault_that_another_class_often_has_is_no_trait_and_neither_is_one_of_all() -> None:
+    labels = np.arange(120) % 3
+    often = (labels == 2) | ((labels == 1) & (np.arange(120) < 30))
+    for faulty in (often, np.ones(120, bool)):
+        assert {action for _, _, action in find_actions(faulty, labels)} == {"drop"}
 
 
 def test_stripes_are_not_noise() -> None:
