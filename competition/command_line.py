@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from competition.backbones import COMPARED
-from competition.common.console import quiet_import
+from competition.common.console import escape_output, quiet_import
 from competition.common.errors import NotCheckedError, UserError, WorthlessError, unknown
 from competition.config import PRESETS, describe_settings
 from competition.request import SERVER_ACTIONS, STAGES, parse_duration, read_request
@@ -122,6 +122,7 @@ def _add_work(add: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code. A user's mistake gives one sentence."""
+    escape_output()
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest:
@@ -130,9 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.settings:
         print(describe_settings())
         return 0
-    if not any(getattr(options, name) for name in ACTIONS):
-        return _show_status(options, given=sys.argv[1:] if arguments is None else arguments)
     try:
+        if not any(getattr(options, name) for name in ACTIONS):
+            return _show_status(options, given=sys.argv[1:] if arguments is None else arguments)
         request = read_request(options)
         with quiet_import():
             from competition.pipeline import run

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from competition.common.files import read_json
+from competition.data.splits import SPLITS
 from competition.evaluation.leaderboard import read_rows
 from competition.paths import CLEANING_MARKER, SPLITS_MARKER, Paths
 
@@ -26,11 +27,11 @@ def _describe(paths: Paths) -> str:
     table = read_rows(paths.runs)
     zips = sorted(paths.submissions.glob("*.zip"), key=lambda path: path.stat().st_mtime)
     lines = [paths.name]
-    if counts := _read(paths.data / CLEANING_MARKER):
+    if counts := _read(paths.data / CLEANING_MARKER, {"total": int, "kept": int}):
         lines.append(f"  cleaned     {counts['total']:,} images, {counts['kept']:,} kept")
-    if splits := _read(paths.data / SPLITS_MARKER):
+    if splits := _read(paths.data / SPLITS_MARKER, {"counts": dict.fromkeys(SPLITS, int)}):
         counts = splits["counts"]
-        parts = [f"{counts[name]:,} {name}" for name in ("train", "validation", "test")]
+        parts = [f"{counts[name]:,} {name}" for name in SPLITS]
         lines.append(f"  split       {', '.join(parts)}")
     if searched := sorted(path.stem for path in paths.studies.glob("*.db")):
         lines.append(f"  searched    {', '.join(searched)}")
@@ -58,5 +59,5 @@ def _advise(table: pd.DataFrame, zips: list[Path]) -> str:
     return f"upload {zips[-1].name}, then  python run.py --record {zips[-1].stem} SCORE"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    return read_json(path, shape) if path.is_file() else {}

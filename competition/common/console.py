@@ -1,5 +1,6 @@
 """What the user sees: plain lines on standard output, progress bars on standard error."""
 
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 TELL_SECONDS = 2.0  # between two signs of progress of a task
+ESCAPE = "backslashreplace"  # shows by numbers what a console or file cannot hold
 STATUS_SECONDS = 60.0  # between two lines of status, where no terminal shows a bar
 # Of this process: the line of its bars, the log file, the file in which a task tells its progress
 # with the part of the task that is under way, and when the status was last said.
@@ -34,7 +36,7 @@ def say(text: str = "", always: bool = False) -> None:
     always: even where `log_to` was told to be quiet.
     """
     if _here["log"] is not None:
-        with _here["log"].open("a", encoding="utf-8") as stream:
+        with _here["log"].open("a", encoding="utf-8", errors=ESCAPE) as stream:
             stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     if _here["quiet"] and not always:
         return
@@ -42,6 +44,18 @@ def say(text: str = "", always: bool = False) -> None:
         text = "\r" + text.replace("\n", "\x1b[K\n") + "\x1b[K"
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+def escape_output() -> None:
+    """Let this process print any name: escaped where the console's encoding lacks its letters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
+
+
+def printable(text: str) -> str:
+    """Return a name as UTF-8 can hold it: undecodable bytes of a file's name are escaped."""
+    return text.encode("utf-8", ESCAPE).decode("utf-8")
 
 
 def log_to(path: Path | None, quiet: bool = False) -> None:

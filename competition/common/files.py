@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from competition.common.console import say
+from competition.common.console import ESCAPE, say
 from competition.common.errors import DamagedFileError, UserError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=ESCAPE)
 
 
 def write_json(path: Path, content: Any) -> None:

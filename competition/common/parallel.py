@@ -162,6 +162,7 @@ def _prepare_process(slot: int, threads: int, lock: Any, log: tuple[Path | None,
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
     tqdm.set_lock(lock)
+    console.escape_output()
     console.set_bar_position(slot)
     console.log_to(*log)
     threading.Thread(target=_end_with_parent, daemon=True).start()

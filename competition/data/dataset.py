@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from competition.common.console import progress, say
+from competition.common.console import printable, progress, say
 from competition.common.errors import UserError
 from competition.common.files import require_readable
 from competition.config import DataConfig
@@ -64,7 +64,7 @@ def load_dataset(path: Path, config: DataConfig) -> Dataset:
     refuse_unreadable(unreadable, len(images), config.unreadable)
     if unreadable:
         say(f"{len(unreadable)} files cannot be read and are LEFT OUT; issues.csv names them.")
-    return Dataset(images, labels, class_names, unreadable)
+    return Dataset(images, labels, tuple(map(printable, class_names)), unreadable)
 
 
 def load_test(

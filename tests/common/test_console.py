@@ -32,7 +32,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave what this process has said so far as it is."""
-    monkeypatch.setattr(console, "_here", dict(console._here, log=None, quiet=False, task=None, told=0.0))
+    monkeypatch.setattr(
+        console, "_here", dict(console._here, log=None, quiet=False, task=None, told=0.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,3 +211,21 @@ def test_quiet_leaves_what_is_said_to_the_log_file_but_for_the_result(
     assert capsys.readouterr().out == "the result\n"
     assert "step 1" in (tmp_path / "log.txt").read_text()
     assert log_settings() == (tmp_path / "log.txt", True)
+
+
+def test_names_that_the_console_cannot_print_are_escaped(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from competition.common.console import *\n"
+        "escape_output(); log_to(Path('log.txt'))\n"
+        "say('\\u7ec6\\u80de'); say('im\\udcff.png'); say('Zürich')\n"
+        "assert printable('im\\udcff.png') == r'im\\udcff.png'\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.stderr == b""
+    lines = done.stdout.decode("cp1252").splitlines()
+    assert lines == [r"\u7ec6\u80de", r"im\udcff.png", "Zürich"]
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "细胞" in log
+    assert r"im\udcff.png" in log
