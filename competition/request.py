@@ -17,7 +17,7 @@ from competition.data.download import Published, find_published
 from competition.data.table import TABLE_SUFFIXES
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
-from competition.paths import CONFIG, Paths
+from competition.paths import CLEANING_MARKER, CONFIG, Paths
 from competition.submission.server_versions import parse_requirements
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
@@ -108,7 +108,7 @@ def read_request(options: argparse.Namespace) -> Request:
     name = options.name or (data.resolve().stem if data else demo)
     if options.from_zip and not (options.name or options.data):
         name = options.from_zip.resolve().parent.name  # as in submissions/<name>/<run>.zip
-    paths = Paths(options.workdir, name)
+    paths = _choose_paths(options, name, data)
     like, sample = _read_like(options.like)
     recipe = _read_recipe(options, like, paths)
     config = _configure(options, is_demo, recipe)
@@ -202,6 +202,35 @@ def _read_recipe(options: argparse.Namespace, like: str | None, paths: Paths) ->
             raise UserError(f"{file}: {error}") from error
         recipe = {key: value for key, value in recipe.items() if key not in settings} | settings
     return recipe
+
+
+def _choose_paths(options: argparse.Namespace, name: str, data: Path | None) -> Paths:
+    """Return the folders of `name`, or of another name where these lie in the user's folder.
+
+    Raises UserError where --name or --workdir leave no other.
+    """
+    for candidate in (name,) if options.name else (name, f"{name}_results"):
+        paths = Paths(options.workdir, candidate)
+        if data is None or not _is_among_images(paths, data):
+            return paths
+    raise UserError(
+        f"--data names {data}, and this program would write into {paths.data}, among its images; "
+        "give another --name or --workdir, or move the images into a folder of their own."
+    )
+
+
+def _is_among_images(paths: Paths, data: Path) -> bool:
+    """Tell whether a folder of `paths` lies in that of the user's images."""
+    if data.is_dir():
+        own = data.resolve()
+        folders = (paths.data, paths.experiments, paths.submissions)
+        return any(folder.resolve().is_relative_to(own) for folder in folders)
+    if data.suffix.lower() not in TABLE_SUFFIXES:
+        return False
+    folder = paths.data.resolve()  # a table's images may be in any folder beside it
+    is_ours = (folder / CLEANING_MARKER).is_file() or not folder.exists()
+    own = data.resolve().parent
+    return folder == own or (folder.is_relative_to(own) and not is_ours)
 
 
 def _configure(options: argparse.Namespace, is_demo: bool, recipe: dict[str, Any]) -> Config:

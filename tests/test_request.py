@@ -70,6 +70,24 @@ def test_the_default_training_file_is_found(tmp_path: Path) -> None:
     assert request.config == Config()
 
 
+def test_nothing_is_written_into_the_folder_of_the_user_s_images(tmp_path: Path) -> None:
+    images = tmp_path / "data" / "leaves"
+    images.mkdir(parents=True)
+    (images / "train.csv").touch()
+    for path, name in ((images, "leaves_results"), (images / "train.csv", "train")):
+        for _ in range(2):  # the same command goes on
+            paths = read("--clean", "--data", str(path), workdir=tmp_path).paths
+            assert paths.name == name
+            paths.data.mkdir(exist_ok=True)
+            (paths.data / "cleaning.json").touch()
+    (tmp_path / "data" / "leaves.csv").touch()  # beside its images, data/leaves
+    table = tmp_path / "data" / "leaves.csv"
+    assert read("--clean", "--data", str(table), workdir=tmp_path).paths.name == "leaves_results"
+    for arguments in (("--data", str(images), "--name", "leaves"), ("--data", str(images.parent))):
+        with pytest.raises(UserError, match="among its images; give another --name"):
+            read("--clean", *arguments, workdir=tmp_path)
+
+
 def test_a_published_data_set_is_named_and_a_file_of_that_name_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from competition.common.errors import UserError
 from competition.common.files import require_readable
 from competition.config import DataConfig
 from competition.data.memory import require_memory
+from competition.paths import CLEANING_MARKER
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff",
@@ -32,17 +33,18 @@ MOST_NAMED = 8  # unreadable files in one sentence
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder at any depth, sorted; hidden ones do not count.
+    """Return the image files of a folder at any depth, sorted.
 
-    Files of image formats that are not read are counted and said. Raises UserError where a folder
-    may not be read.
+    Hidden ones do not count, and neither do folders that this program wrote. Files of image formats
+    that are not read are counted and said. Raises UserError where a folder may not be read.
     """
     files: list[Path] = []
     foreign: Counter[str] = Counter()
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         require_readable(Path(place))
-        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+        real = os.path.realpath(place)
+        if real in seen or CLEANING_MARKER in names:  # a link that leads back, or our own folder
             folders.clear()
             continue
         seen.add(real)
