@@ -18,7 +18,7 @@ from competition.codabench.grade import grade
 from competition.common import console
 from competition.common.console import describe_seconds, headline, say
 from competition.common.devices import has_accelerator
-from competition.common.errors import NotCheckedError, UserError, WorthlessError
+from competition.common.errors import DamagedFileError, NotCheckedError, UserError, WorthlessError
 from competition.common.files import digest, exclusive, read_json, require_disk
 from competition.common.parallel import Workers, count_workers
 from competition.data.arrays import CleanedData, Dataset, PreparedData
@@ -31,6 +31,7 @@ from competition.distortion.profiles import PROFILE
 from competition.evaluation.ensemble import make_ensemble, members_of
 from competition.evaluation.leaderboard import record_public_score, write_leaderboard
 from competition.evaluation.metrics import final_scores
+from competition.evaluation.report import write_report
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
 from competition.networks.weights import Weights, choose_weights, find_embedding_weights
 from competition.paths import (
@@ -299,7 +300,11 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
     """Write the leaderboard; print it, what was made, what it is worth and what to do next."""
     paths, folder = request.paths, request.paths.experiments
     table = write_leaderboard(paths.runs, folder, with_references=not request.is_demo)
-    made = {"submission": results.packaged and results.packaged[1]}
+    try:
+        write_report(paths)
+    except DamagedFileError as error:
+        results.failures.append(f"report: {error}")
+    made = {"submission": results.packaged and results.packaged[1], "report": folder / REPORT}
     made |= {"leaderboard": folder / LEADERBOARD_MARKDOWN, "cleaning": paths.data / REPORT}
     made = {name: path for name, path in made.items() if path is not None and path.is_file()}
     scores = final_scores_of(results.packaged[0]) if results.packaged else {}

@@ -1,6 +1,9 @@
 """What tests are made of: tiny images and settings, random runs, and zips of a few lines."""
 
+import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,3 +126,32 @@ def make_search(folder: Path, trials: int = 8, **changes: Any) -> Search:
         side=96,
     )
     return replace(search, **changes)
+
+
+@contextmanager
+def open_browser(folder: Path) -> Iterator[Any]:
+    """Yield a headless Chromium with its profile in `folder`; at its end no script had an error."""
+    import pytest
+
+    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver_path):
+        pytest.skip(
+            "chromium and chromedriver are not installed "
+            "(Debian: apt-get install chromium chromium-driver)"
+        )
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    switches = (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-sync", "disable-background-networking", "disable-component-update"),
+    )
+    options = webdriver.ChromeOptions()
+    for switch in (*switches, "window-size=1200,900", f"user-data-dir={folder / 'profile'}"):
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver: Any = webdriver.Chrome(options, Service(driver_path))
+    yield driver
+    messages = driver.get_log("browser")
+    driver.quit()
+    assert messages == []

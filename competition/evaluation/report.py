@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from competition.common.figures import draw_sheets
-from competition.common.files import if_intact, read_arrays, read_json, write_text
+from competition.common.files import read_arrays, read_json, write_text
 from competition.common.settings import flatten
 from competition.config import Config
 from competition.data.arrays import PreparedData, ScoredSet, load_prepared
@@ -24,19 +24,18 @@ from competition.data.prepare import distortion_seed
 from competition.distortion.profiles import TABLES, severities
 from competition.evaluation.grad_cam import confident_mistakes
 from competition.evaluation.leaderboard import read_rows
-from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar
+from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
 from competition.paths import (
-    CONFIG,
     ENVIRONMENT,
     GRAD_CAM,
     HISTORY,
-    METRICS,
     PREPARED,
     REPORT,
     SPLITS,
     Paths,
     name_predictions,
 )
+from competition.training.runs import read_config, read_history
 
 # What keeps the page below 10 MB, however many runs there are.
 DETAILED = 40  # runs, the best ones, whose answers are looked into
@@ -66,16 +65,15 @@ ROW = (
 def write_report(paths: Paths) -> Path | None:
     """Write experiments/<name>/report.html, which needs no network, and return it.
 
-    None where nothing was scored or prepared yet.
+    None where nothing was scored or prepared yet. Raises DamagedFileError.
     """
     table = read_rows(paths.runs)
     if table.empty or not (paths.data / PREPARED / "prepared.json").is_file():
         return None
     data = load_prepared(paths.data / PREPARED)
-    details = {}
-    for run in _pick_detailed(table, data):
-        if detail := if_intact(_describe_answers, paths.runs / run, data):
-            details[run] = detail
+    details = {
+        run: _describe_answers(paths.runs / run, data) for run in _pick_detailed(table, data)
+    }
     images = _gather_images(details, data, read_arrays(paths.data / SPLITS)["test"])
     content = {
         "name": paths.name,
@@ -125,12 +123,12 @@ def _round(value: float) -> float | None:
 
 def _describe_run(paths: Paths, name: str) -> dict[str, Any]:
     run = paths.runs / name
-    config = read_json(run / CONFIG)
+    config = read_config(run, "splits")
     environment = read_json(run / ENVIRONMENT) if (run / ENVIRONMENT).is_file() else {}
     settings = config.get("settings", {})
-    metrics = read_json(run / METRICS)
+    metrics = read_metrics(run, "distortion", "test_looks")
     return {
-        "curves": _read_curves(run / HISTORY) if (run / HISTORY).is_file() else None,
+        "curves": _read_curves(read_history(run)) if (run / HISTORY).is_file() else None,
         "command": _reproduce(paths.name, config),
         "facts": {
             "seed": settings.get("seed", "of its members"),
@@ -144,9 +142,8 @@ def _describe_run(paths: Paths, name: str) -> dict[str, Any]:
     }
 
 
-def _read_curves(path: Path) -> dict[str, Any]:
+def _read_curves(table: pd.DataFrame) -> dict[str, Any]:
     """Return at most POINTS epochs of a history: the last ones, and others evenly spread."""
-    table = pd.read_csv(path)
     places = np.unique(np.linspace(0, len(table) - 1, min(POINTS, len(table))).round().astype(int))
     few = table.iloc[places]
     columns = {name: _clean(few[name].astype(float)) for name in CURVES if name in few}
@@ -173,8 +170,8 @@ def _reproduce(name: str, config: dict[str, Any]) -> str:
 
 
 def _describe_answers(run: Path, data: PreparedData) -> dict[str, Any]:
-    """Return what a run answered on the test; raises DamagedFileError."""
-    scored, metrics, config = data.test, read_json(run / METRICS), read_json(run / CONFIG)
+    """Return what a run answered on the test."""
+    scored, metrics, config = data.test, read_metrics(run, "test"), read_config(run)
     shapes = {"labels": scored.labels.shape}
     answers = read_arrays(run / name_predictions("test"), shapes)
     seed = config.get("settings", {}).get("seed", 0)

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,8 @@ from competition.cleaning.issues import KINDS, Issue, apply_issues, make_issue
 from competition.cleaning.report import write_report
 from competition.config import Config, with_settings
 from competition.data.arrays import CleanedData, Dataset
-from tests.factories import draw_blobs
+from tests.factories import draw_blobs, open_browser
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-SWITCHES = (
-    *(
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-sync",
-    ),
-    *("--disable-background-networking", "--disable-component-update", "--window-size=1200,900"),
-)
 NASTY = "</script><script>alert('&amp;')</script>{{data}}"
 PLACES = np.array(
     [(column * 10.0, row * 10.0) for row in range(6) for column in range(10)], np.float32
@@ -161,25 +148,10 @@ def test_one_image_at_one_place_is_a_report_too(count: int, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium that has the report open."""
-    if not (CHROMIUM and DRIVER):
-        pytest.skip(
-            "chromium and chromedriver are not installed "
-            "(Debian: apt-get install chromium chromium-driver)"
-        )
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
     folder = tmp_path_factory.mktemp("browser")
-    options = webdriver.ChromeOptions()
-    for switch in (*SWITCHES, f"--user-data-dir={folder / 'profile'}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver: Any = webdriver.Chrome(options, Service(DRIVER))
-    driver.get(report(folder).as_uri())
-    yield driver
-    messages = driver.get_log("browser")
-    driver.quit()
-    assert messages == []
+    with open_browser(folder) as driver:
+        driver.get(report(folder).as_uri())
+        yield driver
 
 
 def painted(browser: Any) -> int:

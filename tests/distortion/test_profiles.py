@@ -32,6 +32,20 @@ def test_a_draw_depends_only_on_seed_and_index(profile: str) -> None:
     assert (distortion.distort(images, profile, seed=2) != all_of_them).any()
 
 
+def test_the_named_severities_are_what_was_done() -> None:
+    images = np.repeat(make_images(1, side=96), 20, axis=0)
+    distorted = distortion.distort(images, "unseen", seed=4)
+    names = distortion.families("unseen", len(images), seed=4)
+    drawn = distortion.severities("unseen", len(images), seed=4)
+    haze = [index for index, name in enumerate(names) if name == "haze"]
+    assert len(set(drawn[haze])) > 1
+    for index in haze:
+        rng = distortion._generator("unseen", 4, index)
+        distortion._choose(rng, UNSEEN)
+        expected = UNSEEN["haze"](images[index].astype(np.float32), rng, drawn[index])
+        np.testing.assert_array_equal(distorted[index], np.rint(expected))
+
+
 def test_the_named_families_are_what_was_done() -> None:
     images = np.repeat(make_images(1), 60, axis=0)
     distorted, names = (
