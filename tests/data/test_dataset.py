@@ -333,6 +333,14 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         arrays_with(labels=np.eye(2)[make_labels(12, 2)]),
         ["(12, 2)", "labels.argmax(axis=1)"],
     ),
+    "several labels per image": (
+        arrays_with(labels=np.eye(14, dtype=np.uint8)[::-1][:12] * np.arange(14) % 2),
+        ["several labels per image", "6 rows have no 1", "choose one finding"],
+    ),
+    "probabilities": (
+        arrays_with(labels=np.full((12, 2), 0.5)),
+        ["(12, 2)", "one number for each"],
+    ),
     "labels as a cube": (
         arrays_with(labels=np.zeros((12, 1, 1), int)),
         ["(12, 1, 1)", "one number for each"],
@@ -416,6 +424,31 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "b" / "half.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=re.escape("1 of 9 files cannot be read") + ".*half.png"):
         load_dataset(tmp_path, CONFIG)
+
+
+def test_a_file_larger_than_memory_says_so_before_it_is_read_and_what_fits_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(48)
+    path = save(tmp_path / "set.npz", images=images, labels=make_labels(48, 2))
+    monkeypatch.setattr("competition.data.memory.find_free_memory", lambda: 20 * 16 * 16 * 3)
+    with pytest.raises(UserError, match=r"needs 0.0 GB .* 48 images.* --set data.limit=16, or"):
+        load_dataset(path, CONFIG)
+    dataset = load_dataset(path, DataConfig(limit=16))
+    np.testing.assert_array_equal(dataset.images, images[:16])
+    save_images(tmp_path / "files", {"a": 12, "b": 12})
+    with pytest.raises(UserError, match="24 images"):
+        load_dataset(tmp_path / "files", CONFIG)
+
+
+def test_the_limit_counts_over_joined_splits_and_grey_images_too(tmp_path: Path) -> None:
+    grey = make_images(12, 16, 16)
+    arrays = {"train_images": grey[:8], "val_images": np.asfortranarray(grey[8:])}
+    arrays |= {"train_labels": make_labels(8, 2), "val_labels": make_labels(4, 2)}
+    path = save(tmp_path / "set.npz", **arrays)
+    dataset = load_dataset(path, DataConfig(limit=11))
+    np.testing.assert_array_equal(dataset.images, np.repeat(grey[:11, ..., None], 3, axis=-1))
+    assert dataset.labels.tolist() == [0, 1] * 4 + [0, 1, 0]
 
 
 def test_a_pickle_in_the_file_is_never_executed(tmp_path: Path) -> None:

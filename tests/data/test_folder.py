@@ -1,7 +1,10 @@
 """Folders with a CSV of labels, and images of mixed sizes brought to one."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +193,310 @@ def test_a_bad_csv_gives_one_sentence_before_any_image_is_read(
         assert word in message
     assert "\n" not in message
     assert message.endswith(".")
+
+
+# -- layouts of folders
+
+
+def count_classes(path: Path, **settings: Any) -> dict[str, int]:
+    dataset = load_dataset(path, DataConfig(size=16, **settings))
+    return dict(zip(dataset.class_names, np.bincount(dataset.labels).tolist(), strict=True))
+
+
+def test_images_below_class_folders_count(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{kind}/{n}.png" for kind in "ab" for n in range(3)))
+    save_images(tmp_path, *(f"{kind}/patient {n}/0.png" for kind in "ab" for n in range(4)))
+    assert count_classes(tmp_path) == {"a": 7, "b": 7}
+
+
+def test_class_folders_may_hold_nothing_but_patients(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{kind}/{kind}{n}/{n}.png" for kind in "ab" for n in range(4)))
+    assert count_classes(tmp_path) == {"a": 4, "b": 4}
+    save_images(tmp_path / "more", *(f"{kind}/images/{n}.png" for kind in "ab" for n in range(4)))
+    assert count_classes(tmp_path / "more") == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        ("fold_0", "fold_1"),
+        ("train", "val"),
+        ("TRAIN", "TEST_SIMPLE"),
+        ("set/training", "set/Test"),
+    ],
+)
+def test_splits_above_the_classes_are_joined_and_said(
+    tmp_path: Path, splits: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_images(
+        tmp_path, *(f"{top}/{kind}/{n}.png" for top in splits for kind in "ab" for n in "12")
+    )
+    assert count_classes(tmp_path) == {"a": 4, "b": 4}
+    assert "are joined" in capsys.readouterr().out
+
+
+def test_unlabelled_and_loose_images_beside_the_classes_are_counted_as_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_images(tmp_path, *(f"train/{kind}/{n}.png" for kind in "ab" for n in range(4)))
+    save_images(tmp_path, *(f"test/{n}.png" for n in range(3)), "overview.png")
+    assert count_classes(tmp_path) == {"a": 4, "b": 4}
+    assert f"4 images of {tmp_path} lie in no class folder and are left out" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_competition_as_it_unzips_is_read_by_its_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_images(tmp_path, *(f"train_data/{name}" for name in NAMES))
+    save_images(tmp_path, *(f"test_data/{name}" for name in reversed(NAMES)))
+    rows = "".join(f"{name},{kind}\n" for name, kind in ROWS)
+    save_table(tmp_path, "sample_index,label\n" + rows, "train_labels.csv")
+    save_table(tmp_path, "sample_index,label\n" + rows, "sample_submission.csv")
+    save_table(tmp_path, "sample_index\n" + "\n".join(NAMES), "test.csv")
+    assert count_classes(tmp_path) == {"flat": 4, "round": 4}
+    assert read_reds(tmp_path) == list(range(8))
+    said = capsys.readouterr().out
+    assert f"8 images of {tmp_path} are not in train_labels.csv" in said
+    assert "test.csv is not read" in said
+
+
+def test_of_folders_with_the_same_names_the_one_with_all_rows_is_meant(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"one/{name}" for name in NAMES))
+    save_images(tmp_path, *(f"two/{name}" for name in NAMES[4:]))
+    assert read_reds(save_table(tmp_path)) == list(range(8))
+
+
+def test_a_csv_names_images_by_the_end_of_their_path(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"a/b/c/{kind}/{n}.png" for kind in "xy" for n in range(4)))
+    rows = (f"{kind}/{n}.png,{kind}" for kind in "xy" for n in range(4))
+    assert read_reds(save_table(tmp_path, "id,label\n" + "\n".join(rows))) == list(range(8))
+
+
+def test_absolute_paths_inside_the_folder_are_read_through_links_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    save_images(tmp_path / "real", *NAMES)
+    for written in ("real", "link", "link/../link"):
+        rows = (f"{tmp_path / written / name},{kind}" for name, kind in ROWS)
+        save_table(tmp_path / "real", "image,label\n" + "\n".join(rows))
+        assert read_reds(tmp_path / "link") == list(range(8))
+
+
+def test_a_csv_that_agrees_with_the_folders_is_not_needed_and_one_that_does_not_is_refused(
+    tmp_path: Path,
+) -> None:
+    save_images(tmp_path, *(f"{kind}/{kind}{n}.png" for kind in "ab" for n in range(4)))
+    names = [f"{kind}{n}" for kind in "ab" for n in range(4)]
+    save_table(tmp_path, "id,label\n" + "\n".join(f"{name},{name[0]}" for name in names))
+    assert count_classes(tmp_path) == {"a": 4, "b": 4}
+    table = save_table(
+        tmp_path, "id,label\n" + "\n".join(f"{n},x{i % 2}" for i, n in enumerate(names))
+    )
+    with pytest.raises(UserError, match=r"labels in train.csv and others by its folders; choose"):
+        load_dataset(tmp_path, CONFIG)
+    assert count_classes(table) == {"x0": 4, "x1": 4}
+    assert count_classes(tmp_path, classes="first") == {"a": 4, "b": 4}
+
+
+UNCLEAR = {
+    "hospitals above classes": ("here/{}/1.png", "there/{}/2.png"),
+    "a class beside groups": ("group/{}/1.png", "masks/1.png"),
+    "splits and more": ("train/{}/1.png", "test/{}/2.png", "docs/{}/3.png"),
+    "splits with other classes": ("train/{}/1.png", "test/{}x/2.png"),
+    "splits without classes": ("train/{}.png", "test/{}.png"),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_folders_that_may_be_read_in_several_ways_are_named_and_refused(
+    tmp_path: Path, name: str
+) -> None:
+    files = [pattern.format(kind) for pattern in UNCLEAR[name] for kind in "ab"]
+    save_images(tmp_path, *files)
+    with pytest.raises(UserError) as caught:
+        load_dataset(tmp_path, CONFIG)
+    message = str(caught.value)
+    assert "data.classes=first" in message
+    for file in files:
+        assert file.partition("/")[0] in message
+    assert message.endswith(".")
+
+
+def test_the_setting_says_which_folders_are_classes(tmp_path: Path) -> None:
+    save_images(
+        tmp_path, *(f"{p}/{kind}/{n}.png" for p in "xyz" for kind in "ab" for n in range(4))
+    )
+    assert count_classes(tmp_path, classes="first") == {"x": 8, "y": 8, "z": 8}
+    assert count_classes(tmp_path, classes="last") == {"a": 12, "b": 12}
+
+
+def test_folders_that_are_all_numbers_are_those_labels(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{label}/{n}.png" for n in range(4) for label in range(12)))
+    dataset = load_dataset(tmp_path, CONFIG)
+    reds = dataset.images[:, 8, 8, 0] // 10  # each folder's are its label and multiples of 12 more
+    assert dataset.class_names[2] == "class 2"
+    np.testing.assert_array_equal(dataset.labels[reds < 12], reds[reds < 12])
+    _, labels = load_test(tmp_path, DataConfig(size=16, limit=12), dataset.class_names)
+    assert labels is not None
+    assert labels.tolist() == list(range(12))
+
+
+def test_numbered_folders_that_leave_out_a_label_or_have_it_twice_are_refused(
+    tmp_path: Path,
+) -> None:
+    save_images(tmp_path / "a", *(f"{label}/{n}.png" for n in range(4) for label in (1, 2)))
+    with pytest.raises(UserError, match=r"no image of class 0.*renumber"):
+        load_dataset(tmp_path / "a", CONFIG)
+    save_images(
+        tmp_path / "b", *(f"{label}/{n}.png" for n in range(4) for label in ("0", "1", "01"))
+    )
+    with pytest.raises(UserError, match="several are the same number"):
+        load_dataset(tmp_path / "b", CONFIG)
+
+
+def test_numbers_in_names_of_classes_count_by_their_value(tmp_path: Path) -> None:
+    names = [f"kind {label}" for label in (0, 1, 2, 10, 11)]
+    save_images(tmp_path, *(f"{name}/{n}.png" for n in range(4) for name in names))
+    assert list(count_classes(tmp_path)) == names
+    rows = (f"{name}/{n}.png,{name}" for n in range(4) for name in names)
+    assert list(count_classes(save_table(tmp_path, "file,label\n" + "\n".join(rows)))) == names
+
+
+def test_a_link_back_to_a_folder_above_does_not_hang(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{kind}/{n}.png" for kind in "ab" for n in range(4)))
+    (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert count_classes(tmp_path) == {"a": 4, "b": 4}
+
+
+# -- pixels
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".webp", "WEBP"), (".jfif", "JPEG"), (".gif", "GIF"), (".ppm", "PPM"), (".tga", "TGA")],
+)
+def test_every_format_that_people_use_is_read(tmp_path: Path, suffix: str, kind: str) -> None:
+    for index in range(8):
+        file = tmp_path / "ab"[index % 2] / f"{index}{suffix.upper() if index < 4 else suffix}"
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (20 * index, 0, 0)).save(file, kind)
+    dataset = load_dataset(tmp_path, CONFIG)
+    found = sorted(dataset.images[:, 8, 8, 0].astype(int).tolist())
+    np.testing.assert_allclose(found, range(0, 160, 20), atol=6)
+
+
+def test_files_of_formats_that_are_not_read_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_images(tmp_path, *(f"{kind}/{n}.png" for kind in "ab" for n in range(4)))
+    for name in ("a/1.heic", "a/2.HEIC", "b/3.dcm"):
+        (tmp_path / name).touch()
+    assert count_classes(tmp_path) == {"a": 4, "b": 4}
+    said = capsys.readouterr().out
+    assert "1 .dcm, 2 .heic" in said
+    assert f"LEFT OUT of {tmp_path}" in said
+
+
+def write_deep_png(path: Path, channels: int) -> None:
+    """Write a PNG of 16 bits per channel (W3C PNG, colour types 2 and 6), which Pillow cannot."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(8 * channels * 2)) * 8)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colour_of_16_bits_is_refused_as_grey_of_16_bits_is(tmp_path: Path, channels: int) -> None:
+    file = tmp_path / "deep.png"
+    write_deep_png(file, channels)
+    images, unreadable = read_images([file], CONFIG)
+    assert not images.any()
+    assert "more than 8 bits per channel; convert it to 8-bit RGB" in unreadable[0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_show_one_plain_colour_which_is_said(
+    tmp_path: Path, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = np.random.default_rng(0).integers(0, 256, (16, 16, 4)).astype(np.uint8)
+    hidden[..., 3] = 0
+    hidden[4:12, 4:12] = (90, 90, 90, 255)
+    image = Image.fromarray(hidden)
+    if mode == "P":
+        image = image.convert("LA").convert("RGBA").quantize(256)
+    image.convert(mode).save(tmp_path / "cut.png")
+    for background, value in (("white", 255), ("black", 0)):
+        config = DataConfig(size=16, background=background)
+        (read,), _ = read_images([tmp_path / "cut.png"], config)
+        assert (read[4:12, 4:12] == 90).all()
+        read[4:12, 4:12] = value
+        assert (read == value).all()
+        said = capsys.readouterr().out
+        assert f"1 images are transparent in part; there they show {background}" in said
+
+
+def test_opaque_images_with_an_alpha_channel_are_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGBA", (16, 16), (1, 2, 3, 255)).save(tmp_path / "0.png")
+    (read,), _ = read_images([tmp_path / "0.png"], CONFIG)
+    assert (read == (1, 2, 3)).all()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_first_of_several_pages_is_read_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [Image.new("RGB", (16, 16), (red, 0, 0)) for red in (9, 200)]
+    pages[0].save(tmp_path / "0.tif", save_all=True, append_images=pages[1:])
+    (read,), _ = read_images([tmp_path / "0.tif"], CONFIG)
+    assert read[8, 8].tolist() == [9, 0, 0]
+    assert "1 files hold several images" in capsys.readouterr().out
+
+
+def spoil(folder: Path, count: int = 40) -> None:
+    """Write images of two classes, of which one file is cut off, one a web page, one empty."""
+    save_images(folder, *(f"{'ab'[n % 2]}/{n:02d}.png" for n in range(count)))
+    whole = (folder / "a" / "00.png").read_bytes()
+    (folder / "a" / "04.png").write_bytes(whole[:-30])
+    (folder / "b" / "01.png").write_bytes(b"<html>404 Not Found</html>")
+    (folder / "b" / "09.png").write_bytes(b"")
+
+
+def test_unreadable_files_are_left_out_all_at_once_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(tmp_path)
+    dataset = load_dataset(tmp_path, DataConfig(size=16, unreadable=0.1))
+    assert len(dataset.labels) == 40
+    places = {"a/04.png": 4, "b/01.png": 1, "b/09.png": 9}
+    assert {index: reason.partition(": ")[0] for index, reason in dataset.unreadable.items()} == {
+        index: str(tmp_path / name) for name, index in places.items()
+    }
+    assert not dataset.images[sorted(places.values())].any()
+    assert "3 files cannot be read and are LEFT OUT" in capsys.readouterr().out
+
+
+def test_above_the_share_of_the_setting_unreadable_files_are_refused_and_all_named(
+    tmp_path: Path,
+) -> None:
+    spoil(tmp_path)
+    for read in (load_dataset, load_test):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path, CONFIG)
+        message = str(caught.value)
+        assert "3 of 40 files cannot be read as an image; replace or delete them" in message
+        for name in ("a/04.png", "b/01.png", "b/09.png"):
+            assert name in message
+        assert ("data.unreadable (now 0.05)" in message) == (read is load_dataset)
 
 
 def bands(rows: int, columns: int) -> Image.Image:
