@@ -20,6 +20,7 @@ SETTINGS = {
     "training.frozen_epochs": 0,
     "training.fine_tuning_epochs": 6,
     "training.head_learning_rate": 0.01,
+    "evaluation.tta_views": 1,
 }
 
 
