@@ -160,8 +160,11 @@ def load(request: Request) -> Dataset:
     dataset = load_dataset(path, request.config.data)
     height, width = dataset.images.shape[1:3]
     counts = np.bincount(dataset.labels)
-    classes = [f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)]
-    say(f"{path}: {len(dataset.labels)} images of {height}x{width}\n  {', '.join(classes)}")
+    classes = [f"{label} {name}: {counts[label]}" for label, name in enumerate(dataset.class_names)]
+    say(
+        f"{path}: {len(dataset.labels)} images of {height}x{width}, in the classes that a "
+        f"submission answers by number:\n  {', '.join(classes)}"
+    )
     return dataset
 
 
