@@ -18,6 +18,7 @@ from competition.common.files import RUN_AGAIN, digest, reading, replacing
 from competition.networks.torch_weights import PACKAGE, copy_tensors, find_wheel_file, read_tensors
 
 KEYWORDS = ("auto", "imagenet", "none")
+IMAGENET_DEVIATIONS = np.array([0.229, 0.224, 0.225], np.float32)  # of its pixels, in 0..1
 SUFFIX = "_imagenet_notop.weights.h5"
 NO_ANSWER_SECONDS = 15.0  # after which Keras' server counts as out of reach
 
@@ -212,6 +213,20 @@ def load_backbone(backbone: Any, weights: Weights) -> None:
             f"{weights.path} does not hold weights of this backbone, or is broken; "
             "expected is a Keras .weights.h5 file of the same network without its top."
         ) from error
+    _take_over_scale(backbone)
+
+
+def _take_over_scale(backbone: Any) -> None:
+    """Mend the input's scale where a file is of Keras' own ImageNet network (see `copy_weights`).
+
+    Such a file is known by its variance, which is the deviation that the lacking layer divides by.
+    """
+    for layer in backbone.layers:
+        if type(layer).__name__ == "Normalization" and layer.weights:
+            mean, variance, *count = layer.get_weights()
+            if np.allclose(variance, IMAGENET_DEVIATIONS, rtol=0.01):
+                layer.set_weights([mean, variance * IMAGENET_DEVIATIONS, *count])
+            layer.finalize_state()
 
 
 def read_weights(network: Any, path: Path, cure: str = RUN_AGAIN) -> None:

@@ -10,9 +10,15 @@ import keras
 import numpy as np
 import pytest
 
-from competition.config import SubmissionConfig
+from competition.config import ModelConfig, SubmissionConfig
 from competition.networks import submission_model
-from competition.networks.submission_model import VIEWS, convert_images, predict_views
+from competition.networks.layers import find_backbone, network_spec
+from competition.networks.submission_model import (
+    VIEWS,
+    build_network,
+    convert_images,
+    predict_views,
+)
 from competition.submission.package import write_submission
 from tests.factories import IMAGES, make_run
 
@@ -145,3 +151,14 @@ def test_images_of_another_size_are_resized_with_a_warning(model: Any, labels: A
 def test_what_is_no_batch_of_colour_images_is_refused(model: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected numbers \(n, height, width, 3\)"):
         model.predict(np.zeros(shape))
+
+
+def test_a_keras_json_with_channels_first_changes_nothing() -> None:
+    keras.config.set_image_data_format("channels_first")
+    try:
+        spec = network_spec(ModelConfig(backbone="tiny_cnn"), (40, 40, 3), 3)
+        network = build_network(spec | {"input_size": 32})
+        assert find_backbone(network).output_shape == (None, None, None, 16)
+        assert network.predict(np.zeros((2, 40, 40, 3)), verbose=0).shape == (2, 3)
+    finally:
+        keras.config.set_image_data_format("channels_last")

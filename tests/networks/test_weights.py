@@ -135,21 +135,29 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         check_weights(Weights(path, "imagenet"), "tiny_cnn")
 
 
-def test_the_scale_that_keras_adds_for_imagenet_moves_into_the_normalisation() -> None:
-    scale = [1 / 0.229**0.5, 1 / 0.224**0.5, 1 / 0.225**0.5]
+@pytest.mark.parametrize("way", ["copied", "read from Keras' own file"])
+def test_the_scale_that_keras_adds_for_imagenet_moves_into_the_normalisation(
+    way: str, tmp_path: Path
+) -> None:
+    deviations = np.array([0.229, 0.224, 0.225])
 
     def build(with_scale: bool) -> keras.Model:
         inputs = keras.Input((8, 8, 3))
         x = keras.layers.Normalization()(keras.layers.Rescaling(1 / 255)(inputs))
-        x = keras.layers.Rescaling(scale)(x) if with_scale else x
+        x = keras.layers.Rescaling(list(deviations**-0.5))(x) if with_scale else x
         return keras.Model(inputs, keras.layers.Conv2D(2, 3)(x))
 
     source, target = build(True), build(False)
-    source.layers[2].set_weights(
-        [np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4]), np.array(0)]
-    )
+    variance = np.array([0.2, 0.3, 0.4]) if way == "copied" else deviations
+    source.layers[2].set_weights([np.array([0.4, 0.5, 0.6]), variance, np.array(0)])
     source.layers[2].finalize_state()
-    copy_weights(source, target)
+    if way == "copied":
+        copy_weights(source, target)
+    else:
+        source.save_weights(tmp_path / "own.weights.h5")
+        module.load_backbone(target, Weights(tmp_path / "own.weights.h5", "imagenet"))
+        target.save_weights(tmp_path / "ours.weights.h5")
+        module.load_backbone(target, Weights(tmp_path / "ours.weights.h5", "imagenet"))
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(
         source.predict(images, verbose=0), target.predict(images, verbose=0), rtol=1e-4
