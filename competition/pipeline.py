@@ -263,6 +263,7 @@ def answer_images(request: Request, zip_path: Path) -> None:
         target,
         request.config,
         request.skip_unreadable,
+        request.paths.runs,
     )
 
 

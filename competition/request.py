@@ -184,9 +184,9 @@ def _read_recipe(options: argparse.Namespace, like: str | None, paths: Paths) ->
     recipe: dict[str, Any] = dict(PRESETS[options.preset]) if options.preset else {}
     files = []
     if like:
-        known = paths.runs / like
-        files.append((known if known.is_dir() else Path(like)) / CONFIG)
-        if not files[0].is_file():
+        places = (paths.runs / like / CONFIG, Path(like) / CONFIG, Path(like))
+        files = [place for place in places if place.is_file()][:1]
+        if not files:
             known_runs = sorted(file.parent.name for file in paths.runs.glob(f"*/{CONFIG}"))
             raise UserError(
                 f"--like names {like}, which is no run in {paths.runs}; "

@@ -38,6 +38,7 @@ def read(workdir: Path, *arguments: str) -> Request:
     [
         ["--like", "custom_cnn_003"],
         ["--like", "{runs}/custom_cnn_003"],
+        ["--like", "{runs}/custom_cnn_003/settings.toml"],
         ["--config", "{runs}/custom_cnn_003/settings.toml"],
         ["--config", "{runs}/custom_cnn_003/config.json"],
     ],

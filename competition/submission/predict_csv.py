@@ -21,6 +21,7 @@ from competition.data.folder import list_unlabelled
 from competition.data.images import read_images, refuse_unreadable
 from competition.data.table import TABLE_SUFFIXES
 from competition.networks.submission_model import Model
+from competition.training.runs import list_runs, read_config
 
 BLOCK = 1024  # images per step of the progress bar
 
@@ -44,6 +45,7 @@ def predict_csv(
     target: Path,
     config: Config,
     skip_unreadable: bool,
+    runs: Path,
 ) -> None:
     """Write the answers of a packaged zip to the images of `source` into the CSV `target`.
 
@@ -51,12 +53,14 @@ def predict_csv(
     sample_path: the sample submission, whose columns, ids and order the CSV takes; without one,
     it has the columns `id` and `label`.
     skip_unreadable: an image that cannot be read gets the classes' shares of the training data.
+    runs: the data set's runs, which tell the same classes as the zip.
     Raises UserError, before anything is predicted, where zip, images and sample do not fit.
     """
     with tempfile.TemporaryDirectory(prefix="predict_") as place:
         folder = Path(place)
         facts = open_submission(zip_path, folder, config.limits.zip_megabytes)
         names = tuple(facts["class_names"])
+        _require_classes(zip_path, names, runs)
         if skip_unreadable and not facts["class_shares"]:
             raise UserError(
                 f"{zip_path} does not say how common its classes are, as --skip-unreadable needs; "
@@ -105,6 +109,16 @@ def open_submission(zip_path: Path, folder: Path, megabytes: float) -> dict[str,
             "prepared; give a zip that --package of this version wrote."
         )
     return facts
+
+
+def _require_classes(zip_path: Path, class_names: tuple[str, ...], runs: Path) -> None:
+    for run in list_runs(runs):
+        known = tuple(read_config(run, "class_names")["class_names"])
+        if known != class_names:
+            raise UserError(
+                f"{zip_path} tells the classes {', '.join(class_names)}, and {run.name} of this "
+                f"data set {', '.join(known)}; give a zip of the same data set, or another --name."
+            )
 
 
 # -- the sample submission

@@ -60,7 +60,8 @@ def answer(
     zip_path: Path, source: Path, sample: Path | None = None, skip: bool = False
 ) -> pd.DataFrame:
     target = source.with_name("answers.csv")
-    predict_csv(zip_path, source, sample, target, Config(), skip)
+    runs = source.parent / "runs"
+    predict_csv(zip_path, source, sample, target, Config(), skip, runs)
     return pd.read_csv(target, dtype={0: str})
 
 
@@ -198,6 +199,14 @@ def test_a_zip_of_others_and_a_missing_source_are_refused(zip_path: Path, tmp_pa
         answer(tmp_path / "nowhere.zip", tmp_path / "test.npz")
     with pytest.raises(UserError, match=r"nowhere, which does not exist"):
         answer(zip_path, tmp_path / "nowhere")
+
+
+def test_a_zip_of_other_classes_than_the_runs_of_the_data_set_is_refused(
+    zip_path: Path, folder: Path, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "runs" / "tiny_cnn_001" / "config.json", {"class_names": ["a", "x", "c"]})
+    with pytest.raises(UserError, match=r"classes a, b, c, and tiny_cnn_001 .* a, x, c"):
+        answer(zip_path, folder)
 
 
 def test_labels_of_another_data_set_are_refused(zip_path: Path, tmp_path: Path) -> None:
