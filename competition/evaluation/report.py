@@ -44,6 +44,7 @@ PLOT_BYTES = 2_500_000  # of all plots of studies together
 COLUMNS = 24  # images per row and column of a sheet
 SIDE, QUALITY = 96, 70  # of an image: longest side in pixels, JPEG quality
 BINS = 10  # of a reliability diagram
+DEFAULTS = flatten(Config())
 CURVES = ("loss", "val_loss", "val_accuracy", "learning_rate")
 ROW = (
     "rank",
@@ -59,6 +60,7 @@ ROW = (
     "parameters",
     "ms/image",
     "zip MB",
+    "splits",
 )
 
 
@@ -71,9 +73,11 @@ def write_report(paths: Paths) -> Path | None:
     if table.empty or not (paths.data / PREPARED / "prepared.json").is_file():
         return None
     data = load_prepared(paths.data / PREPARED)
-    details = {
-        run: _describe_answers(paths.runs / run, data) for run in _pick_detailed(table, data)
-    }
+    same = (table["splits"] == data.fingerprint) & (table["distortion"] == data.distortion_hash)
+    table = pd.concat([table[same], table[~same]])
+    runs = [paths.runs / run for run in table["run"]]
+    detailed = [run for run in runs[: same.sum()] if (run / name_predictions("test")).is_file()]
+    details = {run.name: _describe_answers(run, data) for run in detailed[:DETAILED]}
     images = _gather_images(details, data, read_arrays(paths.data / SPLITS)["test"])
     content = {
         "name": paths.name,
@@ -81,7 +85,7 @@ def write_report(paths: Paths) -> Path | None:
         "images": len(data.test.labels),
         "columns": ROW,
         "rows": [_clean(row) for row in table[list(ROW)].to_numpy(object).tolist()],
-        "runs": [_describe_run(paths, run) for run in table["run"]],
+        "runs": [_describe_run(paths, row) for row in table.to_dict("records")],
         "details": details,
         "indices": images["indices"],
         "sheet": {"columns": COLUMNS, "size": data.test.versions["clean"].shape[2:0:-1]},
@@ -101,12 +105,6 @@ def write_report(paths: Paths) -> Path | None:
     return path
 
 
-def _pick_detailed(table: pd.DataFrame, data: PreparedData) -> list[str]:
-    same = (table["splits"] == data.fingerprint) & (table["distortion"] == data.distortion_hash)
-    best = table[same].sort_values("selection", ascending=False, kind="stable")
-    return [str(run) for run in best["run"].head(DETAILED)]
-
-
 def _clean(values: Iterable[Any]) -> list[Any]:
     """Return values for JSON: four significant digits, None for what is missing."""
     return [_round(value) if isinstance(value, float) else value for value in values]
@@ -121,24 +119,24 @@ def _round(value: float) -> float | None:
 # -- every run: its curves, and how to make it again
 
 
-def _describe_run(paths: Paths, name: str) -> dict[str, Any]:
-    run = paths.runs / name
-    config = read_config(run, "splits")
+def _describe_run(paths: Paths, row: dict[Any, Any]) -> dict[str, Any]:
+    run = paths.runs / row["run"]
+    config = read_config(run)
     environment = read_json(run / ENVIRONMENT) if (run / ENVIRONMENT).is_file() else {}
     settings = config.get("settings", {})
-    metrics = read_metrics(run, "distortion", "test_looks")
+    facts = {
+        "seed": settings.get("seed", "of its members"),
+        **environment,
+        "data": row["splits"],
+        "distortion": row["distortion"],
+        "selected by": row["select by"],
+        "looks at the test": row["test looks"],
+        "not scored": row["not scored"],
+    }
     return {
         "curves": _read_curves(read_history(run)) if (run / HISTORY).is_file() else None,
         "command": _reproduce(paths.name, config),
-        "facts": {
-            "seed": settings.get("seed", "of its members"),
-            **environment,
-            "data": config["splits"],
-            "distortion": metrics["distortion"],
-            "selected by": metrics.get("select_by", ""),
-            "looks at the test": metrics["test_looks"],
-            "not scored": ", ".join(metrics.get("not_scored", [])) or "nothing",
-        },
+        "facts": {name: value for name, value in facts.items() if pd.notna(value)},
     }
 
 
@@ -154,14 +152,14 @@ def _reproduce(name: str, config: dict[str, Any]) -> str:
     """Return the command that trains a run again, with each setting that is no default."""
     if members := config.get("members"):
         return f"python run.py --ensemble {' '.join(members)} --name {shlex.quote(name)}"
-    settings, defaults = config.get("settings", {}), flatten(Config())
+    settings = config.get("settings", {})
     words = ["python", "run.py", "--train", "--data", "FILE", "--name", name]
     if backbone := settings.get("model.backbone"):
         words += ["--backbone", backbone]
     if budget := config.get("time_budget_seconds"):
         words += ["--time-budget", f"{budget:.0f}s"]
     for key, value in settings.items():
-        if key != "model.backbone" and value != defaults.get(key, value):
+        if key != "model.backbone" and value != DEFAULTS.get(key, value):
             words += ["--set", f"{key}={value}"]
     return shlex.join(words)
 
