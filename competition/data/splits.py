@@ -140,7 +140,8 @@ def _check_split(cleaned: CleanedData, indices: np.ndarray) -> None:
         raise UserError(
             f"Class {absent} ('{class_names[absent]}') has {total} images left after cleaning, "
             "too few for every split to get one; add images of it, see in issues.csv why others "
-            "were dropped, lower split.folds, or raise split.test or split.validation."
+            "were dropped and keep them with overrides.csv, lower split.folds, or raise split.test "
+            "or split.validation."
         )
 
 

@@ -14,6 +14,7 @@ from competition.cleaning.embedding import embed, lay_out
 from competition.cleaning.non_cells import find_clusters, measure_sharing
 from competition.cleaning.wrong_labels import WrongLabel
 from competition.common import files
+from competition.common.errors import UserError
 from competition.common.figures import draw_class_balance, draw_contact_sheet
 from competition.config import Config, with_settings
 from competition.data.arrays import Dataset
@@ -160,6 +161,35 @@ def test_blank_broken_and_noise_images_go_each_by_its_own_name(tmp_path: Path) -
     assert found(tmp_path, "broken") == {10, 11}
     assert found(tmp_path, "noise") == {40}
     assert set(np.flatnonzero(~keep)) == {3, 4, 10, 11, 40}
+
+
+def test_an_unreadable_image_is_an_issue_of_its_own_that_no_override_can_keep(
+    tmp_path: Path,
+) -> None:
+    dataset = draw_cells(60)
+    dataset.images[[4, 9]] = 0
+    dataset = dataclasses.replace(dataset, unreadable={4: "a/4.png: cut off", 9: "a/9.png: empty"})
+    keep = clean(dataset, tmp_path, CONFIG, None).keep
+    assert np.flatnonzero(~keep).tolist() == [4, 9]
+    rows = [(row["index"], row["kind"], row["reason"]) for row in read_issues(tmp_path)]
+    assert rows == [("4", "unreadable", "a/4.png: cut off"), ("9", "unreadable", "a/9.png: empty")]
+    (tmp_path / "overrides.csv").write_text("index,action\n9,keep\n")
+    with pytest.raises(UserError, match=r"keeps image 9, which cannot be read \(a/9.png: empty\)"):
+        clean(dataset, tmp_path, CONFIG, None)
+
+
+def test_a_class_of_even_images_is_kept_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = draw_cells(90)
+    generator = np.random.default_rng(5)
+    for index in np.flatnonzero(dataset.labels == 1):
+        colour = np.array([30, 50, 90]) + generator.normal(0, 4, 3)
+        dataset.images[index] = colour + generator.normal(0, 1, dataset.images[index].shape)
+    dataset.images[0] = 7  # of another class, so it is blank indeed
+    keep = clean(dataset, tmp_path, CONFIG, None).keep
+    assert np.flatnonzero(~keep).tolist() == [0]
+    assert "Class 'middle' looks faulty as a whole: it is KEPT" in capsys.readouterr().out
 
 
 def test_near_copies_share_a_group_of_which_the_first_stays(tmp_path: Path) -> None:
