@@ -1,11 +1,8 @@
 """The stages in order: what was asked for, and what that needs that is missing or stale."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +15,8 @@ from competition.codabench.grade import grade
 from competition.common import console
 from competition.common.console import describe_seconds, headline, say
 from competition.common.devices import has_accelerator
-from competition.common.errors import DamagedFileError, NotCheckedError, UserError, WorthlessError
-from competition.common.files import digest, exclusive, read_json, require_disk
+from competition.common.errors import UserError
+from competition.common.files import digest, exclusive, require_disk
 from competition.common.parallel import Workers, count_workers
 from competition.data.arrays import CleanedData, Dataset, PreparedData
 from competition.data.dataset import load_dataset, load_test
@@ -28,56 +25,27 @@ from competition.data.prepare import prepare
 from competition.data.splits import split
 from competition.demo.make import make_demo
 from competition.distortion.profiles import PROFILE
+from competition.evaluation.compare import compare_runs
 from competition.evaluation.ensemble import make_ensemble, members_of
-from competition.evaluation.leaderboard import record_public_score, write_leaderboard
-from competition.evaluation.metrics import final_scores
-from competition.evaluation.report import write_report
+from competition.evaluation.gap import explain_gap
+from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
 from competition.networks.weights import Weights, choose_weights, find_embedding_weights
 from competition.paths import (
     FOLDS,
     HIDDEN_TEST,
-    LEADERBOARD_MARKDOWN,
     LOG,
-    METRICS,
     PREPARED,
-    REPORT,
     TRAINING_SET,
 )
 from competition.request import Request, with_final
 from competition.search.study import open_storage
+from competition.status import Results, show_results
 from competition.submission.package import package_run
 from competition.submission.predict_csv import predict_csv, read_sample
 from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
 from competition.training.folds import train_folds
 from competition.training.runs import describe_environment
-
-NEXT_AFTER_DEMO = """your own data, an .npz or a folder of class folders:
-             python run.py --search --data FILE --time-budget 30m"""
-
-
-@dataclass
-class Results:
-    """What came out, and what did not go well.
-
-    packaged: the run and its verified zip. hidden_test: accuracy on the demo's. unchecked: why
-    --check-server could not check.
-    """
-
-    packaged: tuple[Path, Path] | None = None
-    hidden_test: float | None = None
-    failures: list[str] = field(default_factory=list)
-    worthless: str = ""
-    unchecked: str = ""
-
-    def raise_for(self) -> None:
-        """Raise what is to be told at the end, the gravest first."""
-        if self.failures:
-            raise UserError("Not all went well: " + " ".join(self.failures))
-        if self.worthless:
-            raise WorthlessError(self.worthless)
-        if self.unchecked:
-            raise NotCheckedError(self.unchecked)
 
 
 def run(request: Request) -> None:
@@ -89,6 +57,12 @@ def run(request: Request) -> None:
     paths, config, results = request.paths, request.config, Results()
     if request.from_zip is not None:
         answer_images(request, request.from_zip)
+        return
+    if request.compare:
+        say(compare_runs(paths, request.compare), always=True)
+    if request.explain_gap:
+        say(explain_gap(paths, request.explain_gap), always=True)
+    if (request.compare or request.explain_gap) and not (request.stages or request.asks_server):
         return
     command = digest(repr(request))
     clock = JobClock(paths.experiments, command, request.budget_seconds, request.started)
@@ -298,47 +272,3 @@ def ask_server(request: Request, data: PreparedData) -> None:
         show_dry_run(request.dry_run, data, config, paths, request.on_test)
     if request.grade is not None:
         grade(request.grade, data, config, paths, request.on_test, request.force)
-
-
-def show_results(request: Request, results: Results, clock: JobClock) -> None:
-    """Write the leaderboard; print it, what was made, what it is worth and what to do next."""
-    paths, folder = request.paths, request.paths.experiments
-    table = write_leaderboard(paths.runs, folder, with_references=not request.is_demo)
-    try:
-        write_report(paths)
-    except DamagedFileError as error:
-        results.failures.append(f"report: {error}")
-    made = {"submission": results.packaged and results.packaged[1], "report": folder / REPORT}
-    made |= {"leaderboard": folder / LEADERBOARD_MARKDOWN, "cleaning": paths.data / REPORT}
-    made = {name: path for name, path in made.items() if path is not None and path.is_file()}
-    scores = final_scores_of(results.packaged[0]) if results.packaged else {}
-    if request.as_json:
-        run = results.packaged[0].name if results.packaged else None
-        facts = {"name": paths.name, "run": run, "expected": scores.get("accuracy")}
-        facts |= {"interval": scores.get("interval"), "hidden_test": results.hidden_test}
-        facts |= {"seconds": round(clock.seconds_used, 1), "failures": results.failures}
-        print(json.dumps(facts | {name: str(path) for name, path in made.items()}))
-        return
-    lines = ["\n== Result (accuracies in percent)", table, ""]
-    if scores:
-        low, high = scores["interval"]
-        expected = (
-            f"{100 * scores['accuracy']:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
-        )
-        found = results.hidden_test
-        lines.append(
-            f"expected     {expected}"
-            if found is None
-            else f"hidden test  {100 * found:.1f} %; expected {expected}"
-        )
-    lines += [f"{name:12} {path}" for name, path in made.items()]
-    if results.packaged:
-        run = results.packaged[0].name
-        upload = f"upload the submission, then  python run.py --record {run} SCORE"
-        lines.append(f"next         {NEXT_AFTER_DEMO if request.is_demo else upload}")
-    say("\n".join([*lines, f"Done in {describe_seconds(clock.seconds_used)}."]), always=True)
-
-
-def final_scores_of(run: Path) -> Mapping[str, Any]:
-    """Return the scores of a run on the test under the hidden test's distortions."""
-    return final_scores(read_json(run / METRICS)["test"][PROFILE])

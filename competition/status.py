@@ -1,14 +1,58 @@
-"""Where things stand: what each data set has by now, and the next command to type."""
+"""Where things stand: what each data set has by now, what came out, and the next command."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from competition.common.console import describe_seconds, say
+from competition.common.errors import DamagedFileError, NotCheckedError, UserError, WorthlessError
 from competition.common.files import read_json
 from competition.data.splits import SPLITS
-from competition.evaluation.leaderboard import read_rows
-from competition.paths import CLEANING_MARKER, SPLITS_MARKER, Paths
+from competition.distortion.profiles import PROFILE
+from competition.evaluation.leaderboard import read_rows, write_leaderboard
+from competition.evaluation.metrics import final_scores
+from competition.evaluation.report import write_report
+from competition.paths import (
+    CLEANING_MARKER,
+    LEADERBOARD_MARKDOWN,
+    METRICS,
+    REPORT,
+    SPLITS_MARKER,
+    Paths,
+)
+from competition.request import Request
+from competition.time_budget import JobClock
+
+NEXT_AFTER_DEMO = """your own data, an .npz or a folder of class folders:
+             python run.py --search --data FILE --time-budget 30m"""
+
+
+@dataclass
+class Results:
+    """What came out, and what did not go well.
+
+    packaged: the run and its verified zip. hidden_test: accuracy on the demo's. unchecked: why
+    --check-server could not check.
+    """
+
+    packaged: tuple[Path, Path] | None = None
+    hidden_test: float | None = None
+    failures: list[str] = field(default_factory=list)
+    worthless: str = ""
+    unchecked: str = ""
+
+    def raise_for(self) -> None:
+        """Raise what is to be told at the end, the gravest first."""
+        if self.failures:
+            raise UserError("Not all went well: " + " ".join(self.failures))
+        if self.worthless:
+            raise WorthlessError(self.worthless)
+        if self.unchecked:
+            raise NotCheckedError(self.unchecked)
 
 
 def describe_status(root: Path) -> str:
@@ -61,3 +105,47 @@ def _advise(table: pd.DataFrame, zips: list[Path]) -> str:
 
 def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
     return read_json(path, shape) if path.is_file() else {}
+
+
+def show_results(request: Request, results: Results, clock: JobClock) -> None:
+    """Write the leaderboard; print it, what was made, what it is worth and what to do next."""
+    paths, folder = request.paths, request.paths.experiments
+    table = write_leaderboard(paths.runs, folder, with_references=not request.is_demo)
+    try:
+        write_report(paths)
+    except DamagedFileError as error:
+        results.failures.append(f"report: {error}")
+    made = {"submission": results.packaged and results.packaged[1], "report": folder / REPORT}
+    made |= {"leaderboard": folder / LEADERBOARD_MARKDOWN, "cleaning": paths.data / REPORT}
+    made = {name: path for name, path in made.items() if path is not None and path.is_file()}
+    scores = final_scores_of(results.packaged[0]) if results.packaged else {}
+    if request.as_json:
+        run = results.packaged[0].name if results.packaged else None
+        facts = {"name": paths.name, "run": run, "expected": scores.get("accuracy")}
+        facts |= {"interval": scores.get("interval"), "hidden_test": results.hidden_test}
+        facts |= {"seconds": round(clock.seconds_used, 1), "failures": results.failures}
+        print(json.dumps(facts | {name: str(path) for name, path in made.items()}))
+        return
+    lines = ["\n== Result (accuracies in percent)", table, ""]
+    if scores:
+        low, high = scores["interval"]
+        expected = (
+            f"{100 * scores['accuracy']:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+        )
+        found = results.hidden_test
+        lines.append(
+            f"expected     {expected}"
+            if found is None
+            else f"hidden test  {100 * found:.1f} %; expected {expected}"
+        )
+    lines += [f"{name:12} {path}" for name, path in made.items()]
+    if results.packaged:
+        run = results.packaged[0].name
+        upload = f"upload the submission, then  python run.py --record {run} SCORE"
+        lines.append(f"next         {NEXT_AFTER_DEMO if request.is_demo else upload}")
+    say("\n".join([*lines, f"Done in {describe_seconds(clock.seconds_used)}."]), always=True)
+
+
+def final_scores_of(run: Path) -> Mapping[str, Any]:
+    """Return the scores of a run on the test under the hidden test's distortions."""
+    return final_scores(read_json(run / METRICS)["test"][PROFILE])
