@@ -33,7 +33,7 @@ def list_images(path: Path, config: DataConfig, class_names: tuple[str, ...]) ->
     Counts and says the images that are left out. Raises UserError, one sentence, for whatever does
     not fit.
     """
-    folder = path.parent if path.suffix.lower() in TABLE_SUFFIXES else path
+    folder = path if path.is_dir() else path.parent
     images = find_images(folder)
     if folder != path:
         listing = list_table(path, images, config, class_names)
@@ -55,7 +55,7 @@ def list_unlabelled(path: Path, config: DataConfig) -> tuple[list[Path], list[st
     The names are paths from the folder, or as the CSV writes them. Raises UserError where there is
     none, or the CSV names one that is not there.
     """
-    if path.suffix.lower() in TABLE_SUFFIXES:
+    if not path.is_dir():
         return list_named(path, find_images(path.parent), config)
     if not (images := find_images(path)):
         raise UserError(f"{path} {NO_IMAGES}.")
@@ -112,7 +112,7 @@ def _find_tables(folder: Path) -> list[Path]:
     tables = [
         entry
         for entry in sorted(folder.iterdir())
-        if entry.suffix.lower() in TABLE_SUFFIXES and not is_hidden(entry.name)
+        if entry.suffix.lower() in TABLE_SUFFIXES and entry.is_file() and not is_hidden(entry.name)
     ]
     return [table for table in tables if "submission" not in table.stem.lower()]
 

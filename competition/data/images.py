@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from competition.common.console import progress, say
+from competition.common.console import printable, progress, say
 from competition.common.errors import UserError
 from competition.common.files import require_readable
 from competition.config import DataConfig
@@ -86,9 +86,11 @@ def read_images(files: list[Path], config: DataConfig) -> tuple[np.ndarray, dict
         except MemoryError:
             raise
         except UnidentifiedImageError:
-            unreadable[index] = f"{files[index]}: not an image of the format that its name says"
+            unreadable[index] = (
+                f"{printable(str(files[index]))}: not an image, whatever its name says"
+            )
         except Exception as error:  # each format of Pillow raises its own kinds for a damaged file
-            unreadable[index] = f"{files[index]}: {error}"
+            unreadable[index] = printable(f"{files[index]}: {error}")
 
     with ThreadPool(os.cpu_count()) as pool:
         done = pool.imap(read, range(len(files)), 16)
@@ -119,6 +121,8 @@ def _read_image(file: Path, config: DataConfig, special: list[str]) -> np.ndarra
 
     Transparent parts show the background. special: takes a word for what is to be counted.
     """
+    if not file.is_file():  # opening a pipe would wait for good
+        raise FileNotFoundError("no such file")
     with Image.open(file) as opened:
         if _is_deep(opened):
             raise ValueError("more than 8 bits per channel; convert it to 8-bit RGB")

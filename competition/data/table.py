@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from competition.common.errors import UserError
+from competition.common.files import require_readable
 from competition.config import DataConfig
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -25,7 +26,7 @@ LABEL_COLUMNS = (
 )  # fmt: skip
 # A name of a split, as in train, TEST_SIMPLE, fold_3, val-images, labels_train.
 SPLIT = re.compile(
-    r"(?<![a-z])(train|trn|val|test|dev|eval|fold|split)(ing|id|idation|uation)?"
+    r"(?<![a-z])(train|trn|val|test|dev|eval|fold|split|part|batch)(ing|id|idation|uation)?"
     r"(data|set|images?|imgs?)?s?(?![a-z])",
     re.IGNORECASE,
 )
@@ -98,7 +99,7 @@ def sort_naturally(names: set[str]) -> tuple[str, ...]:
 
 def _read_rows(table: Path) -> Rows:
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        text = require_readable(table).read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, restval=""))
     except (UnicodeDecodeError, csv.Error) as error:

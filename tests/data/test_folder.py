@@ -1,5 +1,6 @@
 """Folders with a CSV of labels, and images of mixed sizes brought to one."""
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -460,6 +461,13 @@ def test_the_first_of_several_pages_is_read_and_said(
     (read,), _ = read_images([tmp_path / "0.tif"], CONFIG)
     assert read[8, 8].tolist() == [9, 0, 0]
     assert "1 files hold several images" in capsys.readouterr().out
+
+
+def test_links_that_lead_nowhere_and_pipes_are_unreadable_and_do_not_hang(tmp_path: Path) -> None:
+    (tmp_path / "0.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "1.png")
+    _, unreadable = read_images([tmp_path / "0.png", tmp_path / "1.png"], CONFIG)
+    assert [reason.rpartition(": ")[2] for reason in unreadable.values()] == ["no such file"] * 2
 
 
 def spoil(folder: Path, count: int = 40) -> None:
