@@ -22,7 +22,7 @@ Exit codes: 0 all done, 1 the file system failed, 2 a mistake or a failed check,
   python run.py --search --data training_set.npz --time-budget 90m
   python run.py --train --backbone mobilenetv3large --set training.fine_tuning_learning_rate=3e-4
 """
-ACTIONS = ("record", "ensemble", "predict", *STAGES, *SERVER_ACTIONS)
+ACTIONS = ("record", "compare", "explain_gap", "ensemble", "predict", *STAGES, *SERVER_ACTIONS)
 STAGE_HELP = {
     "clean": "flag copies, broken images, non-cells and wrong labels",
     "split": "cut into training, validation and test",
@@ -54,6 +54,9 @@ def _add_stages(add: Any) -> None:
     add("--ensemble", nargs="+", metavar="RUN", help="package the average of these runs")
     score = ("RUN", "SCORE")
     add("--record", nargs=2, metavar=score, help="keep the public score of a run, as 0.82")
+    pair = ("RUN", "RUN")
+    add("--compare", nargs=2, metavar=pair, help="where two runs differ, and whether by chance")
+    add("--explain-gap", metavar="RUN", help="what distortion costs a run, and what to try")
     add("--settings", action="store_true", help="list all settings for --set, and exit")
 
 

@@ -33,7 +33,7 @@ class Request:
     from. stages: those of STAGES that were named. final: the backbone that is packaged,
     `best`, or empty: see `with_final`. budget_seconds: the time budget. fixed_keys: settings that
     no search changes: those that --set names, and where nothing is searched those of --preset.
-    record: a run and its public score.
+    record: a run and its public score. compare, explain_gap: runs to say more about.
     ensemble: the runs that are averaged. server: requirements of --check-server. workers: the
     processes asked for (None: as many as serve best). quiet: only the result is printed.
     as_json: the same, as one JSON object. predict: images to answer; from_zip: by this zip alone
@@ -69,6 +69,8 @@ class Request:
     from_zip: Path | None = None
     sample: Path | None = None
     skip_unreadable: bool = False
+    compare: tuple[str, ...] = ()
+    explain_gap: str | None = None
     started: float = field(default_factory=time.time, repr=False, compare=False)
 
     def wants(self, *stages: str) -> bool:
@@ -132,6 +134,8 @@ def read_request(options: argparse.Namespace) -> Request:
         fixed_keys=user_keys | recipe_keys,
         storage=options.storage,
         record=_read_record(options.record),
+        compare=tuple(options.compare or ()),
+        explain_gap=options.explain_gap,
         ensemble=tuple(options.ensemble or ()),
         dry_run=options.dry_run,
         grade=options.grade,

@@ -110,6 +110,15 @@ def draw_history(path: Path, table: pd.DataFrame) -> None:
     _save_figure(figure, path)
 
 
+def draw_bars(path: Path, bars: dict[str, float], title: str) -> None:
+    """Write horizontal bars as PNG, the first one at the bottom."""
+    figure, axes = _start_figure(8, 1 + 0.28 * len(bars))
+    axes.barh(list(bars), list(bars.values()), color=_pick_colour(0))
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(title=title)
+    _save_figure(figure, path)
+
+
 def draw_confusion(
     path: Path, confusion: np.ndarray, class_names: tuple[str, ...], title: str
 ) -> None:

@@ -248,7 +248,10 @@ def _score_severities(
 def _list_mistakes(
     version: str, scored: ScoredSet, probabilities: np.ndarray, cams: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    places = {index: place for place, index in enumerate(cams.get(f"{version}_indices", []))}
+    maps = cams.get(version, np.empty((0, 1, 1)))
+    is_located = maps[:1].size > 1  # a small input ends in a single place, which says nothing
+    indices = cams[f"{version}_indices"] if is_located else []
+    places = {index: place for place, index in enumerate(indices)}
     mistakes = []
     for index in confident_mistakes(scored.labels, probabilities):
         mistakes.append(
@@ -258,7 +261,7 @@ def _list_mistakes(
                 "guess": int(probabilities[index].argmax()),
                 "confidence": _round(float(probabilities[index].max())),
                 "doubtful": bool(scored.surely_wrong[index]),
-                "cam": cams[version][places[index]].tolist() if index in places else None,
+                "cam": maps[places[index]].tolist() if index in places else None,
             }
         )
     return mistakes
