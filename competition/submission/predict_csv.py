@@ -260,7 +260,8 @@ def _read_questions(
 def _match_ids(sample: Sample, names: list[str], source: Path) -> list[int]:
     """Return the image of each id: a name, a path, or either without its suffix."""
     meant: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
+    places = {name: index for index, name in enumerate(names)}  # a CSV may name an image twice
+    for name, index in places.items():
         path = PurePosixPath(name)
         for alias in {name, path.with_suffix("").as_posix(), path.name, path.stem}:
             meant[alias].append(index)
@@ -280,7 +281,7 @@ def _match_ids(sample: Sample, names: list[str], source: Path) -> list[int]:
     if len(set(order)) < len(order):
         twice = next(names[index] for index, count in Counter(order).items() if count > 1)
         raise UserError(f"{sample.path} has several ids that mean {twice}; leave one of them.")
-    if others := set(range(len(names))) - set(order):
+    if others := set(places.values()) - set(order):
         say(
             f"{len(others)} images of {source} have no row in {sample.path.name} and are left "
             f"out, as {names[min(others)]}."

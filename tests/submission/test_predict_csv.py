@@ -103,6 +103,9 @@ def test_without_a_sample_the_rows_are_those_of_the_source(
     table.write_text("file\tdate\n" + "".join(f"{name}\t1\n" for name in NAMES))
     answers = answer(zip_path, table)
     assert (answers["id"].tolist(), answers["label"].tolist()) == (NAMES, labels)
+    table.write_text("file\nd0\nc0\nd0\n")
+    sample = write_sample(tmp_path / "sample.csv", {"id": ["d0", "c0"], "label": [0, 0]})
+    assert answer(zip_path, table, sample)["id"].tolist() == ["d0", "c0"]
     np.savez(tmp_path / "test.npz", images=IMAGES[: len(NAMES)])
     numbered = answer(zip_path, tmp_path / "test.npz")
     assert numbered["id"].tolist() == [str(number) for number in range(len(NAMES))]
