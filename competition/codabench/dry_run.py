@@ -1,15 +1,20 @@
-"""The server's two steps at home: a zip through ingestion and scoring, each a process with limits.
+"""The server's two steps at home: a zip through ingestion, apart and with limits, and scoring.
 
-The folders and commands are those of Codabench's containers, with a temporary folder in the place
-of /app
+Ingestion has the folders and the command of Codabench's container, with a temporary folder in the
+place of /app. Its answers are taken over as plain arrays once all its processes are gone; only then
+are they compared with the labels, by the scoring program's functions in this process
 (https://docs.codabench.org/latest/Developers_and_Administrators/Submission-Docker-Container-Layout/).
 """
 
+import io
+import math
 import os
 import shlex
 import shutil
+import stat
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +23,17 @@ from pathlib import Path
 import numpy as np
 
 from competition.codabench import ingestion, scoring
-from competition.codabench.sandbox import Finished, extract, run_limited
+from competition.codabench.sandbox import (
+    NOT_ISOLATED,
+    Finished,
+    can_isolate,
+    extract,
+    remove_tree,
+    run_limited,
+)
 from competition.common.console import headline, say
 from competition.common.errors import CheckFailedError
-from competition.common.files import digest, read_arrays, read_json, write_json, write_text
+from competition.common.files import digest, read_json, write_json, write_text
 from competition.config import Config, LimitsConfig
 from competition.data.arrays import PreparedData
 from competition.distortion.profiles import PROFILE
@@ -36,6 +48,8 @@ COMMANDS = {
 PROGRAMS = {"ingestion": Path(ingestion.__file__), "scoring": Path(scoring.__file__)}
 # So that a submission finds room on an accelerator whose memory this process would else hold.
 SHARED_DEVICE = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # for a pipe
+ANSWER_BYTES = 2**14  # per image: its label and the probabilities of 4000 classes
 
 
 @dataclass(frozen=True)
@@ -43,13 +57,15 @@ class Answers:
     """The answers of a submission, and the time and memory that they took.
 
     labels: (n,) int64. probabilities: (min(n, asked), K), or None. seconds: of loading; of
-    predicting all labels; of predicting once more the images whose probabilities were asked for.
+    predicting all labels; of predicting once more the images whose probabilities were asked for; as
+    the submission's process tells them, so for trusted ones only. wall_seconds: of its process.
     peak_megabytes: of the whole process tree, images included.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray | None
     seconds: tuple[float, float, float]
+    wall_seconds: float
     peak_megabytes: float
     output: str
 
@@ -70,7 +86,8 @@ class Reference:
 class DryRun:
     """The server's view of a submission.
 
-    scores: of scores.json. page: detailed_results.html. output: of both programs.
+    scores: of scores.json, the duration from the start of the process to its end. page:
+    detailed_results.html. output: of the submission.
     """
 
     scores: dict[str, float]
@@ -107,6 +124,8 @@ def open_split(
     scored = prepared.test if on_test else prepared.validation
     images = scored.versions[PROFILE]
     say(f"{len(images)} distorted images of the {scored.name} split")
+    if not can_isolate():
+        say(NOT_ISOLATED)
     if on_test:
         path = paths.experiments / TEST_LOOKS
         cure = "delete it; the looks at the test are counted from 0 then."
@@ -130,17 +149,14 @@ def dry_run(
     Raises CheckFailedError where it would fail on the server.
     """
     answers = run_ingestion(zip_path, images, limits)
-    with _container() as app:
-        write_reference(app / "input" / "ref", reference)
-        (app / "input" / "res").mkdir()
-        seconds = np.array(answers.seconds)
-        np.savez(app / "input" / "res" / "predictions.npz", labels=answers.labels, seconds=seconds)
-        finished = _run_program("scoring", app, limits)
-        if finished.return_code != 0:
-            raise CheckFailedError(f"{zip_path} cannot be scored: {last_line(finished.output)}")
-        page = (app / "output" / "detailed_results.html").read_text(encoding="utf-8")
-        scores = read_json(app / "output" / "scores.json")
-    return DryRun(scores, page, answers.output + finished.output, answers.peak_megabytes)
+    names = list(reference.class_names)
+    try:
+        scores, page = scoring.score_labels(
+            reference.labels, answers.labels, names, answers.wall_seconds, reference.images
+        )
+    except SystemExit as error:  # the way in which the program ends for labels that are none
+        raise CheckFailedError(f"{zip_path} cannot be scored: {error}") from error
+    return DryRun(scores, page, answers.output, answers.peak_megabytes)
 
 
 def run_ingestion(
@@ -168,22 +184,73 @@ def run_ingestion(
         (app / "input_data").mkdir()
         np.save(app / "input_data" / "images.npy", images)
         more = f"--probabilities {probabilities}{' --elsewhere' * elsewhere}"
-        finished = _run_program("ingestion", app, limits, python, more)
+        finished = _run_ingestion_program(app, limits, python, more)
         if finished.return_code != 0:
-            raise CheckFailedError(f"{zip_path} fails when it runs: {last_line(finished.output)}")
+            reason = last_line(finished.output, f"it ended with code {finished.return_code}")
+            raise CheckFailedError(f"{zip_path} fails when it runs: {reason}")
         try:
-            stored = read_arrays(app / "output" / "predictions.npz")
-            load, predict, again = stored["seconds"].tolist()
-            return Answers(
-                stored["labels"],
-                stored.get("probabilities"),
-                (load, predict, again),
-                finished.peak_megabytes,
-                finished.output,
-            )
-        except (ValueError, KeyError) as error:  # it may have written this file itself
-            reason = error.__cause__ or error
+            stored = read_answers(app / "output" / "predictions.npz", len(images), probabilities)
+        except Exception as error:  # a stranger wrote this file; zipfile and numpy raise many kinds
+            reason = str(getattr(error, "strerror", None) or error)  # not its path, long gone
             raise CheckFailedError(f"{zip_path} leaves no readable answers: {reason}") from error
+    load, predict, again = stored["seconds"].tolist()
+    return Answers(
+        stored["labels"],
+        stored.get("probabilities"),
+        (load, predict, again),
+        finished.seconds,
+        finished.peak_megabytes,
+        finished.output,
+    )
+
+
+def read_answers(path: Path, count: int, probabilities: int = 0) -> dict[str, np.ndarray]:
+    """Read a predictions.npz that a stranger may have written.
+
+    Returns labels (count,) int64, seconds (3,), and probabilities (min(count, asked), K) where some
+    were asked for and given. Nothing is unpickled or decompressed, and no array is made before its
+    size is known to be right. Raises ValueError and others for anything else.
+    """
+    if path.parent.resolve() != path.parent:
+        raise ValueError("its folder was replaced by a link")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | NO_WAIT)
+    with os.fdopen(descriptor, "rb") as stream:
+        facts = os.fstat(stream.fileno())
+        limit = 2**16 + ANSWER_BYTES * count
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
+            raise ValueError(f"{path.name} is no plain file of at most {limit} bytes")
+        content = io.BytesIO(stream.read(limit))
+    with zipfile.ZipFile(content) as archive:
+        stored = {
+            "labels": _read_array(archive, "labels", np.dtype(np.int64), (count,)),
+            "seconds": _read_array(archive, "seconds", np.dtype(float), (3,)),
+        }
+        if probabilities and "probabilities.npy" in archive.namelist():
+            shape = (min(count, probabilities), None)
+            stored["probabilities"] = _read_array(
+                archive, "probabilities", np.dtype(np.float32), shape
+            )
+    return stored
+
+
+def _read_array(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int | None, ...]
+) -> np.ndarray:
+    if f"{name}.npy" not in archive.namelist():
+        raise ValueError(f"'{name}' is missing")
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"'{name}' is compressed")
+    with archive.open(entry) as stream:
+        np.lib.format.read_magic(stream)
+        found, _, kind = np.lib.format.read_array_header_1_0(stream)
+        fits = len(found) == len(shape) and all(
+            wanted in (None, size) for size, wanted in zip(found, shape, strict=True)
+        )
+        if not fits or kind != dtype or math.prod(found) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"'{name}' is {kind} of shape {found}")
+    with archive.open(entry) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
@@ -203,32 +270,45 @@ def write_program(kind: str, folder: Path) -> None:
     (folder / "metadata.yaml").write_text(f"command: {COMMANDS[kind]}\n", encoding="utf-8")
 
 
-def last_line(output: str) -> str:
-    """Return the last line that holds any text."""
+def last_line(output: str, otherwise: str = "no output") -> str:
+    """Return the last line that holds any text, its first 500 letters, or `otherwise`."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    return lines[-1][:500] if lines else otherwise
 
 
 @contextmanager
 def _container() -> Iterator[Path]:
-    """Yield an empty folder that stands for /app, with output/ in it."""
-    with tempfile.TemporaryDirectory(prefix="codabench_") as place:
-        (Path(place) / "output").mkdir()
-        yield Path(place)
+    """Yield a folder that stands for /app, with output/ in it; it lies alone in a private one."""
+    place = Path(tempfile.mkdtemp(prefix="codabench_")).resolve()
+    try:
+        (place / "app" / "output").mkdir(parents=True)
+        yield place / "app"
+    finally:
+        try:
+            remove_tree(place)
+        except OSError as error:  # what is left must not stop the next one
+            say(f"{place} cannot be removed: {error}")
 
 
-def _run_program(
-    kind: str, app: Path, limits: LimitsConfig, python: Path | None = None, more: str = ""
+def _run_ingestion_program(
+    app: Path, limits: LimitsConfig, python: Path | None, more: str
 ) -> Finished:
-    """Run the command of a program's metadata.yaml in its folder, as the server does."""
+    """Run the command of the program's metadata.yaml in its folder, as the server does."""
     folder = app / "program"
-    write_program(kind, folder)
-    words = [word.replace("/app", str(app), 1) for word in shlex.split(f"{COMMANDS[kind]} {more}")]
+    write_program("ingestion", folder)
+    line = f"{COMMANDS['ingestion']} {more}"
+    words = [word.replace("/app", str(app), 1) for word in shlex.split(line)]
     command = [str(python or sys.executable), "-P", *words[1:]]
     environment = os.environ | SHARED_DEVICE | {"PYTHONUNBUFFERED": "1"}
     environment.pop("PYTHONPATH", None)
     if python is not None:  # another environment need not have this one's backend
         environment.pop("KERAS_BACKEND", None)
     return run_limited(
-        command, folder, limits.seconds, limits.memory_megabytes, environment, limits.cores
+        command,
+        folder,
+        limits.seconds,
+        limits.memory_megabytes,
+        environment,
+        limits.cores,
+        private=app.parent,
     )

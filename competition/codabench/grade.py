@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from competition.codabench.dry_run import Reference, dry_run, open_split
+from competition.codabench.sandbox import can_isolate
 from competition.common.console import headline, progress, say
 from competition.common.errors import CheckFailedError
 from competition.common.files import RUN_AGAIN, digest, if_intact, read_json, replacing, write_json
@@ -19,8 +20,13 @@ from competition.data.arrays import PreparedData
 from competition.paths import GRADES, Paths
 
 SCORES = ("accuracy", "f1_macro", "f1_weighted", "duration")
-RESULT_SHAPE = {"reason": str, "peak_megabytes": float, **dict.fromkeys(SCORES, float)}
-COLUMNS = ["rank", "submission", *SCORES, "peak_megabytes", "reason"]
+RESULT_SHAPE = {
+    "reason": str,
+    "isolated": bool,
+    "peak_megabytes": float,
+    **dict.fromkeys(SCORES, float),
+}
+COLUMNS = ["rank", "submission", *SCORES, "peak_megabytes", "isolated", "reason"]
 
 
 def grade(
@@ -53,7 +59,8 @@ def grade_zips(
     a call that was stopped goes on where it was.
     """
     zips = sorted(path for path in folder.glob("*.zip") if path.is_file())
-    data = digest(images, reference.labels, dataclasses.asdict(limits))
+    isolated = can_isolate()
+    data = digest(images, reference.labels, dataclasses.asdict(limits), isolated)
     rows = []
     for path in progress(zips, "  submissions", unit="zip"):
         known = results / f"{digest(path, data)}.json"
@@ -61,7 +68,7 @@ def grade_zips(
         if known.is_file() and not force:
             result = if_intact(read_json, known, RESULT_SHAPE, RUN_AGAIN, ())
         if result is None:
-            result = _run_and_say(path, images, reference, limits)
+            result = {"isolated": isolated} | _run_and_say(path, images, reference, limits)
             write_json(known, result)
         rows.append({"submission": path.name} | result)
     table = pd.DataFrame(rows, columns=COLUMNS)

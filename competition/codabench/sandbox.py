@@ -1,10 +1,15 @@
 """Zips and programs of strangers: unzipped safely, run apart with limits of time and memory."""
 
 import contextlib
+import functools
+import glob
 import os
+import shutil
 import signal
 import stat
 import subprocess
+import sys
+import tempfile
 import time
 import uuid
 import zipfile
@@ -19,6 +24,13 @@ from competition.common.errors import CheckFailedError
 MARK = "COMPETITION_PROGRAM"  # the environment variable that tells strays which left the tree
 MAXIMUM_PRINTED = 20 * 2**20  # bytes that a program may print
 MAXIMUM_ENTRIES = 1000  # more files than any submission needs
+NOT_ISOLATED = (
+    "NOT ISOLATED: grade only code that you trust (with bubblewrap installed, and where the system "
+    "allows namespaces, submissions run isolated)"
+)
+# What an isolated program sees of the system and of each Python; no folder of data lies in these.
+VISIBLE = ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share", "pyvenv.cfg")
+DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd")
 
 
 def extract(zip_path: Path, folder: Path, megabytes: float) -> None:
@@ -69,12 +81,49 @@ def _check_entries(zip_path: Path, entries: list[zipfile.ZipInfo], megabytes: fl
 class Finished:
     """The end of a program.
 
-    output: the last 64 kB of both streams. peak_megabytes: of the whole process tree.
+    output: the last 64 kB of both streams, without control characters. seconds: from its start to
+    its end. peak_megabytes: of the whole process tree.
     """
 
     output: str
     return_code: int
+    seconds: float
     peak_megabytes: float
+
+
+@functools.cache
+def can_isolate() -> bool:
+    """Tell whether bubblewrap is here and the system lets it make namespaces."""
+    if shutil.which("bwrap") is None:
+        return False
+    with tempfile.TemporaryDirectory() as place:
+        command = _isolate([sys.executable, "-c", ""], Path(place), Path(place))
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _isolate(command: list[str], private: Path, folder: Path) -> list[str]:
+    """Return `command` in namespaces of its own (mounts, processes, network), in `folder`.
+
+    It sees the system's programs and libraries, those of Python, and `private`, which is all that
+    it can write to. Its processes end with it (https://github.com/containers/bubblewrap).
+    """
+    (private / "tmp").mkdir(exist_ok=True)
+    pythons = {str(Path(command[0]).parent.parent), sys.prefix, sys.base_prefix}
+    prefixes = ["/", "/usr", "/usr/local", *sorted(pythons)]
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    seen = [f"{prefix.rstrip('/')}/{name}" for prefix in prefixes for name in VISIBLE]
+    seen += ["/etc", "/sys", *glob.glob("/usr/local/cuda*")]
+    seen += [path for path in libraries if path.startswith("/")]
+    devices = [path for pattern in DEVICES for path in glob.glob(pattern)]
+    return [
+        *("bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *(word for path in seen for word in ("--ro-bind-try", path, path)),
+        *(word for path in devices for word in ("--dev-bind", path, path)),
+        *("--bind", str(private / "tmp"), "/tmp", "--bind", str(private / "tmp"), "/dev/shm"),
+        *("--bind", str(private), str(private), "--remount-ro", "/dev", "--remount-ro", "/"),
+        *("--chdir", str(folder), "--", *command),
+    ]
 
 
 def run_limited(
@@ -84,52 +133,59 @@ def run_limited(
     megabytes: float,
     environment: dict[str, str],
     cores: int = 0,
+    private: Path | None = None,
 ) -> Finished:
     """Run `command` in `folder`, and end it where it takes more time or memory than granted.
 
     Memory is the resident size of the process tree, read ten times per second; a limit on address
     space would break TensorFlow. cores: that it may use (0: all), where the system can bind
-    processes. Whatever happens, no process of the tree outlives the call, not even one that opened
-    a session of its own. Raises CheckFailedError where a limit is exceeded.
+    processes. private: the folder around `folder` to which a stranger's program is confined, where
+    the system can do so. Whatever happens, no process of the tree outlives the call, not even one
+    that opened a session of its own. Raises CheckFailedError where a limit is exceeded.
     """
-    started = time.monotonic()
-    log = folder / "output.log"
+    if private is not None and can_isolate():
+        command = _isolate(command, private, folder)
     mark = uuid.uuid4().hex
-    with log.open("wb") as stream, _bound_to(cores):
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment | {MARK: mark},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    peak = 0.0
-    family: set[psutil.Process] = set()
-    try:
-        while process.poll() is None:
-            peak = max(peak, _tree_megabytes(process.pid, family))
-            if time.monotonic() - started > seconds:
-                raise CheckFailedError(
-                    f"The submission was stopped after {seconds:.0f} s, the limit; "
-                    "use fewer views, or a smaller network."
-                )
-            if peak > megabytes:
-                raise CheckFailedError(
-                    f"The submission took {peak:.0f} MB of memory, over the limit of "
-                    f"{megabytes:.0f} MB; use smaller batches."
-                )
-            if (printed := log.stat().st_size) > MAXIMUM_PRINTED:
-                raise CheckFailedError(
-                    f"The submission was stopped after it had printed {printed / 2**20:.0f} MB."
-                )
-            time.sleep(0.1)
-    finally:
-        _kill_all(process, family, mark)
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - 2**16))
-        output = stream.read().decode("utf-8", errors="replace")
-    return Finished(output, process.returncode, peak)
+    # The log has no name under which the program could put another file, as a pipe.
+    with tempfile.TemporaryFile() as log:
+        started = time.monotonic()
+        with _bound_to(cores):
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment | {MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        peak = 0.0
+        family: set[psutil.Process] = set()
+        try:
+            while process.poll() is None:
+                peak = max(peak, _tree_megabytes(process.pid, family))
+                if time.monotonic() - started > seconds:
+                    raise CheckFailedError(
+                        f"The submission was stopped after {seconds:.0f} s, the limit; "
+                        "use fewer views, or a smaller network."
+                    )
+                if peak > megabytes:
+                    raise CheckFailedError(
+                        f"The submission took {peak:.0f} MB of memory, over the limit of "
+                        f"{megabytes:.0f} MB; use smaller batches."
+                    )
+                if (printed := os.fstat(log.fileno()).st_size) > MAXIMUM_PRINTED:
+                    raise CheckFailedError(
+                        f"The submission was stopped after it had printed {printed / 2**20:.0f} MB."
+                    )
+                time.sleep(0.1)
+            took = time.monotonic() - started
+        finally:
+            _kill_all(process, family, mark)
+        log.seek(max(0, os.fstat(log.fileno()).st_size - 2**16))
+        output = log.read(2**16).decode("utf-8", errors="replace").replace("\r", "\n")
+        output = "".join(letter for letter in output if letter.isprintable() or letter in "\n\t")
+        return Finished(output, process.returncode, took, peak)
 
 
 @contextlib.contextmanager
@@ -175,4 +231,30 @@ def _kill_all(process: "subprocess.Popen[bytes]", family: set[psutil.Process], m
         with contextlib.suppress(psutil.Error):
             member.kill()
     process.wait()
-    psutil.wait_procs(family, timeout=1)
+    deadline = time.monotonic() + 5
+    while any(map(_is_alive, family)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that a stranger filled, however deep: what lies inside is first moved up."""
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        current.chmod(0o700)
+        for entry in list(os.scandir(current)):
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry, 0o700)
+                moved = folder.with_name(f"{folder.name}_{uuid.uuid4().hex}")
+                os.rename(entry, moved)
+                pending.append(moved)
+            else:
+                os.unlink(entry)
+        current.rmdir()

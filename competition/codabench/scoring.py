@@ -98,6 +98,28 @@ def show_mistakes(
     return "<h2>Mistakes</h2>" + "".join(figures)
 
 
+def score_labels(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    names: list[str],
+    seconds: float,
+    images: np.ndarray | None = None,
+) -> tuple[dict[str, float], str]:
+    """Return the scores of labels (n,), and the page of detailed results.
+
+    seconds: that they took. images: (n, h, w, 3), where mistakes are shown. Exits where the labels
+    cannot be scored.
+    """
+    confusion = count_confusion(labels, predicted, len(names))
+    scores = compute_scores(confusion) | {"duration": round(seconds, 2)}
+    listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
+    page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>"
+    page += write_table(confusion, names)
+    if images is not None:
+        page += show_mistakes(images, labels, predicted, names)
+    return scores, page
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Score one submission."""
     parser = argparse.ArgumentParser(description="Codabench scoring program")
@@ -106,20 +128,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     reference = options.input / "ref"
     settings = json.loads((reference / "settings.json").read_text(encoding="utf-8"))
-    names: list[str] = settings["class_names"]
     labels = np.load(reference / "labels.npy", allow_pickle=False)
     with np.load(options.input / "res" / "predictions.npz", allow_pickle=False) as answers:
         predicted = answers["labels"]
-        seconds = answers["seconds"]
-    confusion = count_confusion(labels, predicted, len(names))
-    scores = compute_scores(confusion) | {"duration": round(float(seconds[:2].sum()), 2)}
-    (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
-    listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
-    page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>"
-    page += write_table(confusion, names)
+        seconds = float(answers["seconds"][:2].sum())
+    images = None
     if settings["phase_over"]:
         images = np.load(reference / "images.npy", allow_pickle=False)
-        page += show_mistakes(images, labels, predicted, names)
+    scores, page = score_labels(labels, predicted, settings["class_names"], seconds, images)
+    (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     (options.output / "detailed_results.html").write_text(page, encoding="utf-8")
     print(json.dumps(scores))
 

@@ -106,7 +106,12 @@ def wait_for(path: Path) -> int:
     return int(path.read_text())
 
 
-CHILD = "import subprocess; p = subprocess.Popen(['sleep', '60']{}); print(p.pid, flush=True); "
+CHILD = """
+import subprocess, time
+child = subprocess.Popen(['sleep', '60']{})
+open('pid', 'w').write(str(child.pid))
+time.sleep(60)
+"""
 # A child of a session of its own whose parent ends at once, so that it belongs to no tree.
 STRAY = """
 import os, sys
@@ -123,9 +128,9 @@ import time; time.sleep({})
 
 @pytest.mark.parametrize("session", ["", ", start_new_session=True"])
 def test_children_die_with_the_program(session: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckFailedError, match="stopped after 1 s"):
-        run_text(CHILD.format(session) + "import time; time.sleep(60)", tmp_path, seconds=1)
-    assert is_gone(wait_for(tmp_path / "output.log"))
+    with pytest.raises(CheckFailedError, match="stopped after 2 s"):
+        run_text(CHILD.format(session), tmp_path, seconds=2)
+    assert is_gone(wait_for(tmp_path / "pid"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -25,7 +25,9 @@ def estimate(
     limits: LimitsConfig = LIMITS,
 ) -> Usage:
     labels, probabilities = np.zeros(count, np.int64), np.zeros((count, 3), np.float32)
-    answers = Answers(labels, probabilities, seconds, peak_megabytes=900.0, output="")
+    answers = Answers(
+        labels, probabilities, seconds, wall_seconds=9.0, peak_megabytes=900.0, output=""
+    )
     images = np.zeros((count, side, side, 3), np.uint8)
     return estimate_usage(answers, images, batch_size, 1.0, limits)
 
