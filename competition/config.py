@@ -292,14 +292,17 @@ class CodabenchConfig:
     title: str = text("Blood cell classification", "title of the competition")
     docker_image: str = text("tensorflow/tensorflow:2.17.0", "Docker image for submissions")
     start: str = text("", "day on which it opens, as 2026-01-31 (empty: today)")
-    days: int = number(30, "length of each phase in days", low=1)
+    days: int = number(30, "length of each phase in days", low=1, high=3650)
     submissions_per_day: int = number(5, "submissions per participant and day", low=1)
     phase_over: bool = switch(False, "show images of mistakes, as a running competition must not")
 
     def opening_day(self) -> datetime.date:
         """Return `start`, or today; raises UserError where `start` is no day."""
         try:
-            return datetime.date.fromisoformat(self.start) if self.start else datetime.date.today()
+            day = datetime.date.fromisoformat(self.start) if self.start else datetime.date.today()
+            if day.year > 9000:  # the phases end before the calendar does
+                raise ValueError(day)
+            return day
         except ValueError:
             raise UserError(
                 f"Setting codabench.start got '{self.start}', and expects a day, as 2026-01-31."

@@ -19,6 +19,7 @@ from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
 from competition.paths import CLEANING_MARKER, CONFIG, Paths
 from competition.submission.server_versions import parse_requirements
+from competition.time_budget import SHORTEST_BUDGET
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
 SERVER_ACTIONS = ("dry_run", "grade", "bundle")
@@ -297,6 +298,11 @@ def _check(request: Request) -> None:
     if request.trains:
         for name in request.backbones:
             check_setting(request.config.weights, name)
+        if (request.budget_seconds or math.inf) < SHORTEST_BUDGET:
+            raise UserError(
+                f"--time-budget got {request.budget_seconds:g} s, in which no network learns "
+                f"anything; give {SHORTEST_BUDGET:.0f}s at least, or better some minutes, as 30m."
+            )
     if request.dry_run is not None and not request.dry_run.is_file():
         raise UserError(f"--dry-run got {request.dry_run}, which is no file; give a zip.")
     if request.grade is not None and not any(request.grade.glob("*.zip")):

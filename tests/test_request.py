@@ -16,7 +16,7 @@ def read(*arguments: str, workdir: Path = Path("/nowhere")) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90m", 5400), ("1.5h", 5400), ("45s", 45), ("30", 30), (" 2h ", 7200)]
+    ("text", "seconds"), [("90m", 5400), ("1.5h", 5400), ("75s", 75), ("90", 90), (" 2h ", 7200)]
 )
 def test_durations_have_units(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -181,3 +181,9 @@ def test_a_request_is_one_value_that_never_changes() -> None:
     assert repr(read(*arguments)) != repr(read(*arguments, "--seed", "1"))
     with pytest.raises(AttributeError):
         read(*arguments).force = True  # type: ignore[misc]
+
+
+def test_a_budget_in_which_nothing_can_be_learnt_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"--time-budget got 5 s, .* give 60s at least"):
+        read("--search", "--time-budget", "5s")
+    assert read("--clean", "--time-budget", "5s").budget_seconds == 5

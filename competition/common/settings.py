@@ -60,7 +60,8 @@ def set_value(settings: Settings, key: str, value: Any) -> Settings:
         raise UserError(unknown("setting", key, fields))
     try:
         converted = _CONVERTERS[fields[key].type](value)
-        fits = _is_allowed(converted, fields[key])
+        is_plain = fields[key].type is str or str(value).isascii()  # no digits of other scripts
+        fits = is_plain and _is_allowed(converted, fields[key])
     except (ValueError, KeyError, TypeError, OverflowError):
         fits = False
     if not fits:
@@ -99,7 +100,7 @@ def _replace(settings: Any, path: list[str], value: Any) -> Any:
 def _is_allowed(value: Any, setting: dataclasses.Field[Any]) -> bool:
     facts = setting.metadata
     if "low" in facts:
-        return bool(facts["low"] <= value <= facts["high"])
+        return math.isfinite(value) and bool(facts["low"] <= value <= facts["high"])
     return value in facts.get("options", (value,))
 
 

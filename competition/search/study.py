@@ -28,6 +28,7 @@ from competition.training.stages import plan_stages
 MISSED = 4  # heartbeats that a trial may miss before it counts as dead
 RETRIES = 4  # of a trial whose process dies each time, as one does that takes all memory
 POLL_SECONDS = 2.0
+PASSWORD = r"(?<=password=)[^&]*|(?<=:)(?!//).*(?=@)"  # in a storage's URL
 STARTED = datetime.datetime.now()  # before any trial of this process
 # Attributes of trials: queued and so never pruned; begun, with its number, since a retry inherits
 # the attributes; the reason of a failure.
@@ -59,7 +60,19 @@ def open_storage(url: str, heartbeat_seconds: int) -> RDBStorage:
 
     with told_by_name(url):
         try:
+            sqlalchemy.make_url(url)
+        except ValueError:  # its message may hold a part of the password
+            raise UserError(
+                f"The storage {hide_password(url)} is no URL; expected one such as "
+                "postgresql://USER:PASSWORD@HOST:5432/NAME, so mend --storage."
+            ) from None
+        try:
             storage = connect()
+        except RuntimeError as error:
+            raise UserError(
+                f"The storage {hide_password(url)} is of another version of Optuna than this one, "
+                f"{optuna.__version__} ({error}); upgrade it, or name another one with --storage."
+            ) from error
         except SQLAlchemyError:  # another process made the same tables meanwhile, if it was that
             time.sleep(1)
             storage = connect()
@@ -92,11 +105,17 @@ def told_by_name(url: str) -> Iterator[None]:
             yield
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        shown = re.sub(r"(?<=password=)[^&]*|(?<=:)(?!//).*(?=@)", "***", url)
+        for secret in re.findall(PASSWORD, url):
+            reason = reason.replace(secret, "***") if secret else reason
         raise UserError(
-            f"The storage {shown} cannot be used ({reason}); nothing was lost: mend it, or name "
-            "another one with --storage, and give the same command again."
+            f"The storage {hide_password(url)} cannot be used ({reason}); nothing was "
+            "lost: mend it, or name another one with --storage, and give the same command again."
         ) from error
+
+
+def hide_password(url: str) -> str:
+    """Return the URL of a storage as it may be shown."""
+    return re.sub(PASSWORD, "***", url)
 
 
 def open_study(search: Search, item: Round, queued: list[dict[str, Any]]) -> optuna.Study:

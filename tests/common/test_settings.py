@@ -58,6 +58,7 @@ def test_a_value_is_set_in_its_section_alone() -> None:
     [
         ("eggs", "-1", "a whole number from 0 up"),
         ("eggs", "1e400", "a whole number from 0 up"),
+        ("eggs", "３", "a whole number from 0 up"),
         ("oven.degrees", "inf", "a number from 20 to 250"),
         ("oven.fan", "yes", "true or false"),
         ("flour", "rice", "one of wheat, rye"),

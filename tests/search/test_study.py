@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import threading
@@ -446,6 +447,7 @@ def test_a_study_of_other_settings_is_another_one_and_says_so(
             r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:9/x cannot",
         ),
         ("nonsense://me:s3cret@host/x", r"nonsense://me:\*\*\*@host/x cannot"),
+        ("postgresql://me:s3cret@host:abc/x", r"postgresql://me:\*\*\*@host:abc/x is no URL"),
         ("me:s3cret@host", r"me:\*\*\*@host cannot be used"),
         ("nonsense://host/x?user=me&password=s3cret&y=z", r"password=\*\*\*&y=z cannot be used"),
     ],
@@ -456,10 +458,20 @@ def test_a_storage_out_of_reach_is_named_without_its_password(
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(UserError, match=sentence) as caught:
         open_storage(url, 30)
-    assert "nothing was lost" in str(caught.value)
+    assert "--storage" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     with pytest.raises(UserError, match=sentence):
         search_backbone(make_search(tmp_path, storage=url), make_data(), tmp_path)
+
+
+def test_a_storage_of_another_version_of_optuna_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    open_storage(url, 30)
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.execute("update alembic_version set version_num = 'v3.0.0.d'")
+        connection.execute("update version_info set library_version = '3.6.1'")
+    with pytest.raises(UserError, match=r"another version of Optuna .*set up by optuna 3\.6\.1"):
+        open_storage(url, 30)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # heartbeats
