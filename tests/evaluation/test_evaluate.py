@@ -222,3 +222,15 @@ def test_augmented_scores_are_those_of_the_mean_over_the_views() -> None:
     scores = score_predictions(scored, {"clean": np.stack([first, second])}, seed=0)["clean"]
     assert scores["plain"]["confusion"] == [[1, 0], [1, 0]]
     assert scores["augmented"]["confusion"] == [[0, 1], [0, 1]]
+
+
+def test_grad_cam_that_had_no_time_is_drawn_by_a_later_call(
+    prepared: PreparedData, batches: list[bytes], tmp_path: Path
+) -> None:
+    run = make_trained_run(tmp_path, prepared)
+    evaluate_run(THREE_VIEWS, prepared, run, ENDED)
+    assert not (run / "grad_cam.npz").exists()
+    evaluate_run(THREE_VIEWS, prepared, run)
+    with np.load(run / "grad_cam.npz") as stored:
+        for version in ("clean", "revealed"):
+            assert len(stored[version]) == len(stored[f"{version}_indices"]) > 0
