@@ -81,7 +81,8 @@ class BackboneTask:
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
         elif self.request.wants("search"):
-            parts.append("no search")
+            free = any(search.space(item) for item in search.all_rounds)
+            parts.append("no search" if free else "nothing to search, --set says it all")
         parts += self._describe_lengths(search)
         title = get_backbone(self.name).title
         return f"{title}, {self.weights.origin} weights: {', '.join(parts)}"

@@ -193,7 +193,9 @@ def test_a_killed_command_has_saved_its_time_on_the_way(
 
 
 def tell(job: JobClock, name: str, share: float) -> None:
-    write_json(job.tasks_folder / f"{name}.json", {"share": share, "doing": f"trains at {share:.0%}"})
+    write_json(
+        job.tasks_folder / f"{name}.json", {"share": share, "doing": f"trains at {share:.0%}"}
+    )
 
 
 def test_with_a_budget_the_time_left_is_that_of_the_budget(clock: Clock, tmp_path: Path) -> None:

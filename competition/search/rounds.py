@@ -124,10 +124,14 @@ class Search:
         return self.storage or f"sqlite:///{self.folder / self.backbone}.db"
 
     @property
+    def all_rounds(self) -> tuple[Round, ...]:
+        """The rounds that its weights ask for."""
+        return PRETRAINED if self.weights.is_pretrained else FROM_RANDOM
+
+    @property
     def rounds(self) -> list[Round]:
         """The rounds in which there is something to search, and trials to search it with."""
-        rounds = PRETRAINED if self.weights.is_pretrained else FROM_RANDOM
-        return [item for item in rounds if self.space(item) and self.count_trials(item)]
+        return [item for item in self.all_rounds if self.space(item) and self.count_trials(item)]
 
     def space(self, item: Round) -> Space:
         """Return what a round searches: its space without what the user set."""
