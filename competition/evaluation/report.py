@@ -250,7 +250,7 @@ def _list_mistakes(
 ) -> list[dict[str, Any]]:
     maps = cams.get(version, np.empty((0, 1, 1)))
     is_located = maps[:1].size > 1  # a small input ends in a single place, which says nothing
-    indices = cams[f"{version}_indices"] if is_located else []
+    indices = cams[f"{version}_indices"] if is_located else np.empty(0, int)
     places = {index: place for place, index in enumerate(indices)}
     mistakes = []
     for index in confident_mistakes(scored.labels, probabilities):
