@@ -124,7 +124,9 @@ def _compare_answers(
         shares = 100 * one.mean(), 100 * other.mean()
         only = int((one & ~other).sum()), int((other & ~one).sum())
         row = [name, f"{shares[0]:.1f}", f"{shares[1]:.1f}", f"{shares[1] - shares[0]:+.1f}"]
-        rows.append([*row, str(only[0]), str(only[1]), f"{mcnemar(one, other):.3f}"])
+        chance = mcnemar(one, other)
+        text = "<0.001" if chance < 0.001 else f"{chance:.3f}"
+        rows.append([*row, str(only[0]), str(only[1]), text])
         apart = np.flatnonzero(one != other)
         columns = {"images": name, "index": indices[apart], "label": classes[labels[apart]]}
         columns |= {

@@ -133,13 +133,15 @@ def _describe(
             f"Classes under {PROFILE}; lost: the points that each adds to the gap:",
             tabulate(class_rows, ["", "images", "clean", "distorted", "lost", "taken for"]),
             "",
-            *_advise(families, classes),
+            *_advise(run, families, classes),
         ]
     )
 
 
 def _advise(
-    families: list[Family], classes: list[tuple[str, int, float, float, float, str]]
+    run: ScoredRun,
+    families: list[Family],
+    classes: list[tuple[str, int, float, float, float, str]],
 ) -> list[str]:
     """Return what to try, a sentence a line."""
     lost_to = {family: lost for family, _, _, _, lost in families if lost > 1}
@@ -149,6 +151,8 @@ def _advise(
         cause = f"{family.replace('_', ' ')} costs {lost_to[family]:.1f} points"
         causes.setdefault(PRACTICE.get(family, ANYTHING), []).append(cause)
     lines = ["What to try, one change per run, then --compare:"]
+    if run.config.get("settings", {}).get("augmentation.num_operations") == 0:
+        lines.append("- it trained without RandAugment: --set augmentation=strong comes first.")
     lines += [f"- {', '.join(known)}: raise {setting}." for setting, known in causes.items()]
     name, _, _, _, points, taken = classes[0]
     if points > 0 and taken != "-":

@@ -106,6 +106,11 @@ def test_points_lost_are_counted_by_kind_of_distortion_and_by_class(paths: Paths
     assert lines_of(text, "a ")[0] == ["a", "4", "75.0", "50.0", "+8.3", "b"]
     assert lines_of(text, "c ")[0] == ["c", "4", "100.0", "100.0", "+0.0", "-"]
     assert "noise costs 33.3 points: raise augmentation.noise" in text
+    assert "without RandAugment" not in text
+    config = paths.runs / "one_001" / "config.json"
+    settings = {"settings": {"augmentation.num_operations": 0}}
+    write_json(config, read_json(config) | settings)
+    assert "--set augmentation=strong comes first" in explain_gap(paths, "one_001")
     folder = paths.experiments / "comparisons"
     assert "noise costs" in (folder / "one_001_gap.md").read_text("utf-8")
     assert (folder / "one_001_gap.png").stat().st_size > 1000
