@@ -254,7 +254,8 @@ def test_a_competition_as_it_unzips_is_read_by_its_csv(
     save_images(tmp_path, *(f"test_data/{name}" for name in reversed(NAMES)))
     rows = "".join(f"{name},{kind}\n" for name, kind in ROWS)
     save_table(tmp_path, "sample_index,label\n" + rows, "train_labels.csv")
-    save_table(tmp_path, "sample_index,label\n" + rows, "sample_submission.csv")
+    answers = "".join(f"test_data/{name},flat\n" for name in NAMES)
+    save_table(tmp_path, "sample_index,label\n" + answers, "sample_submission.csv")
     save_table(tmp_path, "sample_index\n" + "\n".join(NAMES), "test.csv")
     assert count_classes(tmp_path) == {"flat": 4, "round": 4}
     assert read_reds(tmp_path) == list(range(8))
@@ -267,6 +268,15 @@ def test_of_folders_with_the_same_names_the_one_with_all_rows_is_meant(tmp_path:
     save_images(tmp_path, *(f"one/{name}" for name in NAMES))
     save_images(tmp_path, *(f"two/{name}" for name in NAMES[4:]))
     assert read_reds(save_table(tmp_path)) == list(range(8))
+
+
+def test_what_this_program_wrote_beside_the_images_is_none_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_images(tmp_path, *(f"raw/{name}" for name in NAMES), *(f"train/{name}" for name in NAMES))
+    (tmp_path / "train" / "cleaning.json").touch()
+    assert read_reds(save_table(tmp_path)) == list(range(8))
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_a_csv_names_images_by_the_end_of_their_path(tmp_path: Path) -> None:
