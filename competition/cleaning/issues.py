@@ -168,9 +168,8 @@ def read_overrides(path: Path, dataset: Dataset) -> list[Issue]:
     if not path.is_file():
         return []
     overrides: dict[int, Issue] = {}
-    reader = _open(path)
-    for row in reader:
-        place = f"{path}, line {reader.line_num},"
+    for line, row in _read_rows(path):
+        place = f"{path}, line {line},"
         cells = {name: (text or "").strip() for name, text in row.items() if name}
         override = _parse(cells, dataset, place)
         if overrides.setdefault(override.index, override) != override:
@@ -191,20 +190,21 @@ def apply_overrides(issues: list[Issue], overrides: list[Issue]) -> list[Issue]:
     return sorted(found + overrides, key=lambda issue: (issue.index, issue.kind))
 
 
-def _open(path: Path) -> "csv.DictReader[str]":
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError) as error:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path} cannot be read as text ({error}); save it as CSV in UTF-8."
         ) from error
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     if missing := {"index", "action"} - set(reader.fieldnames):
         raise UserError(
             f"{path}, line 1, lacks the column '{max(missing)}'; "
             "expected index,action,label, separated by commas."
         )
-    return reader
+    return rows
 
 
 def _parse(row: dict[str, str], dataset: Dataset, place: str) -> Issue:

@@ -103,6 +103,7 @@ def test_where_classes_are_named_by_numbers_the_name_wins(tmp_path: Path) -> Non
         ),
         ("index,label\n1,2\n", "line 1, lacks the column 'action'"),
         ("", "line 1, lacks the column"),
+        (HEADER + "1,keep," + 140_000 * "x", "field larger than field limit"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(text: str, message: str, tmp_path: Path) -> None:
