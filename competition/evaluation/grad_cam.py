@@ -30,6 +30,8 @@ def draw_grad_cam(network: keras.Model, images: np.ndarray, classes: np.ndarray)
     """
     pooling = network.layers[network.layers.index(find_backbone(network)) + 1]
     reader = keras.Model(network.input, pooling.input)
+    if not len(images):
+        return np.zeros((0, *pooling.input.shape[1:3]), np.uint8)
     maps = np.asarray(reader(images.astype(np.float32), training=False))
     hidden, output = (layer for layer in network.layers if isinstance(layer, keras.layers.Dense))
     weights, bias = hidden.get_weights()

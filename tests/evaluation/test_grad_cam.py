@@ -36,6 +36,8 @@ def test_the_map_weighs_channels_by_the_gradient_of_the_class(tmp_path: Path) ->
     expected *= 255 / np.maximum(expected.max(axis=(1, 2), keepdims=True), 1e-12)
     drawn = draw_grad_cam(network, images, classes)
     assert drawn.max() == 255
+    nothing = draw_grad_cam(network, images[:0], classes[:0])
+    assert nothing.shape == (0, *drawn.shape[1:]), "a run without a mistake has no maps"
     np.testing.assert_allclose(drawn, expected, atol=8)
 
 
