@@ -54,7 +54,7 @@ def lay_out(
     from openTSNE import TSNE
     from sklearn.metrics import pairwise_distances_argmin
 
-    if len(points) < 4:
+    if len(points) < 4 or np.allclose(points, points[0]):  # t-SNE finds no place for equal points
         return np.zeros((len(points), 2), np.float32)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(points))[:maximum])
     steps = range(0, iterations, ITERATIONS_PER_STEP)

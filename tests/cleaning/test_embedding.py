@@ -43,3 +43,10 @@ def test_classes_that_lie_apart_do_so_on_the_map() -> None:
     first, second = places[:40], places[40:]
     reach = max(np.linalg.norm(part - part.mean(0), axis=1).max() for part in (first, second))
     assert np.linalg.norm(first.mean(0) - second.mean(0)) > reach
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # no variance to divide by
+def test_equal_images_have_one_place_on_the_map() -> None:
+    points = take_components(np.full((60, 40), 7, np.float32), seed=0)
+    places = lay_out(points, perplexity=30.0, iterations=250, maximum=1000, seed=0)
+    np.testing.assert_array_equal(places, np.zeros((60, 2)))
