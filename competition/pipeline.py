@@ -98,7 +98,7 @@ def run(request: Request) -> None:
                     answer_images(request, results.packaged[1])
                 except UserError as error:
                     results.failures.append(f"answers: {error}")
-            cross_validate(request, data, cleaned, weights)
+            cross_validate(request, data, cleaned)
         if request.asks_server:
             ask_server(request, data)
         show_results(request, results, clock)
@@ -249,18 +249,17 @@ def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
     return float(np.mean(answers.labels == labels))
 
 
-def cross_validate(
-    request: Request, data: PreparedData, cleaned: CleanedData, weights: Mapping[str, Weights]
-) -> None:
+def cross_validate(request: Request, data: PreparedData, cleaned: CleanedData) -> None:
     """Train the packaged run's settings on each fold, beside the time budget."""
     if not request.folds:
         return
     headline("Folds")
     paths, select_by = request.paths, request.config.training.select_by
     run = choose_run(paths.runs, data, select_by, request.final)
-    own = weights[run.name.rpartition("_")[0]]
+    backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
+    own = choose_weights(request.config.weights, [backbone], paths.weights)
     folder = paths.experiments / FOLDS
-    train_folds(run, cleaned, own, request.folds, folder, request.forces("train"))
+    train_folds(run, cleaned, own[backbone], request.folds, folder, request.forces("train"))
 
 
 def ask_server(request: Request, data: PreparedData) -> None:
