@@ -118,9 +118,10 @@ def _isolate(command: list[str], private: Path, folder: Path) -> list[str]:
     return [
         *("bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"),
         *("--proc", "/proc", "--dev", "/dev"),
+        # before Python, which may lie in the real /tmp
+        *("--bind", str(private / "tmp"), "/tmp", "--bind", str(private / "tmp"), "/dev/shm"),
         *(word for path in seen for word in ("--ro-bind-try", path, path)),
         *(word for path in devices for word in ("--dev-bind", path, path)),
-        *("--bind", str(private / "tmp"), "/tmp", "--bind", str(private / "tmp"), "/dev/shm"),
         *("--bind", str(private), str(private), "--remount-ro", "/dev", "--remount-ro", "/"),
         *("--chdir", str(folder), "--", *command),
     ]
