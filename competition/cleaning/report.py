@@ -1,8 +1,5 @@
 """The cleaning report: one HTML file with a map, galleries of issues and the class balance."""
 
-import html
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ import numpy as np
 
 from competition.cleaning.issues import ACTIONS, KINDS, Issue
 from competition.common.figures import draw_sheets
-from competition.common.files import write_text
+from competition.common.page import write_page
 from competition.config import Config, ReportConfig
 from competition.data.arrays import CleanedData, Dataset
 
@@ -67,15 +64,9 @@ def write_report(
         *draw_sheets(dataset.images, shown.large, COLUMNS, settings.gallery_side, settings.quality),
         *draw_sheets(dataset.images, shown.small, COLUMNS, settings.side, settings.quality),
     ]
-    text = {
-        "title": html.escape(path.parent.name),
-        "data": json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
-        "sheets": "\n".join(
-            f'<script type="text/plain" class="sheet">{sheet}</script>' for sheet in sheets
-        ),
-    }
-    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda found: text[found[1]], template))
+    name = path.parent.name
+    template = Path(__file__).with_name("report.html")
+    write_page(path, template, name, f"{name}: cleaning report", content, sheets)
 
 
 def _choose(issues: list[Issue], cleaned: CleanedData, config: Config) -> _Shown:

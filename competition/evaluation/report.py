@@ -1,11 +1,8 @@
 """The report of runs: one HTML file with scores, curves, mistakes, studies and commands."""
 
 import base64
-import html
 import io
-import json
 import math
-import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +13,13 @@ import pandas as pd
 from PIL import Image
 
 from competition.common.figures import draw_sheets
-from competition.common.files import read_arrays, read_json, write_text
+from competition.common.files import read_arrays, read_json
+from competition.common.page import write_page
 from competition.common.settings import flatten
 from competition.config import Config
 from competition.data.arrays import PreparedData, ScoredSet, load_prepared
 from competition.data.prepare import distortion_seed
-from competition.distortion.profiles import TABLES, severities
+from competition.distortion.profiles import TABLES, VERSIONS, severities
 from competition.evaluation.grad_cam import confident_mistakes
 from competition.evaluation.leaderboard import read_rows
 from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
@@ -51,7 +49,7 @@ ROW = (
     "run",
     "weights",
     "selection",
-    *(f"test {version}" for version in ("clean", "revealed", "microscope", "unseen")),
+    *(f"test {version}" for version in VERSIONS),
     "gap",
     "expected",
     "expected low",
@@ -91,17 +89,10 @@ def write_report(paths: Paths) -> Path | None:
         "sheet": {"columns": COLUMNS, "size": data.test.versions["clean"].shape[2:0:-1]},
         "studies": _read_studies(paths.studies),
     }
-    text = {
-        "title": html.escape(paths.name),
-        "data": json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"),
-        "sheets": "\n".join(
-            f'<script type="text/plain" class="sheet">{sheet}</script>'
-            for sheet in images["sheets"]
-        ),
-    }
-    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     path = paths.experiments / REPORT
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda found: text[found[1]], template))
+    template = Path(__file__).with_name("report.html")
+    title = f"{paths.name}: report of runs"
+    write_page(path, template, paths.name, title, content, images["sheets"])
     return path
 
 
