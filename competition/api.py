@@ -88,8 +88,7 @@ class Result:
     @property
     def submission(self) -> Path | None:
         """The zip that was packaged last, or None."""
-        zips = self.paths.submissions.glob("*.zip")
-        return max(zips, key=lambda path: path.stat().st_mtime, default=None)
+        return next(reversed(self.paths.packaged), None)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -100,6 +100,11 @@ class Paths:
         return self.root / "submissions" / self.name
 
     @property
+    def packaged(self) -> list[Path]:
+        """The packaged zips that are there, the latest last."""
+        return sorted(self.submissions.glob("*.zip"), key=lambda path: path.stat().st_mtime)
+
+    @property
     def bundle(self) -> Path:
         """The competition that --bundle writes."""
         return self.submissions / "bundle" / "competition.zip"

@@ -30,7 +30,12 @@ from competition.evaluation.ensemble import make_ensemble, members_of
 from competition.evaluation.gap import explain_gap
 from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
-from competition.networks.weights import Weights, choose_weights, find_embedding_weights
+from competition.networks.weights import (
+    Weights,
+    choose_weights,
+    find_embedding_weights,
+    resolve_weights,
+)
 from competition.paths import (
     FOLDS,
     HIDDEN_TEST,
@@ -257,9 +262,9 @@ def cross_validate(request: Request, data: PreparedData, cleaned: CleanedData) -
     paths, select_by = request.paths, request.config.training.select_by
     run = choose_run(paths.runs, data, select_by, request.final)
     backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
-    own = choose_weights(request.config.weights, [backbone], paths.weights)
+    own = resolve_weights(request.config.weights, backbone, paths.weights)
     folder = paths.experiments / FOLDS
-    train_folds(run, cleaned, own[backbone], request.folds, folder, request.forces("train"))
+    train_folds(run, cleaned, own, request.folds, folder, request.forces("train"))
 
 
 def ask_server(request: Request, data: PreparedData) -> None:

@@ -1,7 +1,6 @@
 """Where things stand: what each data set has by now, what came out, and the next command."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from competition.common.files import read_json
 from competition.data.splits import SPLITS
 from competition.distortion.profiles import PROFILE
 from competition.evaluation.leaderboard import read_rows, write_leaderboard
-from competition.evaluation.metrics import final_scores
+from competition.evaluation.metrics import final_scores, read_metrics
 from competition.evaluation.report import write_report
 from competition.paths import (
     CLEANING_MARKER,
     LEADERBOARD_MARKDOWN,
-    METRICS,
     REPORT,
     SPLITS_MARKER,
     Paths,
@@ -69,7 +67,7 @@ def describe_status(root: Path) -> str:
 
 def _describe(paths: Paths) -> str:
     table = read_rows(paths.runs)
-    zips = sorted(paths.submissions.glob("*.zip"), key=lambda path: path.stat().st_mtime)
+    zips = paths.packaged
     lines = [paths.name]
     if counts := _read(paths.data / CLEANING_MARKER, {"total": int, "kept": int}):
         lines.append(f"  cleaned     {counts['total']:,} images, {counts['kept']:,} kept")
@@ -118,7 +116,9 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
     made = {"submission": results.packaged and results.packaged[1], "report": folder / REPORT}
     made |= {"leaderboard": folder / LEADERBOARD_MARKDOWN, "cleaning": paths.data / REPORT}
     made = {name: path for name, path in made.items() if path is not None and path.is_file()}
-    scores = final_scores_of(results.packaged[0]) if results.packaged else {}
+    scores: dict[str, Any] = {}
+    if results.packaged:
+        scores = final_scores(read_metrics(results.packaged[0], "test")["test"][PROFILE])
     if request.as_json:
         run = results.packaged[0].name if results.packaged else None
         facts = {"name": paths.name, "run": run, "expected": scores.get("accuracy")}
@@ -144,8 +144,3 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
         upload = f"upload the submission, then  python run.py --record {run} SCORE"
         lines.append(f"next         {NEXT_AFTER_DEMO if request.is_demo else upload}")
     say("\n".join([*lines, f"Done in {describe_seconds(clock.seconds_used)}."]), always=True)
-
-
-def final_scores_of(run: Path) -> Mapping[str, Any]:
-    """Return the scores of a run on the test under the hidden test's distortions."""
-    return final_scores(read_json(run / METRICS)["test"][PROFILE])

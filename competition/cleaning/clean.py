@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from competition import paths
 from competition.cleaning.copies import Copy, find_copies, group_copies
 from competition.cleaning.embedding import embed, lay_out, take_components
 from competition.cleaning.faults import find_faults, find_odd_images, measure_images
@@ -37,6 +36,7 @@ from competition.common.files import (
 )
 from competition.config import Config
 from competition.data.arrays import CleanedData, Dataset
+from competition.paths import CLEANED, CLEANING_MARKER, FINDINGS, ISSUES, OVERRIDES, REPORT, TSNE
 
 # Enters the hash of the stage: raise it with every change of the findings.
 CLEANING_VERSION = 8
@@ -56,9 +56,9 @@ def clean(
     found.json (the issues before overrides), tsne.npz (the map's coordinates (n, 2) float32, and
     groups) and, last, the marker cleaning.json. Raises UserError for a mistake in overrides.csv.
     """
-    marker = folder / paths.CLEANING_MARKER
-    arrays = folder / paths.CLEANED
-    report = folder / paths.REPORT
+    marker = folder / CLEANING_MARKER
+    arrays = folder / CLEANED
+    report = folder / REPORT
     inputs = cleaning_inputs(dataset, folder, config, weights)
     if up_to_date(marker, inputs, force or not arrays.is_file()):
         known = if_intact(read_arrays, arrays, dict.fromkeys(CLEANED_ARRAYS, dataset.labels.shape))
@@ -66,7 +66,7 @@ def clean(
             say(f"done already ({report} shows it); --clean --force redoes it.")
             dataset = dataset.with_labels(known.pop("labels"))
             return CleanedData(dataset, **known)
-    overrides = read_overrides(folder / paths.OVERRIDES, dataset)
+    overrides = read_overrides(folder / OVERRIDES, dataset)
     marker.unlink(missing_ok=True)
     found, coordinates, groups = _find(dataset, folder, config, weights, force)
     issues = apply_overrides(found, overrides)
@@ -80,7 +80,7 @@ def clean(
         labels=labels,
         training_labels=cleaned.training_labels,
     )
-    write_issues(folder / paths.ISSUES, issues, dataset.labels, groups)
+    write_issues(folder / ISSUES, issues, dataset.labels, groups)
     dropped = np.flatnonzero(~keep)[:MOST_ON_SHEET]
     draw_contact_sheet(folder / "removed.png", dataset.images[dropped])
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)
@@ -99,7 +99,7 @@ def clean(
 
 def cleaning_inputs(dataset: Dataset, folder: Path, config: Config, weights: Path | None) -> str:
     """Return the hash of all that cleaning depends on, overrides.csv in `folder` included."""
-    overrides = folder / paths.OVERRIDES
+    overrides = folder / OVERRIDES
     words = overrides if overrides.is_file() else None
     return digest(_finding_inputs(dataset, config, weights), asdict(config.report), words)
 
@@ -113,8 +113,8 @@ def _find(
     dataset: Dataset, folder: Path, config: Config, weights: Path | None, force: bool
 ) -> tuple[list[Issue], np.ndarray, np.ndarray]:
     """Return issues, coordinates and groups, from found.json and tsne.npz if these are current."""
-    marker = folder / paths.FINDINGS
-    arrays = folder / paths.TSNE
+    marker = folder / FINDINGS
+    arrays = folder / TSNE
     inputs = _finding_inputs(dataset, config, weights)
     if up_to_date(marker, inputs, force or not arrays.is_file()):
         found = if_intact(_read_findings, marker, arrays, len(dataset.labels))

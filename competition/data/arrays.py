@@ -123,6 +123,7 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.eye(num_classes, dtype=np.float32)[labels]
 
 
+PREPARED_MARKER = "prepared.json"
 PREPARED_SHAPE = {
     "class_names": [str],
     "fingerprint": str,
@@ -172,9 +173,14 @@ class PreparedData:
         return load_prepared, (self.folder,)
 
 
+def find_prepared(folder: Path) -> PreparedData | None:
+    """Return `load_prepared`, or None where nothing was prepared."""
+    return load_prepared(folder) if (folder / PREPARED_MARKER).is_file() else None
+
+
 def load_prepared(folder: Path) -> PreparedData:
     """Map the arrays that `prepare` left in `folder`; raises DamagedFileError."""
-    marker = folder / "prepared.json"
+    marker = folder / PREPARED_MARKER
     facts = read_json(marker, PREPARED_SHAPE)
     with reading(marker):
         validation = _map_scored_set(folder, "validation", facts["versions"])

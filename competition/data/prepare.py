@@ -16,7 +16,14 @@ from competition.common.files import (
     write_array,
 )
 from competition.config import Config
-from competition.data.arrays import CleanedData, PreparedData, ScoredSet, Splits, load_prepared
+from competition.data.arrays import (
+    PREPARED_MARKER,
+    CleanedData,
+    PreparedData,
+    ScoredSet,
+    Splits,
+    load_prepared,
+)
 from competition.data.balancing import balance_classes
 from competition.distortion.profiles import (
     DISTORTION_VERSION,
@@ -40,7 +47,7 @@ def prepare(cleaned: CleanedData, splits: Splits, config: Config, folder: Path) 
     """
     selected = selected_versions(config.training.select_by)
     versions = [*selected, *(version for version in VERSIONS if version not in selected)]
-    marker = folder / "prepared.json"
+    marker = folder / PREPARED_MARKER
     inputs = digest(
         splits.fingerprint,
         cleaned.training_labels,

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from competition import paths
 from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.figures import draw_class_balance
@@ -21,6 +20,8 @@ from competition.common.files import (
 )
 from competition.config import Config, SplitConfig
 from competition.data.arrays import CleanedData, Splits
+from competition.paths import BALANCE, SPLITS_MARKER
+from competition.paths import SPLITS as SPLITS_FILE
 
 SPLITS = ("train", "validation", "test")
 
@@ -31,8 +32,8 @@ def split(cleaned: CleanedData, folder: Path, config: Config, force: bool = Fals
     Writes into `folder` splits.npz (the fields of Splits), balance.csv and balance.png (images per
     class) and, last, the marker splits.json. Raises UserError where a class is too small.
     """
-    marker = folder / paths.SPLITS_MARKER
-    file = folder / paths.SPLITS
+    marker = folder / SPLITS_MARKER
+    file = folder / SPLITS_FILE
     inputs = split_inputs(cleaned, config)
     if up_to_date(marker, inputs, force or not file.is_file()):
         known = if_intact(read_splits, file)
@@ -43,7 +44,7 @@ def split(cleaned: CleanedData, folder: Path, config: Config, force: bool = Fals
     table = count_classes(cleaned, splits)
     marker.unlink(missing_ok=True)  # it must not vouch for new files, should this run be cut off
     write_arrays(file, **{**vars(splits), "fingerprint": np.array(splits.fingerprint)})
-    with replacing(folder / paths.BALANCE) as temporary:
+    with replacing(folder / BALANCE) as temporary:
         table.to_csv(temporary)
     counts = {str(name): table[name].to_numpy() for name in table}
     draw_class_balance(folder / "balance.png", counts, cleaned.dataset.class_names)

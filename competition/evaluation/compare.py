@@ -9,9 +9,9 @@ import pandas as pd
 
 from competition.common.errors import UserError, unknown
 from competition.common.files import read_arrays, replacing
-from competition.evaluation.metrics import ACCURACIES, mcnemar, read_metrics
-from competition.paths import COMPARISONS, METRICS, SPLITS, Paths, name_predictions
-from competition.training.runs import list_runs, read_config
+from competition.evaluation.metrics import ACCURACIES, list_scored, mcnemar, read_metrics
+from competition.paths import COMPARISONS, SPLITS, Paths, name_predictions
+from competition.training.runs import read_config
 
 NO_FACTS = ("settings", "fingerprint", "class_names", "class_shares", "network")  # of a config.json
 
@@ -39,7 +39,7 @@ class ScoredRun:
 
 def read_run(paths: Paths, name: str) -> ScoredRun:
     """Return a scored run; raises UserError where there is none of that name."""
-    scored = [run.name for run in list_runs(paths.runs) if (run / METRICS).is_file()]
+    scored = [run.name for run in list_scored(paths.runs)]
     if name not in scored:
         raise UserError(unknown(f"scored run in {paths.runs}", name, scored or ["none"]))
     run = paths.runs / name

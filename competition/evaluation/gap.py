@@ -5,7 +5,7 @@ import numpy as np
 from competition.common.errors import UserError
 from competition.common.figures import draw_bars
 from competition.common.files import write_text
-from competition.data.arrays import ScoredSet, load_prepared
+from competition.data.arrays import ScoredSet, find_prepared
 from competition.distortion.profiles import PROFILE, PROFILES, TABLES
 from competition.evaluation.compare import ScoredRun, read_run, tabulate
 from competition.paths import COMPARISONS, PREPARED, Paths
@@ -60,11 +60,10 @@ def explain_gap(paths: Paths, name: str) -> str:
 
 def _find_scored_set(paths: Paths, run: ScoredRun) -> ScoredSet:
     """Return the test images that a run was scored on."""
-    if (paths.data / PREPARED / "prepared.json").is_file():
-        data = load_prepared(paths.data / PREPARED)
-        known = run.config["splits"], run.metrics["distortion"]
-        if known == (data.fingerprint, data.distortion_hash):
-            return data.test
+    data = find_prepared(paths.data / PREPARED)
+    known = run.config["splits"], run.metrics["distortion"]
+    if data is not None and known == (data.fingerprint, data.distortion_hash):
+        return data.test
     raise UserError(
         f"{run.name} was scored on other images than {paths.data / PREPARED} holds; "
         "--evaluate with the settings of that run prepares them again."

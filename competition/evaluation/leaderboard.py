@@ -7,17 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from competition import paths
 from competition.common.errors import UserError
 from competition.common.files import read_json, replacing, write_json, write_text
 from competition.distortion.profiles import PROFILE, PROFILES, VERSIONS
-from competition.evaluation.metrics import ACCURACIES, TTA, read_metrics
-from competition.training.runs import list_runs, read_config
+from competition.evaluation.metrics import ACCURACIES, TTA, list_scored, read_metrics
+from competition.paths import ENVIRONMENT, LEADERBOARD, LEADERBOARD_MARKDOWN, METRICS, PUBLIC_SCORE
+from competition.training.runs import read_config
 
 # Files beside a run's config.json and metrics.json that are read where they are there.
 OTHER_FILES: dict[str, Any] = {
-    paths.ENVIRONMENT: {"device": str},
-    paths.PUBLIC_SCORE: {"score": float},
+    ENVIRONMENT: {"device": str},
+    PUBLIC_SCORE: {"score": float},
 }
 # What the baseline published: accuracy on its validation, which was clean, and on the hidden test.
 PUBLISHED = {
@@ -166,7 +166,7 @@ COLUMNS = (
 
 def read_rows(runs: Path) -> pd.DataFrame:
     """Return a row per scored run, best first among those whose ranks compare."""
-    scored = [run for run in list_runs(runs) if (run / paths.METRICS).is_file()]
+    scored = list_scored(runs)
     files = pd.json_normalize([_read_run(run) for run in scored])
     if files.empty:
         return pd.DataFrame(columns=[column.name for column in COLUMNS])
@@ -187,7 +187,7 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
 
     Raises UserError for an unknown run or a score outside 0..1.
     """
-    known = [path.name for path in list_runs(runs) if (path / paths.METRICS).is_file()]
+    known = [path.name for path in list_scored(runs)]
     if run not in known:
         raise UserError(
             f"There is no scored run '{run}' in {runs}; known are {', '.join(known) or 'none'}."
@@ -197,7 +197,7 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
             f"The public score of {run} was given as {score:g}; "
             "expected a share from 0 to 1, as 0.82."
         )
-    write_json(runs / run / paths.PUBLIC_SCORE, {"score": score})
+    write_json(runs / run / PUBLIC_SCORE, {"score": score})
 
 
 def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
@@ -221,15 +221,15 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
             for name, (clean, public) in PUBLISHED.items()
         ]
     whole = pd.DataFrame(rows, columns=list(table.columns))
-    with replacing(folder / paths.LEADERBOARD) as temporary:
+    with replacing(folder / LEADERBOARD) as temporary:
         whole.to_csv(temporary, index=False)
-    write_text(folder / paths.LEADERBOARD_MARKDOWN, to_markdown(whole))
+    write_text(folder / LEADERBOARD_MARKDOWN, to_markdown(whole))
     legend = LEGEND.format(select_by=" or ".join(table["select by"].unique()))
     notices = [
         f"{run}: NOT SCORED for want of time: {names}"
         for run, names in table[["run", "not scored"]].dropna().itertuples(index=False)
     ]
-    others = {path.parent for path in runs.glob(f"*/{paths.METRICS}")} - {*list_runs(runs)}
+    others = {path.parent for path in runs.glob(f"*/{METRICS}")} - {*list_scored(runs)}
     notices += [
         f"{folder.name}: LEFT OUT; a run's folder is named <backbone>_<number>, so rename this one."
         for folder in sorted(others)

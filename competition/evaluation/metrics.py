@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 from competition.common.files import read_json
 from competition.distortion.profiles import PROFILE, VERSIONS
 from competition.paths import METRICS
+from competition.training.runs import list_runs
 
 TTA = "augmented"  # the key of scores with test-time augmentation, beside `plain` with one view
 TTA_VERSIONS = (PROFILE, "clean")  # versions that all views are predicted of
@@ -37,6 +38,11 @@ def read_metrics(run: Path, *keys: str) -> dict[str, Any]:
     """Return a run's metrics.json, which holds `keys`; raises DamagedFileError where not."""
     cure = "delete it, and score the run anew with --evaluate."
     return dict(read_json(run / METRICS, METRICS_SHAPE, cure, keys))
+
+
+def list_scored(runs: Path) -> list[Path]:
+    """Return the folders of the runs that are scored, by name."""
+    return [run for run in list_runs(runs) if (run / METRICS).is_file()]
 
 
 def collect_accuracies(scores: dict[str, Any]) -> dict[str, float]:
@@ -110,14 +116,16 @@ def bootstrap_interval(correct: np.ndarray, seed: int, draws: int = 2000) -> tup
     return float(low), float(high)
 
 
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+def mcnemar(first: np.ndarray, second: np.ndarray, alternative: str = "two-sided") -> float:
     """Return the chance of so unlike answers, were both equally good: McNemar's exact test (1947).
 
-    first, second: (n,) bool, which of the same images each got right. The test is two-sided.
+    first, second: (n,) bool, which of the same images each got right. alternative: `greater` for
+    the chance that the first is that much better, or more.
     """
     from scipy.stats import binomtest
 
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    if only_first == only_second:
+    if not only_first + only_second:
         return 1.0
-    return float(binomtest(only_first, only_first + only_second).pvalue)
+    both = only_first + only_second
+    return float(binomtest(only_first, both, alternative=alternative).pvalue)

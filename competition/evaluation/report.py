@@ -17,7 +17,7 @@ from competition.common.files import read_arrays, read_json
 from competition.common.page import write_page
 from competition.common.settings import flatten
 from competition.config import Config
-from competition.data.arrays import PreparedData, ScoredSet, load_prepared
+from competition.data.arrays import PreparedData, ScoredSet, find_prepared
 from competition.data.prepare import distortion_seed
 from competition.distortion.profiles import TABLES, VERSIONS, severities
 from competition.evaluation.grad_cam import confident_mistakes
@@ -68,9 +68,9 @@ def write_report(paths: Paths) -> Path | None:
     None where nothing was scored or prepared yet. Raises DamagedFileError.
     """
     table = read_rows(paths.runs)
-    if table.empty or not (paths.data / PREPARED / "prepared.json").is_file():
+    data = find_prepared(paths.data / PREPARED)
+    if table.empty or data is None:
         return None
-    data = load_prepared(paths.data / PREPARED)
     same = (table["splits"] == data.fingerprint) & (table["distortion"] == data.distortion_hash)
     table = pd.concat([table[same], table[~same]])
     runs = [paths.runs / run for run in table["run"]]

@@ -19,6 +19,7 @@ from competition.common.files import read_json, write_json
 from competition.common.settings import flatten
 from competition.config import PRESETS, with_settings
 from competition.data.arrays import TrainingData, count_skipped
+from competition.evaluation.metrics import mcnemar
 from competition.search.features import cache_features
 from competition.search.report import write_report
 from competition.search.rounds import FINE_TUNING_SPACE, Round, Search, inside_space
@@ -211,16 +212,10 @@ def _settle(
 def compare_answers(better: FrozenTrial, worse: FrozenTrial) -> float:
     """Return the probability that a trial is that much better, or more, by chance alone, 0..1.
 
-    McNemar's exact test (1947), one-sided, on the answers to the same images.
+    It is McNemar's exact test, one-sided, on the answers to the same images.
     """
-    from scipy.stats import binomtest
-
     first, second = (
-        np.unpackbits(np.frombuffer(bytes.fromhex(trial.user_attrs[CORRECT]), np.uint8))
+        np.unpackbits(np.frombuffer(bytes.fromhex(trial.user_attrs[CORRECT]), np.uint8)) == 1
         for trial in (better, worse)
     )
-    gained = int(np.sum(first > second))
-    lost = int(np.sum(first < second))
-    if not gained + lost:
-        return 1.0
-    return float(binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue)
+    return mcnemar(first, second, alternative="greater")

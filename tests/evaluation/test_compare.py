@@ -94,7 +94,7 @@ def prepared_cells(paths: Paths, prepared: PreparedData, monkeypatch: pytest.Mon
     """Data of twelve images, as if prepared."""
     data = PreparedData(paths.data, prepared.training, SCORED, SCORED, ("a",), "s", "d", "v")
     write_json(paths.data / "prepared" / "prepared.json", {})
-    monkeypatch.setattr(gap_module, "load_prepared", lambda folder: data)
+    monkeypatch.setattr(gap_module, "find_prepared", lambda folder: data)
 
 
 @pytest.mark.usefixtures("prepared_cells")
