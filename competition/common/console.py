@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,6 +176,16 @@ def timed(what: str) -> Iterator[None]:
     say(f"{what} ...")
     yield
     say(f"{what}: done in {describe_seconds(time.perf_counter() - started)}")
+
+
+def align_columns(columns: Iterable[Sequence[str]], left: Sequence[bool]) -> list[str]:
+    """Return the lines of a table from its columns; `left` tells which are aligned to the left."""
+    aligned = []
+    for texts, is_left in zip(columns, left, strict=True):
+        width = max(map(len, texts))
+        align = str.ljust if is_left else str.rjust
+        aligned.append([align(text, width) for text in texts])
+    return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
 
 
 def describe_seconds(seconds: float) -> str:

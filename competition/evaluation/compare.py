@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from competition.common.console import align_columns
 from competition.common.errors import UserError, unknown
 from competition.common.files import read_arrays, replacing
 from competition.evaluation.metrics import ACCURACIES, list_scored, mcnemar, read_metrics
@@ -142,10 +143,6 @@ def tabulate(rows: list[list[str]], titles: Sequence[str]) -> str:
     """Return rows under titles, aligned; nothing where there is no row."""
     if not rows:
         return ""
-    columns = zip(*[titles, *rows], strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in [titles, *rows]
-    ]
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
+    columns = list(zip(*[titles, *rows], strict=True))
+    lines = align_columns(columns, [number == 0 for number in range(len(columns))])
+    return "\n".join(f"  {line}" for line in lines)

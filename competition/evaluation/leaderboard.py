@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from competition.common.console import align_columns
 from competition.common.errors import UserError
 from competition.common.files import read_json, replacing, write_json, write_text
 from competition.distortion.profiles import PROFILE, PROFILES, VERSIONS
@@ -246,16 +247,14 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 def _lay_out(table: pd.DataFrame) -> str:
     """Return the table of the terminal, without empty columns; numbers are aligned to the right."""
-    aligned = []
+    shown = []
     for column in COLUMNS:
         values = table[column.name]
-        is_shown = values.nunique() > 1 if column.if_different else values.notna().any()
-        if column.terminal and is_shown:
-            texts = _format(table, column, column.terminal)
-            width = max(map(len, texts))
-            align = str.ljust if column.format is str else str.rjust
-            aligned.append([align(text, width) for text in texts])
-    return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+        is_telling = values.nunique() > 1 if column.if_different else values.notna().any()
+        if column.terminal and is_telling:
+            shown.append(column)
+    columns = [_format(table, column, column.terminal) for column in shown]
+    return "\n".join(align_columns(columns, [column.format is str for column in shown]))
 
 
 def _format(table: pd.DataFrame, column: Column, title: str) -> list[str]:
