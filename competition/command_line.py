@@ -118,6 +118,9 @@ def _add_work(add: Any) -> None:
     add("--seed", type=int, help="of everything that is drawn (default: 0)")
     storage = "an Optuna storage URL that other hosts may share (default: SQLite in experiments/)"
     add("--storage", metavar="URL", help=storage)
+    events = "show each epoch of a training in TensorBoard: --logdir experiments/<name>/runs"
+    add("--tensorboard", action="store_true", help=events)
+    add("--mlflow", action="store_true", help="log each epoch of a training to MLflow")
     add("--force", action="store_true", help="redo the named stages")
     add("--quiet", action="store_true", help="print the result alone; log.txt has all")
     add("--json", action="store_true", help="print the result alone, as one JSON object")

@@ -316,6 +316,7 @@ class Config:
     seed: int = number(0, "seed of everything that is drawn", high=2**31 - 1)
     recipe: str = text("", "name of the recipe, for the leaderboard")
     weights: str = text("auto", "initial weights: auto, imagenet, none, a folder or a file")
+    live: str = text("", "where each epoch is shown as it ends, joined by +: tensorboard, mlflow")
     data: DataConfig = DataConfig()
     cleaning: CleaningConfig = CleaningConfig()
     report: ReportConfig = ReportConfig()

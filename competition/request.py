@@ -20,6 +20,7 @@ from competition.networks.weights import check_setting
 from competition.paths import CLEANING_MARKER, CONFIG, Paths
 from competition.submission.server_versions import parse_requirements
 from competition.time_budget import SHORTEST_BUDGET
+from competition.training.live import VIEWS, check_live_views
 
 STAGES = ("clean", "split", "search", "train", "evaluate", "package", "leaderboard")
 SERVER_ACTIONS = ("dry_run", "grade", "bundle")
@@ -244,6 +245,8 @@ def _configure(options: argparse.Namespace, is_demo: bool, recipe: dict[str, Any
     changes |= recipe
     single = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}
     single["training.select_by"] = options.select_by
+    live = [name for name in VIEWS if getattr(options, name)]
+    single["live"] = "+".join(live) if live else None
     changes |= {key: value for key, value in single.items() if value is not None}
     for assignment in options.set:
         key, separator, value = assignment.partition("=")
@@ -296,6 +299,7 @@ def _read_record(given: list[str] | None) -> tuple[str, float] | None:
 def _check(request: Request) -> None:
     """Raise UserError where something named is not there, or options do not go together."""
     if request.trains:
+        check_live_views(request.config.live)
         for name in request.backbones:
             check_setting(request.config.weights, name)
         if (request.budget_seconds or math.inf) < SHORTEST_BUDGET:

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
+import pandas as pd
 
 from competition.common.console import describe_seconds, say
 from competition.common.files import (
@@ -22,6 +23,7 @@ from competition.common.files import (
     write_arrays,
     write_json,
 )
+from competition.paths import HISTORY
 from competition.training.callbacks import Average
 
 SAVE_SECONDS = 60.0  # of training that a process that is killed may lose
@@ -47,11 +49,17 @@ class Position:
 class Keeper:
     """Keeps the history and the best weights of a training in memory, as a trial needs them.
 
-    report: told the score and the number of each epoch that was validated; it may raise.
+    report: told the score (None: not validated) and the number of each epoch; it may raise.
+    validated_from: the progress 0..1 of a stage from which its epochs are validated.
     """
 
-    def __init__(self, report: Callable[[float, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        report: Callable[[float | None, int], None] | None = None,
+        validated_from: float = 0.0,
+    ) -> None:
         self.report = report
+        self.validated_from = validated_from
         self.history: list[dict[str, Any]] = []
         self.predictions: np.ndarray | None = None  # (m, K), of the best weights
         self._weights: list[np.ndarray] = []
@@ -88,14 +96,14 @@ class Keeper:
     ) -> None:
         """Add a row to the history, and keep the weights where they are the best or the last.
 
-        predictions: (m, K) of the validation images; None where time ended the epoch before its
-        validation: such a training is annealed, and its last weights are its best.
+        predictions: (m, K) of the validation images; None where it was not validated. Where
+        time ended the last epoch the training is annealed, and its last weights are its best.
         """
         is_best = row[SCORE] is None or row[SCORE] > self.best_score
         self.history.append(row)
         if is_best:
             self.keep(network, predictions)
-        if self.report is not None and row[SCORE] is not None:
+        if self.report is not None:
             self.report(row[SCORE], row["epoch"])
 
     def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
@@ -111,12 +119,19 @@ class Keeper:
 class Checkpoint(Keeper):
     """Keeps a training in a folder, from which it goes on after a crash as if it had not stopped.
 
-    state.json is written last and names the files that belong to it. `network` is the whole
-    network, whatever part of it trains.
+    state.json is written last and names the files that belong to it; history.csv beside the folder
+    grows by a row per epoch. network: the whole one, whatever part of it trains. show: told each
+    row of the history and the epoch's number, from 1 on.
     """
 
-    def __init__(self, folder: Path, network: keras.Model) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        network: keras.Model,
+        show: Callable[[dict[str, Any], int], None] | None = None,
+    ) -> None:
         super().__init__()
+        self.show = show
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.network = network
@@ -194,6 +209,8 @@ class Checkpoint(Keeper):
             f"  {self.title}, {row['stage']} epoch {row['epoch'] + 1} ({row['progress']:.0%}): "
             f"loss {row['loss']:.3f}, {score}, {describe_seconds(row['seconds'])}"
         )
+        if self.show is not None:
+            self.show(row, len(self.history))
 
     def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
         with replacing(self.folder / "best.weights.h5") as temporary:
@@ -213,6 +230,8 @@ class Checkpoint(Keeper):
         old = self.state["saved"]
         self.state = self.state | changes | {"history": self.history}
         write_json(self.folder / "state.json", self.state)
+        with replacing(self.folder.parent / HISTORY) as temporary:
+            pd.DataFrame(self.history).to_csv(temporary, index=False)
         if old and old != self.state["saved"]:
             for file in self.folder.glob(f"{old['name']}.*"):
                 file.unlink()

@@ -31,6 +31,7 @@ from competition.networks.weights import RANDOM, Weights, read_weights
 from competition.paths import CHECKPOINT, CONFIG, ENVIRONMENT, HISTORY, SETTINGS, WEIGHTS
 from competition.time_budget import TrainingTime
 from competition.training.keepers import PREDICTIONS, SCORE, Checkpoint
+from competition.training.live import open_live_views
 from competition.training.train import train
 
 # What is read of a run's config.json. That of an ensemble has members, and no settings.
@@ -141,9 +142,10 @@ def train_run(
     write_json(run / ENVIRONMENT, describe_environment())
     started = time.monotonic()
     keras.utils.set_random_seed(config.seed)
-    keeper = Checkpoint(run / CHECKPOINT, create_network(spec, weights))
     try:
-        train(config, data.training, weights, keeper, time_for)
+        with open_live_views(config.live, run) as show:
+            keeper = Checkpoint(run / CHECKPOINT, create_network(spec, weights), show)
+            train(config, data.training, weights, keeper, time_for)
     except TrialFailedError:  # it would diverge again from its checkpoint
         shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
         raise
@@ -159,8 +161,6 @@ def read_history(run: Path) -> pd.DataFrame:
 
 def _finish_run(run: Path, keeper: Checkpoint) -> None:
     """Write what stays of a training, its weights last."""
-    with replacing(run / HISTORY) as temporary:
-        pd.DataFrame(keeper.history).to_csv(temporary, index=False)
     predictions = keeper.folder / PREDICTIONS
     if predictions.is_file():
         predictions.replace(run / PREDICTIONS)
