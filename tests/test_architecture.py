@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "competition"
 
 # A package imports only what stands to its left, and inside a package there are no cycles.
 ORDER = (
-    "common", "paths", "backbones", "config", "time_budget", "distortion", "demo", "data",
+    "common", "paths", "backbones", "metric", "config", "time_budget", "distortion", "demo", "data",
     "networks", "augmentation", "cleaning", "codabench", "training", "evaluation", "search",
     "submission", "request", "backbone_task", "status", "pipeline", "command_line", "api",
 )  # fmt: skip
