@@ -124,7 +124,9 @@ def _parse(parser: Any, given: Mapping[str, Any]) -> Any:
 
     from competition.common.errors import UserError, unknown
 
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    actions = {
+        action.dest: action for action in parser._actions if action.dest not in ("help", "version")
+    }
     words = []
     for name, value in given.items():
         if name not in actions:

@@ -8,6 +8,7 @@ from typing import Any
 from competition.backbones import COMPARED
 from competition.common.console import escape_output, quiet_import
 from competition.common.errors import NotCheckedError, UserError, WorthlessError, unknown
+from competition.common.version import __version__
 from competition.config import PRESETS, describe_settings
 from competition.request import SERVER_ACTIONS, STAGES, parse_duration, read_request
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=layout, allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=__version__)
     _add_stages(parser.add_argument_group("stages").add_argument)
     _add_answers(parser.add_argument_group("answers as a CSV").add_argument)
     _add_server(parser.add_argument_group("the server at home").add_argument)

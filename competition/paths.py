@@ -8,6 +8,7 @@ TRAINING_SET = "training_set.npz"  # images and labels, as the organisers give t
 HIDDEN_TEST = "hidden_test.npz"  # of the demo
 TRUTH = "truth.csv"  # of the demo: the faults that were drawn
 OVERRIDES = "overrides.csv"  # the user's, which overrule cleaning
+FILES = "files.csv"  # each image's index and file, where the data are no .npz
 FINDINGS = "found.json"  # the issues that cleaning found, before overrides
 TSNE = "tsne.npz"  # the map, (n, 2)
 CLEANED = "cleaned.npz"  # keep, groups of copies, labels after overrides, labels to train with

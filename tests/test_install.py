@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import competition
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -72,3 +74,8 @@ def test_the_pinned_versions_lie_in_the_ranges_of_the_package() -> None:
     pins = {name: version for name, _, version in (line.partition("==") for line in lines)}
     assert ranges.keys() == pins.keys()
     assert all(ranges[name].contains(version) for name, version in pins.items())
+
+
+def test_the_version_stands_in_one_place(installed: Path) -> None:
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    assert f"\nVersion: {competition.__version__}\n" in metadata.read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from competition.cleaning.issues import (
     find_kept,
     make_issue,
     read_overrides,
+    write_files,
     write_issues,
 )
 from competition.cleaning.non_cells import find_non_cells
@@ -36,7 +37,16 @@ from competition.common.files import (
 )
 from competition.config import Config
 from competition.data.arrays import CleanedData, Dataset
-from competition.paths import CLEANED, CLEANING_MARKER, FINDINGS, ISSUES, OVERRIDES, REPORT, TSNE
+from competition.paths import (
+    CLEANED,
+    CLEANING_MARKER,
+    FILES,
+    FINDINGS,
+    ISSUES,
+    OVERRIDES,
+    REPORT,
+    TSNE,
+)
 
 # Enters the hash of the stage: raise it with every change of the findings.
 CLEANING_VERSION = 8
@@ -51,7 +61,8 @@ def clean(
 
     weights: ImageNet weights of the backbone `config.cleaning.backbone`; None embeds by pixels.
     force: find everything anew.
-    Writes into `folder` issues.csv (one row per issue), cleaned.npz (keep, groups, labels and
+    Writes into `folder` issues.csv (one row per issue), files.csv (the file of each image, where
+    the data are files), cleaned.npz (keep, groups, labels and
     training_labels, see CleanedData), report.html, map.png, removed.png (the dropped images),
     found.json (the issues before overrides), tsne.npz (the map's coordinates (n, 2) float32, and
     groups) and, last, the marker cleaning.json. Raises UserError for a mistake in overrides.csv.
@@ -60,6 +71,7 @@ def clean(
     arrays = folder / CLEANED
     report = folder / REPORT
     inputs = cleaning_inputs(dataset, folder, config, weights)
+    write_files(folder / FILES, dataset)
     if up_to_date(marker, inputs, force or not arrays.is_file()):
         known = if_intact(read_arrays, arrays, dict.fromkeys(CLEANED_ARRAYS, dataset.labels.shape))
         if known is not None:
@@ -80,7 +92,7 @@ def clean(
         labels=labels,
         training_labels=cleaned.training_labels,
     )
-    write_issues(folder / ISSUES, issues, dataset.labels, groups)
+    write_issues(folder / ISSUES, issues, dataset, groups)
     dropped = np.flatnonzero(~keep)[:MOST_ON_SHEET]
     draw_contact_sheet(folder / "removed.png", dataset.images[dropped])
     draw_map(folder / "map.png", coordinates, labels, dataset.class_names, ~keep)

@@ -140,19 +140,31 @@ def count_actions(issues: list[Issue]) -> dict[str, int]:
     return {kind: acted.count(kind) for kind in KINDS if kind in found}
 
 
-def write_issues(path: Path, issues: list[Issue], labels: np.ndarray, groups: np.ndarray) -> None:
-    """Write issues.csv, one row per issue.
+def write_issues(path: Path, issues: list[Issue], dataset: Dataset, groups: np.ndarray) -> None:
+    """Write issues.csv, one row per issue, with the image's file where it came from one.
 
-    labels: (n,), as the training file has them. groups: (n,), equal for copies of one image.
+    dataset: with the labels of the training file. groups: (n,), equal for copies of one image.
     """
-    columns = ("index", "label", "kind", "action", "score", "reason", "group", "suggestion")
+    columns = ["index", "label", "kind", "action", "score", "reason", "group", "suggestion"]
+    columns += ["file"] if dataset.files else []
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     for issue in issues:
-        facts = {"label": labels[issue.index], "group": groups[issue.index]}
+        facts = {"label": dataset.labels[issue.index], "group": groups[issue.index]}
+        facts |= {"file": dataset.files[issue.index]} if dataset.files else {}
         writer.writerow(dataclasses.asdict(issue) | facts)
     write_text(path, stream.getvalue())
+
+
+def write_files(path: Path, dataset: Dataset) -> None:
+    """Write files.csv, the index and file of each image; remove it where these are in an .npz."""
+    path.unlink(missing_ok=True)
+    if dataset.files:
+        stream = io.StringIO()
+        rows = [("index", "file"), *enumerate(dataset.files)]
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+        write_text(path, stream.getvalue())
 
 
 # -- overrides

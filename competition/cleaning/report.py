@@ -126,6 +126,7 @@ def _describe_images(
     position = {index: number for number, index in enumerate(shown.large)}
     return {
         "index": indices.tolist(),
+        "file": [dataset.files[index] for index in indices] if dataset.files else [],
         "label": dataset.labels[indices].tolist(),
         "used": cleaned.dataset.labels[indices].tolist(),
         "kept": cleaned.keep[indices].astype(int).tolist(),

@@ -17,12 +17,14 @@ class Dataset:
     """Images (n, h, w, 3) uint8 RGB, their labels (n,) int64 in 0..K-1 and the K class names.
 
     unreadable: by index, why an image could not be read; it is black, and no split may have it.
+    files: each image's file, as a path from the folder of the data; empty where it is an .npz.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     unreadable: Mapping[int, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

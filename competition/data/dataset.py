@@ -1,5 +1,6 @@
 """Reading labelled images from an .npz or from files in a folder, every check before long work."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,13 @@ class _Source:
 
     labels: (n,) int64, or None. class_names: empty where the labels are numbers without names.
     read: returns the images (m, h, w, 3) uint8, m being `config.limit` at most, and why some could
-    not be read, by index.
+    not be read, by index. files: of these images, as paths from the folder; none in an .npz.
     """
 
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     read: Callable[[], tuple[np.ndarray, Mapping[int, str]]]
+    files: tuple[str, ...] = ()
 
 
 def load_dataset(path: Path, config: DataConfig) -> Dataset:
@@ -64,7 +66,7 @@ def load_dataset(path: Path, config: DataConfig) -> Dataset:
     refuse_unreadable(unreadable, len(images), config.unreadable)
     if unreadable:
         say(f"{len(unreadable)} files cannot be read and are LEFT OUT; issues.csv names them.")
-    return Dataset(images, labels, tuple(map(printable, class_names)), unreadable)
+    return Dataset(images, labels, tuple(map(printable, class_names)), unreadable, source.files)
 
 
 def load_test(
@@ -98,8 +100,10 @@ def _open(
     limit = config.limit or None
     if require_readable(path).is_dir() or path.suffix.lower() in TABLE_SUFFIXES:
         found = list_images(path, config, class_names)
+        folder = path if path.is_dir() else path.parent
         files = found.files[:limit]
-        return _Source(found.labels, found.class_names, lambda: read_images(files, config))
+        names = tuple(printable(Path(os.path.relpath(file, folder)).as_posix()) for file in files)
+        return _Source(found.labels, found.class_names, lambda: read_images(files, config), names)
     images, labels = read_archive(path, subsets, config.limit)
     are_blood_cells = (
         labels is not None

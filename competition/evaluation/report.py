@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from competition.common.figures import draw_sheets
-from competition.common.files import read_arrays, read_json
+from competition.common.files import read_arrays, read_json, read_table
 from competition.common.page import write_page
 from competition.common.settings import flatten
 from competition.config import Config
@@ -25,6 +25,7 @@ from competition.evaluation.leaderboard import read_rows
 from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
 from competition.paths import (
     ENVIRONMENT,
+    FILES,
     GRAD_CAM,
     HISTORY,
     PREPARED,
@@ -47,6 +48,7 @@ CURVES = ("loss", "val_loss", "val_accuracy", "learning_rate")
 ROW = (
     "rank",
     "run",
+    "recipe",
     "weights",
     "selection",
     *(f"test {version}" for version in VERSIONS),
@@ -58,6 +60,7 @@ ROW = (
     "parameters",
     "ms/image",
     "zip MB",
+    "select by",
     "splits",
 )
 
@@ -86,6 +89,7 @@ def write_report(paths: Paths) -> Path | None:
         "runs": [_describe_run(paths, row) for row in table.to_dict("records")],
         "details": details,
         "indices": images["indices"],
+        "files": _name_files(paths.data / FILES, images["indices"]),
         "sheet": {"columns": COLUMNS, "size": data.test.versions["clean"].shape[2:0:-1]},
         "studies": _read_studies(paths.studies),
     }
@@ -134,9 +138,13 @@ def _describe_run(paths: Paths, row: dict[Any, Any]) -> dict[str, Any]:
 def _read_curves(table: pd.DataFrame) -> dict[str, Any]:
     """Return at most POINTS epochs of a history: the last ones, and others evenly spread."""
     places = np.unique(np.linspace(0, len(table) - 1, min(POINTS, len(table))).round().astype(int))
-    few = table.iloc[places]
-    columns = {name: _clean(few[name].astype(float)) for name in CURVES if name in few}
-    return {"epoch": (places + 1).tolist(), "stage": few["stage"].tolist(), **columns}
+    columns = {name: table[name].to_numpy(float)[places] for name in CURVES if name in table}
+    curves = {name: _clean(values.tolist()) for name, values in columns.items()}
+    return {
+        "epoch": (places + 1).tolist(),
+        "stage": table["stage"].to_numpy()[places].tolist(),
+        **curves,
+    }
 
 
 def _reproduce(name: str, config: dict[str, Any]) -> str:
@@ -278,6 +286,14 @@ def _gather_images(
         "sheets": draw_sheets(stacked, range(len(stacked)), COLUMNS, SIDE, QUALITY),
         "indices": indices,
     }
+
+
+def _name_files(path: Path, indices: list[int]) -> list[str]:
+    """Return the file of each image, or nothing where the data are no files."""
+    if not path.is_file():
+        return []
+    files = read_table(path, {"index": int, "file": str}).set_index("index")["file"]
+    return files.reindex(indices).fillna("").tolist()
 
 
 # -- studies

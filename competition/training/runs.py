@@ -4,6 +4,7 @@ import platform
 import re
 import shutil
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from competition.common.files import (
 )
 from competition.common.settings import flatten
 from competition.common.settings_files import write_settings
+from competition.common.version import __version__
 from competition.config import Config, training_settings
 from competition.data.arrays import PreparedData
 from competition.networks.layers import create_network, network_spec
@@ -180,9 +182,12 @@ def load_run(run: Path) -> keras.Model:
 
 def describe_environment() -> dict[str, str]:
     """Return what ran: versions, machine and device."""
+    backend = keras.config.backend()
     return {
+        "version": __version__,
         "python": platform.python_version(),
         "keras": keras.__version__,
+        "backend": f"{backend} {import_module(backend).__version__}",
         "numpy": np.__version__,
         "device": describe_device(),
         "machine": platform.platform(),

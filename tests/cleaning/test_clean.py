@@ -168,11 +168,19 @@ def test_an_unreadable_image_is_an_issue_of_its_own_that_no_override_can_keep(
 ) -> None:
     dataset = draw_cells(60)
     dataset.images[[4, 9]] = 0
-    dataset = dataclasses.replace(dataset, unreadable={4: "a/4.png: cut off", 9: "a/9.png: empty"})
+    dataset = dataclasses.replace(
+        dataset,
+        unreadable={4: "a/4.png: cut off", 9: "a/9.png: empty"},
+        files=tuple(f"a/{index}.png" for index in range(60)),
+    )
     keep = clean(dataset, tmp_path, CONFIG, None).keep
     assert np.flatnonzero(~keep).tolist() == [4, 9]
-    rows = [(row["index"], row["kind"], row["reason"]) for row in read_issues(tmp_path)]
-    assert rows == [("4", "unreadable", "a/4.png: cut off"), ("9", "unreadable", "a/9.png: empty")]
+    rows = [(row["file"], row["kind"], row["reason"]) for row in read_issues(tmp_path)]
+    assert rows == [
+        ("a/4.png", "unreadable", "a/4.png: cut off"),
+        ("a/9.png", "unreadable", "a/9.png: empty"),
+    ]
+    assert (tmp_path / "files.csv").read_text().splitlines()[10] == "9,a/9.png"
     (tmp_path / "overrides.csv").write_text("index,action\n9,keep\n")
     with pytest.raises(UserError, match=r"keeps image 9, which cannot be read \(a/9.png: empty\)"):
         clean(dataset, tmp_path, CONFIG, None)

@@ -494,8 +494,9 @@ def test_unreadable_files_are_left_out_all_at_once_and_named(
 ) -> None:
     spoil(tmp_path)
     dataset = load_dataset(tmp_path, DataConfig(size=16, unreadable=0.1))
-    assert len(dataset.labels) == 40
+    assert len(dataset.labels) == len(dataset.files) == 40
     places = {"a/04.png": 4, "b/01.png": 1, "b/09.png": 9}
+    assert all(dataset.files[index] == name for name, index in places.items())
     assert {index: reason.partition(": ")[0] for index, reason in dataset.unreadable.items()} == {
         index: str(tmp_path / name) for name, index in places.items()
     }

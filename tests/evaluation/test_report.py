@@ -26,12 +26,15 @@ from competition.distortion.profiles import TABLES, VERSIONS
 from competition.evaluation import report as report_module
 from competition.evaluation.evaluate import evaluate_run
 from competition.evaluation.report import write_report
-from competition.paths import PREPARED, SPLITS, Paths
+from competition.paths import FILES, PREPARED, SPLITS, Paths
 from competition.training.keepers import PREDICTIONS
+from competition.training.runs import read_history
 from competition.training.train import predict
 from tests.factories import CONFIG, make_run, open_browser
 
-SETTINGS = with_settings(CONFIG, {"evaluation.tta_views": 3, "training.batch_size": 8})
+SETTINGS = with_settings(
+    CONFIG, {"evaluation.tta_views": 3, "training.batch_size": 8, "recipe": "small batches"}
+)
 NASTY = "</script><script>alert('&amp;')</script>{{data}}"
 HISTORY = "stage,epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,progress\n"
 
@@ -62,7 +65,10 @@ def project(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) ->
     """A project with one scored run of a random network and one study."""
     paths = Paths(tmp_path_factory.mktemp("project"), "cells")
     save_prepared(prepared, paths.data / PREPARED)
-    write_arrays(paths.data / SPLITS, test=1000 + np.arange(len(prepared.test.labels)))
+    indices = 1000 + np.arange(len(prepared.test.labels))
+    write_arrays(paths.data / SPLITS, test=indices)
+    rows = [f'{index},"a, b/{index}.png"' for index in indices]
+    write_text(paths.data / FILES, "\n".join(["index,file", *rows]))
     run, network = make_run(paths.runs, "tiny_cnn")
     facts = {"settings": flatten(SETTINGS), "splits": prepared.fingerprint, "weights": "random"}
     facts |= {"distortion": prepared.distortion_hash}
@@ -95,7 +101,7 @@ def test_accuracies_by_severity_are_those_of_the_images_that_met_it(project: Pat
         assert right == pytest.approx(images * accuracy, abs=0.01)
 
 
-def test_mistakes_are_wrong_most_confident_first_and_have_index_and_grad_cam(
+def test_mistakes_are_wrong_most_confident_first_and_have_index_file_and_grad_cam(
     project: Paths, prepared: PreparedData
 ) -> None:
     content = read(project)
@@ -106,6 +112,7 @@ def test_mistakes_are_wrong_most_confident_first_and_have_index_and_grad_cam(
     assert confidences == sorted(confidences, reverse=True)
     for mistake in mistakes:
         index = content["indices"][mistake["image"]] - 1000
+        assert content["files"][mistake["image"]] == f"a, b/{1000 + index}.png"
         probabilities = answers["revealed"].mean(axis=0)[index]
         assert mistake["truth"] == prepared.test.labels[index] != mistake["guess"]
         assert mistake["guess"] == probabilities.argmax()
@@ -180,6 +187,8 @@ def test_the_page_fits_and_is_drawn(width: int, scheme: str, page: Any, tmp_path
     assert scroll == client <= width
     assert page.save_screenshot(str(tmp_path / "report.png"))
     assert len(page.find_elements("css selector", "#about svg polyline.curve")) >= 4
+    assert "small batches" in texts(page, "#board tbody tr:first-child td")
+    assert "a, b/10" in texts(page, "#about .tile .file")[0]
     titles = {
         *("Selection score, %", "Confusion", "Recall of each class", "Reliability"),
         *("Accuracy by distortion and severity", "What test-time augmentation changed"),
@@ -200,24 +209,34 @@ def test_grad_cam_is_switched_on_from_the_keyboard(page: Any) -> None:
     assert button.get_attribute("aria-pressed") == "true"
 
 
+def shorten(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return metrics without the scores of each class, which the leaderboard does without."""
+    return {
+        key: shorten(value) if isinstance(value, dict) else value
+        for key, value in metrics.items()
+        if key not in ("confusion", "recall", "families")
+    }
+
+
 def test_two_thousand_runs_are_drawn_in_time_and_sorted(
-    project: Paths, browser: Any, tmp_path: Path
+    project: Paths, browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = Paths(tmp_path, "cells")
     shutil.copytree(project.data, paths.data)
     first = project.runs / "tiny_cnn_001"
-    metrics, config = (read_json(first / name) for name in ("metrics.json", "config.json"))
-    history = (first / "history.csv").read_text("utf-8")
-    predictions = (first / "predictions_test.npz").read_bytes()
+    history = read_history(first)
+    monkeypatch.setattr(report_module, "read_history", lambda run: history)  # all have the same
+    metrics = read_json(first / "metrics.json")
+    short = shorten(metrics)
     for number in range(1, 2001):
         run = paths.runs / f"tiny_cnn_{number:04d}"
         run.mkdir(parents=True)
         facts = {"selection_score": number / 3000, "parameters": 1000 + 7 * number % 5000}
-        (run / "metrics.json").write_text(json.dumps(metrics | facts))
-        (run / "config.json").write_text(json.dumps(config))
-        (run / "history.csv").write_text(history)
-        if number > 1900:
-            (run / "predictions_test.npz").write_bytes(predictions)
+        is_detailed = number > 1900
+        (run / "metrics.json").write_text(json.dumps((metrics if is_detailed else short) | facts))
+        for name in ("config.json", "history.csv", "predictions_test.npz"):
+            if is_detailed or name != "predictions_test.npz":
+                (run / name).hardlink_to(first / name)
     path = write_report(paths)
     assert path
     assert path.stat().st_size < 10e6
