@@ -15,7 +15,7 @@ from competition.distortion.profiles import distort
 from competition.paths import HIDDEN_TEST, TRAINING_SET, TRUTH
 
 # Enters the marker: raise it when the drawings change, so that older demos are drawn again.
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 # The real training set's images per class, once clean, in label order.
 CLASS_SIZES = (852, 2181, 1085, 2026, 849, 993, 2330, 1643)
 # The real training set's faults, as shares of its images; a few kinds are more common than there,
@@ -55,7 +55,8 @@ def make_demo(folder: Path, seed: int = 0, num_images: int = 2400, num_hidden: i
     Writes `training_set.npz` and `hidden_test.npz` in the competition's layout, images
     (n, 96, 96, 3) uint8 and labels (n, 1) uint8; `truth.csv`, one row per training image (see
     Truth); and, last, `demo.json`. The hidden test holds sound cells only, distorted as in
-    `revealed`. One seed gives one demo.
+    `revealed`. As many of its labels are wrong as of the training set's: whoever labels the one
+    labels the other. One seed gives one demo.
     """
     marker = folder / "demo.json"
     inputs = files.digest(DRAWING_VERSION, seed, num_images, num_hidden)
@@ -68,6 +69,9 @@ def make_demo(folder: Path, seed: int = 0, num_images: int = 2400, num_hidden: i
     truths = plant_faults(images, labels, generator)
     hidden_images, hidden_labels = draw_cells(smear, num_hidden, "drawing the hidden test")
     hidden_images = distort(hidden_images, "revealed", seed)
+    num_wrong = round(FAULT_SHARES["wrong_label"] * num_hidden)
+    for index in generator.permutation(num_hidden)[:num_wrong]:
+        hidden_labels[index] = _draw_wrong_label(int(hidden_labels[index]), generator)
     files.write_arrays(folder / TRAINING_SET, images=images, labels=labels[:, None])
     files.write_arrays(folder / HIDDEN_TEST, images=hidden_images, labels=hidden_labels[:, None])
     files.write_text(folder / TRUTH, pd.DataFrame(truths).to_csv(index=False, lineterminator="\n"))
@@ -111,12 +115,15 @@ def plant_faults(
                 labels[index] = truth.true_label
                 images[index] = images[truth.copy_of]
             if kind == "wrong_label" or (kind == "exact_copy" and number % 4 == 3):
-                further = generator.integers(1, len(CLASSES))
-                labels[index] = (truth.true_label + further) % len(CLASSES)
+                labels[index] = _draw_wrong_label(truth.true_label, generator)
             if kind in ("non_cell", "blank", "noise"):
                 truth.true_label = NONE
             images[index] = _spoil(images[index], kind, number, generator)
     return truths
+
+
+def _draw_wrong_label(label: int, generator: np.random.Generator) -> int:
+    return (label + int(generator.integers(1, len(CLASSES)))) % len(CLASSES)
 
 
 def _spoil(image: np.ndarray, kind: str, number: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,14 @@
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from competition.common import files
+from competition.demo import make
 from competition.demo.make import FAULT_SHARES, draw_cells, draw_face, draw_landscape, make_demo
 from competition.demo.smear import CLASSES, SIZE, Smear
 
@@ -113,6 +115,23 @@ def test_labels_are_true_but_for_wrong_labels_and_one_exact_copy_in_four(
         "blank",
         "noise",
     }
+
+
+def test_as_many_labels_are_wrong_in_the_hidden_test_as_in_the_training_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw_and_remember(*arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = draw_cells(*arguments)
+        drawn.append(labels.copy())
+        return images, labels
+
+    monkeypatch.setattr(make, "draw_cells", draw_and_remember)
+    make_demo(tmp_path, 0, 10, 100)
+    labels = files.read_arrays(tmp_path / "hidden_test.npz")["labels"].ravel()
+    assert (labels != drawn[1]).sum() == round(100 * FAULT_SHARES["wrong_label"])
+    assert labels.max() < len(CLASSES)
 
 
 def test_copies_resemble_a_sound_original(
