@@ -23,7 +23,7 @@ def run(
     time_budget: str | None = None,
     **options: Any,
 ) -> "Result":
-    """Do what `python run.py` does with these options; return what came out.
+    """Do the same as `python run.py` with these options, and return the results.
 
     data: an .npz, a folder of class folders, a CSV of labels, or nothing for the demo.
     search: do everything, from cleaning to the leaderboard. time_budget: as '30m'.
@@ -63,13 +63,13 @@ class Report(type(Path())):  # type: ignore[misc]  # the class of this system's 
 
 @dataclass(frozen=True)
 class Result:
-    """What a call has made of one data set; `paths` names its folders."""
+    """The results of one data set; `paths` names its folders."""
 
     paths: "Paths"
 
     @property
     def leaderboard(self) -> "pd.DataFrame":
-        """A row per run, best first, as in leaderboard.csv; empty before the first."""
+        """A row per run, best first, as in leaderboard.csv; empty where no run is scored."""
         import pandas as pd
 
         from competition.paths import LEADERBOARD
@@ -96,11 +96,11 @@ class Result:
         return tuple(self._model.config["class_names"])
 
     def predict(self, images: "np.ndarray") -> "np.ndarray":
-        """Return the labels (n,) int64 that the submission gives images (n, h, w, 3) uint8."""
+        """Return the labels (n,) int64 of images (n, h, w, 3) uint8, by the submission."""
         return self._model.predict(images)
 
     def predict_proba(self, images: "np.ndarray") -> "np.ndarray":
-        """Return the probabilities (n, classes) that the submission gives images."""
+        """Return the probabilities (n, classes) of images, by the submission."""
         return self._model.predict_proba(images)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Where things stand: what each data set has by now, what came out, and the next command."""
+"""Where things stand: the finished stages of each data set, the results, and the next command."""
 
 import json
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ NEXT_AFTER_DEMO = """your own data, an .npz or a folder of class folders:
 
 @dataclass
 class Results:
-    """What came out, and what did not go well.
+    """The results of a command, and its failures.
 
     packaged: the run and its verified zip. hidden_test: accuracy on the demo's. unchecked: why
     --check-server could not check.
@@ -44,7 +44,7 @@ class Results:
     unchecked: str = ""
 
     def raise_for(self) -> None:
-        """Raise what is to be told at the end, the gravest first."""
+        """Raise the gravest of the failures, if there is any."""
         if self.failures:
             raise UserError("Not all went well: " + " ".join(self.failures))
         if self.worthless:
@@ -54,7 +54,7 @@ class Results:
 
 
 def describe_status(root: Path) -> str:
-    """Return for each data set under `root` what is done, best first, and what to do next."""
+    """Return a text on each data set under `root`: finished stages, best run, next command."""
     names = {path.name for path in (root / "experiments").glob("*") if path.is_dir()}
     names |= {path.parent.name for path in (root / "data").glob(f"*/{CLEANING_MARKER}")}
     if not names:
@@ -106,7 +106,7 @@ def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def show_results(request: Request, results: Results, clock: JobClock) -> None:
-    """Write the leaderboard; print it, what was made, what it is worth and what to do next."""
+    """Write the leaderboard; print it, the files, the expected score and the next command."""
     paths, folder = request.paths, request.paths.experiments
     table = write_leaderboard(paths.runs, folder, with_references=not request.is_demo)
     try:

@@ -1,4 +1,4 @@
-"""How a time budget is shared out: slots of the clock, turns, and the clock of a job.
+"""The sharing of a time budget: slots of the clock, turns of backbones, and the clock of a job.
 
 Seconds are those of time.time(), since slots cross processes.
 """
@@ -63,7 +63,7 @@ class Slot:
 class TrainingTime:
     """The time of one training: its slot, and the seconds of the budget that it is a part of.
 
-    limit: until when it may go on, should the network know nothing when its slot is over.
+    limit: a network that is at chance when its slot is over may train on until then.
     """
 
     slot: Slot
@@ -73,10 +73,10 @@ class TrainingTime:
 
 @dataclass(frozen=True)
 class Turn:
-    """One backbone's place among those that a worker takes one after the other.
+    """The turn of one backbone among those that a worker takes one after the other.
 
     deadline: when the last of them must end. cost, following: relative costs of this one, and of
-    all that come after it. planned_seconds: its time if all of them take just theirs.
+    all that come after it. planned_seconds: its time if all of them use just theirs.
     """
 
     deadline: float
@@ -85,7 +85,7 @@ class Turn:
     planned_seconds: float = 0.0
 
     def begin(self) -> Slot:
-        """Return the slot from now on; time that earlier ones left over is shared out anew."""
+        """Return the slot from now on, with its share of the time that earlier turns left."""
         return Slot(time.time(), self.deadline).next_part(self.cost / (self.cost + self.following))
 
 

@@ -1,1 +1,1 @@
-"""What every stage uses: safe files, errors by kind, settings, the console, processes."""
+"""Tools of every stage: safe files, errors by kind, settings, the console, processes."""

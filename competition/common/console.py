@@ -1,4 +1,4 @@
-"""What the user sees: plain lines on standard output, progress bars on standard error."""
+"""Output for the user: plain lines on standard output, progress bars on standard error."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 TELL_SECONDS = 2.0  # between two signs of progress of a task
-ESCAPE = "backslashreplace"  # shows by numbers what a console or file cannot hold
+ESCAPE = "backslashreplace"  # writes as numbers the letters that a console or file cannot hold
 STATUS_SECONDS = 60.0  # between two lines of status, where no terminal shows a bar
 # Of this process: the line of its bars, the log file, the file in which a task tells its progress
 # with the part of the task that is under way, and when the status was last said.
@@ -33,21 +33,21 @@ _here: dict[str, Any] = {
 def say(text: str = "", always: bool = False) -> None:
     """Print a line or block at once, without tearing a progress bar; the log file gets it too.
 
-    always: even where `log_to` was told to be quiet.
+    always: print it in quiet mode, too.
     """
     if _here["log"] is not None:
         with _here["log"].open("a", encoding="utf-8", errors=ESCAPE) as stream:
             stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     if _here["quiet"] and not always:
         return
-    if sys.stdout.isatty():  # what another process's bar has left on these lines is wiped out
+    if sys.stdout.isatty():  # wipes out the rest of another process's bar
         text = "\r" + text.replace("\n", "\x1b[K\n") + "\x1b[K"
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
 
 def escape_output() -> None:
-    """Let this process print any name: escaped where the console's encoding lacks its letters."""
+    """Let this process print any name; letters that the console's encoding lacks are escaped."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPE)
@@ -59,7 +59,7 @@ def printable(text: str) -> str:
 
 
 def log_to(path: Path | None, quiet: bool = False) -> None:
-    """Let `say` append to a file, too; with `quiet` only to that."""
+    """Let `say` append to a log file, too; with `quiet` to the log file alone."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
     _here.update(log=path, quiet=quiet)
@@ -71,12 +71,12 @@ def log_settings() -> tuple[Path | None, bool]:
 
 
 def begin_task(path: Path | None) -> None:
-    """Let `tell_progress` write to a file, from which the main process knows of this task."""
+    """Let `tell_progress` write to a file, where the main process reads this task's progress."""
     _here.update(task=path, part=(0.0, 1.0))
 
 
 def begin_part(low: float, high: float) -> None:
-    """Say which part of the task is under way: from a share `low` of it to `high`, 0..1."""
+    """Set the part of the task that is under way, from a share `low` of it to `high`, 0..1."""
     _here["part"] = (low, high)
 
 
@@ -122,7 +122,7 @@ class Status:
             say(text)
 
     def close(self) -> None:
-        """Take it away."""
+        """Remove the line."""
         if self.bar is not None:
             self.bar.close()
 
@@ -171,7 +171,7 @@ def quiet_import() -> Iterator[None]:
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Say what begins, and how long it took when it ended."""
+    """Say that a step begins, and how long it took when it ends."""
     started = time.perf_counter()
     say(f"{what} ...")
     yield

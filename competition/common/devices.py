@@ -1,4 +1,4 @@
-"""What computes: the backend of Keras, on this machine's processor or an accelerator."""
+"""The device that computes: this machine's processor, or an accelerator."""
 
 import platform
 

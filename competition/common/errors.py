@@ -1,4 +1,4 @@
-"""What goes wrong, by kind: every message is one sentence for the user, without a traceback."""
+"""Errors by kind: every message is one sentence for the user, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class DamagedFileError(UserError):
 
 
 class TrialFailedError(UserError):
-    """A training that fails by its own settings: its loss diverged, or memory does not do."""
+    """A training that fails by its own settings: its loss diverged, or it needs too much memory."""
 
 
 class CheckFailedError(UserError):
@@ -24,7 +24,7 @@ class CheckFailedError(UserError):
 
 
 class WorthlessError(Exception):
-    """All is done, but what was packaged is no better than naming one class always."""
+    """All is done, but the packaged network is no better than always naming one class."""
 
 
 class NotCheckedError(Exception):

@@ -63,12 +63,12 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # numpy types **kwds as bool
 
 
-# -- reading what was written: a damaged file raises DamagedFileError, nothing is unpickled
+# -- reading files of ours: a damaged one raises DamagedFileError, nothing is unpickled
 
 
 @contextmanager
 def reading(path: Path, cure: str = RUN_AGAIN) -> Iterator[None]:
-    """Turn whatever reading `path` raises into a DamagedFileError with the cure."""
+    """Turn any error in reading `path` into a DamagedFileError with the cure."""
     try:
         yield
     except (UserError, PermissionError):
@@ -137,7 +137,7 @@ def read_arrays(
 
 
 def map_array(path: Path, shape: tuple[int | None, ...] | None = None) -> np.ndarray:
-    """Return an .npy that is read from disk where it is looked at; raises DamagedFileError."""
+    """Return an .npy as a memory map; raises DamagedFileError."""
     with reading(path):
         array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
         if shape is not None:
@@ -167,7 +167,7 @@ def read_table(path: Path, columns: Mapping[str, type], cure: str = RUN_AGAIN) -
 
 
 def if_intact(read: Callable[..., Content], *arguments: Any) -> Content | None:
-    """Return what `read` returns, or None where a file is damaged; that is said.
+    """Return the result of `read`, or say that a file is damaged and return None.
 
     For files that the caller can make anew.
     """

@@ -39,9 +39,9 @@ def count_cores() -> int:
 
 
 class Workers:
-    """A context of `number` processes that run tasks; with one, this process does it.
+    """A context of `number` processes that run tasks; where it is 1, this process runs them.
 
-    failures: what went wrong, a sentence each.
+    failures: a sentence per task that failed.
     """
 
     def __init__(self, number: int) -> None:
@@ -66,7 +66,7 @@ class Workers:
     def run_all(
         self, tasks: Tasks[Result], queues: Sequence[Sequence[str]] | None = None
     ) -> Iterator[tuple[str, Result]]:
-        """Yield the name of each task and its result, in the order in which they end.
+        """Yield the name and the result of each task, as soon as it ends.
 
         tasks: picklable. queues: the names that each process takes, in order; None: each takes the
         next one in their order. A task that raises a UserError is told, remembered, and gives
@@ -87,7 +87,7 @@ class Workers:
                 yield name, result
 
     def tell_failure(self, name: str, error: UserError) -> None:
-        """Say what went wrong, and remember it."""
+        """Say that a task failed and why, and add it to `failures`."""
         console.say(f"{name} FAILED: {error}")
         self.failures.append(f"{name}: {error}")
 
@@ -118,7 +118,7 @@ class Workers:
         yield from ((name, self._run_in(0, tasks[name])) for name in lost)
 
     def _serve(self, slot: int, tasks: Tasks[Any], waiting: Any, ended: Any) -> None:
-        """Run what is waiting in one of the processes."""
+        """Run the waiting tasks in one of the processes."""
         with contextlib.suppress(queue.Empty):
             while not self.stopped:
                 name = waiting.get_nowait()

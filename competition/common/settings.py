@@ -1,4 +1,4 @@
-"""Settings as dataclass fields: each has a line that says what it is, and checks its value."""
+"""Settings as dataclass fields: each has a line of documentation, and checks its value."""
 
 import dataclasses
 import math

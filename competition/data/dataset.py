@@ -1,4 +1,4 @@
-"""Reading labelled images from an .npz or from files in a folder, every check before long work."""
+"""Reading labelled images from an .npz or from files; every check comes before long work."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -35,8 +35,8 @@ class _Source:
     """The labelled images of a path, before they are decoded or resized.
 
     labels: (n,) int64, or None. class_names: empty where the labels are numbers without names.
-    read: returns the images (m, h, w, 3) uint8, m being `config.limit` at most, and why some could
-    not be read, by index. files: of these images, as paths from the folder; none in an .npz.
+    read: returns the images (m, h, w, 3) uint8, at most `config.limit`, and by index the reasons
+    why some could not be read. files: their paths from the folder; empty of an .npz.
     """
 
     labels: np.ndarray | None
@@ -74,9 +74,9 @@ def load_test(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read images to be scored (n, h, w, 3) uint8, and their labels (n,) int64 or None.
 
-    The layouts and checks are those of `load_dataset`, with five exceptions. Labels are optional, a
-    class may be missing, MedMNIST's test split is read, a folder may hold the images itself, and
-    each must be readable.
+    The layouts and checks are those of `load_dataset`, with five exceptions. Labels are optional. A
+    class may be missing. Of MedMNIST's file, the test split is read. A folder may hold the images
+    themselves. And each image must be readable.
     class_names: of the training data; they number class folders and bound the labels.
     """
     source = _open(path, config, ("test",), class_names)

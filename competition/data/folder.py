@@ -30,8 +30,7 @@ def list_images(path: Path, config: DataConfig, class_names: tuple[str, ...]) ->
     - A folder of images at any depth and a CSV of their labels (or that CSV), in the CSV's order.
     - A folder of images without labels.
     class_names: those to number by (none: as found, sorted).
-    Counts and says the images that are left out. Raises UserError, one sentence, for whatever does
-    not fit.
+    Says how many images are left out. Raises UserError, one sentence, for files that fit no layout.
     """
     folder = path if path.is_dir() else path.parent
     images = find_images(folder)
@@ -65,7 +64,7 @@ def list_unlabelled(path: Path, config: DataConfig) -> tuple[list[Path], list[st
 def _list_folder(
     path: Path, images: list[Path], config: DataConfig, class_names: tuple[str, ...]
 ) -> Listing:
-    """Return what a CSV or the class folders tell; raises UserError where both do, not the same."""
+    """Return the labels by a CSV or by class folders; raises UserError where the two disagree."""
     tables = _find_tables(path)
     is_flat = all(file.parent == path for file in images)
     if is_flat and not tables:

@@ -1,4 +1,4 @@
-"""Image files: which of them lie in a folder, and how they become arrays of one size."""
+"""Image files: finding them in a folder, and reading them as arrays of one size."""
 
 import os
 import re
@@ -69,9 +69,9 @@ def is_hidden(name: str) -> bool:
 
 
 def read_images(files: list[Path], config: DataConfig) -> tuple[np.ndarray, dict[int, str]]:
-    """Return images (n, size, size, 3) uint8 RGB, and why some could not be read, by place.
+    """Return images (n, size, size, 3) uint8 RGB, and by index why some are unreadable.
 
-    Those are black. One thread per processor reads. Images with transparent parts, and files of
+    Unreadable images are black. One thread per processor reads. Images with transparent parts, and files of
     several images, are counted and said.
     """
     shape = (config.size, config.size, 3)
@@ -119,7 +119,7 @@ def refuse_unreadable(unreadable: Mapping[int, str], total: int, share: float) -
 def _read_image(file: Path, config: DataConfig, special: list[str]) -> np.ndarray:
     """Return one image (size, size, 3), the camera's orientation applied.
 
-    Transparent parts show the background. special: takes a word for what is to be counted.
+    Transparent parts show the background. special: takes a word per thing to count.
     """
     if not file.is_file():  # opening a pipe would wait for good
         raise FileNotFoundError("no such file")

@@ -1,4 +1,4 @@
-"""The memory that images need, compared with what is free, before any is read."""
+"""The memory that images need against the free memory, before any image is read."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data ready for training and scoring: made once, kept as plain arrays that each process maps."""
+"""Data ready for training and scoring: written once, as plain arrays that each process maps."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ def split(cleaned: CleanedData, folder: Path, config: Config, force: bool = Fals
             return known
     splits = make_splits(cleaned, config)
     table = count_classes(cleaned, splits)
-    marker.unlink(missing_ok=True)  # it must not vouch for new files, should this run be cut off
+    marker.unlink(missing_ok=True)  # else it would vouch for new files if this run were cut off
     write_arrays(file, **{**vars(splits), "fingerprint": np.array(splits.fingerprint)})
     with replacing(folder / BALANCE) as temporary:
         table.to_csv(temporary)
@@ -149,9 +149,10 @@ def _check_split(cleaned: CleanedData, indices: np.ndarray) -> None:
 def _cut(
     labels: np.ndarray, groups: np.ndarray, shares: list[float], seed: list[int]
 ) -> np.ndarray:
-    """Return a number (n,) per image, 0 to len(shares) - 1: whole groups, each class in `shares`.
+    """Return the split (n,) of each image, 0 to len(shares) - 1: each class is cut in `shares`.
 
-    Class by class, groups in random order, the large ones first, go to the number that lacks most.
+    Groups stay whole. Class by class, each group goes to the split that lacks most of its share:
+    the large groups first, groups of one size in random order.
     """
     generator = np.random.default_rng(seed)
     _, first, member_of, sizes = np.unique(

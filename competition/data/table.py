@@ -37,8 +37,8 @@ Rows = list[dict[str, str]]
 class Listing:
     """Images' files and their labels (n,) int64, or None.
 
-    class_names: none where the labels are numbers already. excluded: what is true of the images of
-    the folder that are not among the files.
+    class_names: none where the labels are numbers already. excluded: a predicate for people, true
+    of the images of the folder that are not among the files.
     """
 
     files: list[Path]
@@ -80,7 +80,7 @@ def list_named(table: Path, images: list[Path], config: DataConfig) -> tuple[lis
 
 
 def find_split(name: str) -> str:
-    """Return the split that a file's or folder's name tells, as its first letters, or nothing."""
+    """Return the split in the name of a file or folder, as its first letters, or nothing."""
     match = SPLIT.search(name)
     return match[1][:3].lower() if match else ""
 
@@ -228,7 +228,7 @@ def _find_files(table: Path, names: list[str], meant: dict[str, list[Path]]) -> 
 
 
 def _choose_file(table: Path, name: str, found: list[Path], whole: set[Path]) -> Path:
-    """Return the one of the table's split, nearest to the table, in a folder that has all rows."""
+    """Return the file in the table's split, nearest to the table, in a folder that has all rows."""
     if split := find_split(table.stem):
         found = [file for file in found if split in _splits_of(file, table.parent)] or found
     nearest = min(len(file.parts) for file in found)

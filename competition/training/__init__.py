@@ -1,1 +1,1 @@
-"""Prepared data -> runs/<name>/, resumable: `run_training(config, prepared, weights, runs)`."""
+"""Prepared data -> runs/<name>/, resumable: `train_run(config, data, weights, runs)`."""

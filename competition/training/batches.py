@@ -33,7 +33,7 @@ class Batches:
     class_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch; what fills no batch is left out."""
+        """Return the number of batches per epoch; images that fill no batch are left out."""
         return max(1, self.labels.shape[1] // self.batch_size)
 
     def draw(self, epoch: int, first: int = 0) -> Iterator[Batch]:
@@ -53,7 +53,7 @@ class Batches:
                 yield images, labels, labels @ self.class_weights
 
     def resized(self, side: int) -> "Batches":
-        """Return the same, whose images are made that small or large once they are augmented."""
+        """Return the same batches, whose images are resized to `side` after their augmentation."""
         assert self.augment is not None
         return replace(self, augment=partial(_augment_and_resize, self.augment, side))
 

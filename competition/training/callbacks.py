@@ -1,4 +1,4 @@
-"""What goes on beside the steps of a training: rate, averaged weights, progress, the end."""
+"""Work beside the steps of a training: learning rate, averaged weights, progress, the end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ import numpy as np
 
 from competition.common.console import draw_bar
 
-STEPS_PER_AVERAGE = 8  # the average takes in the weights once in so many steps
+STEPS_PER_AVERAGE = 8  # between two updates of the average
 
 
 class Average:
     """An exponential moving average of a network's weights, statistics of BatchNorm included.
 
-    horizon: over how many of the latest weights it goes, as a share of those seen so far, so that
-    it fits trainings of any length (power function EMA, Karras et al. 2024, arXiv 2312.02696).
+    horizon: the number of latest weights that it averages, as a share of those seen so far. So it
+    fits trainings of any length (power function EMA, Karras et al. 2024, arXiv 2312.02696).
     """
 
     def __init__(self, network: keras.Model, horizon: float) -> None:
@@ -25,7 +25,7 @@ class Average:
         self.seen = 0
 
     def update(self) -> None:
-        """Take in the network's weights as they are now."""
+        """Add the network's present weights to the average."""
         self.seen += 1
         weight = 1 / max(1.0, self.horizon * self.seen)
         values = _read(self.variables)
@@ -81,7 +81,7 @@ class StepWatcher(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.steps_done += 1
         self.bar.update()
-        model = self.model  # asked for, JAX brings the weights up to date
+        model = self.model  # reading it makes JAX bring the weights up to date
         if not np.isfinite(logs["loss"]):
             model.stop_training = True
             return

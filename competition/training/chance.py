@@ -1,4 +1,4 @@
-"""Whether a network has learnt anything: its accuracy against naming the commonest class always."""
+"""Whether a network has learnt anything: its accuracy against always naming the commonest class."""
 
 import math
 

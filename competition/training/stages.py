@@ -10,7 +10,7 @@ from competition.networks.layers import penalise_head, set_trainable
 from competition.networks.weights import Weights
 from competition.time_budget import Slot
 
-FROZEN_COST = 1 / 3  # of an epoch under which the backbone is frozen, beside one that trains it
+FROZEN_COST = 1 / 3  # of an epoch on a frozen backbone, relative to one that trains it
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What TensorFlow and Keras need to be told; each function names symptom, number and version.
+"""Workarounds for TensorFlow and Keras; each function names symptom, measurement and version.
 
 Measured with TensorFlow 2.21 and Keras 3.15. The tests of this module fail where one can go.
 """
@@ -79,7 +79,7 @@ def _normalize_batch(
 def stream(
     batches: Callable[[], Iterator[Batch]], shapes: list[tuple[tuple[int | None, ...], Any]]
 ) -> Any:
-    """Return what `fit` takes: batches that are prepared while others are trained on.
+    """Return the input of `fit`: batches that are prepared while others are trained on.
 
     shapes: (shape without the batch's axis, dtype) of each array of a batch.
     The tensorflow.data pipeline that Keras makes of a generator tunes itself in a thread, and the
