@@ -1,1 +1,1 @@
-"""How images vary in training: `compile_augmentation(config, image_shape, num_classes)`."""
+"""Augmentation of training images: `compile_augmentation(config, image_shape, num_classes)`."""

@@ -43,9 +43,9 @@ def compile_augmentation(
     """Return the compiled augmentation: (state, images, labels) -> (images, labels).
 
     state: (2,) uint32, which decides all draws. images: (n, h, w, 3) uint8 -> float32 in 0..255.
-    labels: (n, K) float32. It is compiled once per process, and outside of any model: within one,
-    TensorFlow on a CPU would compile it for each model and keep it for good, at half a second and
-    2.4 MB each.
+    labels: (n, K) float32. It is compiled once per process, outside of any model. Within a model,
+    TensorFlow on a CPU would compile it for each one and never free it: half a second and 2.4 MB
+    each.
     """
     seed = keras.random.SeedGenerator(0)
 
@@ -79,10 +79,10 @@ def draw(
 ) -> dict[str, Tensor]:
     """Return every random number for a batch of `shape` (n, h, w, 3).
 
-    EVEN_DRAWS: (n,) each. OPERATION_DRAWS: (n, num_operations) each. `strength` and `second` are as
-    large, and drawn around the magnitude, in 0..1. `field` (h * w, 3) is standard normal: noise
-    that all images read, each from its own `noise_offset` on. A field per image would cost more
-    than all the rest.
+    EVEN_DRAWS: (n,) each. OPERATION_DRAWS: (n, num_operations) each. `strength` and `second` have
+    the same shape, and are drawn around the magnitude, in 0..1. `field` (h * w, 3) is standard
+    normal noise. All images read it, each from its own `noise_offset` on: a field per image would
+    cost more than all the rest.
     """
     count = shape[0]
     number = config.num_operations
@@ -259,8 +259,8 @@ def _signed(draw: Tensor) -> Tensor:
 class Row(NamedTuple):
     """One augmentation, which is left out where `setting` is 0 or False.
 
-    families: the kinds of change that it brings. No profile for unpractised changes may hold one of
-    them (`distortion.corruptions.UNSEEN`). steps: the functions that apply it, or none where `mix`
+    families: the kinds of change that it brings. The profile `unseen` may hold none of them
+    (`distortion.corruptions.UNSEEN`). steps: the functions that apply it, or none where `mix`
     does. draws: the evenly drawn numbers in 0..1 that it needs per image; `_on` decides whether it
     happens.
     """

@@ -25,7 +25,7 @@ def compile_once(
 
     kinds: their shapes (None: any size) and dtypes, which TensorFlow needs. TensorFlow would
     compile a tf.function again after each `keras.utils.clear_session`, and never free the one
-    before. A session of its own keeps its program, which runs on the processor.
+    before. A TensorFlow session of its own keeps the program, which runs on the processor.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -49,8 +49,8 @@ def compile_once(
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compile `function` on its own by XLA on TensorFlow, which runs a fit on a CPU without it.
 
-    Fusing all into one program would be slower: XLA then computes each pixel of a step anew for all
-    pixels that read it.
+    One program for all functions would be slower: XLA then computes a pixel anew for each pixel
+    that reads it.
     """
 
     @functools.cache

@@ -67,7 +67,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Match:
-    """How an image is made from another one.
+    """The transformation that makes an image from another one.
 
     turn: a place in TURNS. down, right: pixels. brighter: grey levels.
     """
@@ -155,7 +155,7 @@ def find_matches(
 def match_images(
     source: np.ndarray, copy: np.ndarray, reach: int, turns: Sequence[int] = range(len(TURNS))
 ) -> Match:
-    """Return how to make `copy` from `source`, both (h, w, 3) uint8.
+    """Return the transformation of `source` that gives `copy`, both (h, w, 3) uint8.
 
     turns: the turns to try. reach: largest shift along each axis, in pixels.
     The images are aligned by the cross-correlation of their details. Each channel is fitted by a

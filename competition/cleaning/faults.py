@@ -10,7 +10,7 @@ from competition.config import CleaningConfig
 
 # Side in pixels at which an image's darkest and brightest spots are looked for.
 SPOT_SIDE = 48
-# Of fewer images, nobody can tell what is usual.
+# Fewer images tell nothing of the usual ones.
 FEWEST_IMAGES = 30
 
 
@@ -52,7 +52,7 @@ def find_faults(measures: Measures, labels: np.ndarray, config: CleaningConfig) 
     """Return the images that are `blank`, `broken` or `noise`, each with the first of these.
 
     labels: (n,) int64. Where nearly all images of some classes have a fault, and hardly any of the
-    others, those classes look like that, as a calm sea does: their images are kept.
+    others, such classes look like that by nature: their images are kept.
     """
     broken = measures.flat_edge >= config.broken_share
     broken |= measures.repeated_edge >= config.repeated_share
@@ -78,8 +78,8 @@ def find_faults(measures: Measures, labels: np.ndarray, config: CleaningConfig) 
 def _find_faulty_classes(faulty: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
     """Return the mask (K,) bool of the classes to which a fault belongs; none where it is unclear.
 
-    It is clear where each class has it in at least `share` of its images, or in at most the rest of
-    them, and not all classes have it.
+    It is clear where each class has the fault in at least `share` of its images, or in at most
+    1 - `share` of them, and not all classes have it.
     """
     counts = np.maximum(np.bincount(labels), 1)
     shares = np.bincount(labels, faulty) / counts

@@ -1,4 +1,4 @@
-"""Issues: their kinds, their consequences, and the user's last word in overrides.csv."""
+"""Issues: their kinds, their actions, and the user's last word in overrides.csv."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ from competition.common.errors import UserError
 from competition.common.files import write_text
 from competition.data.arrays import CleanedData, Dataset
 
-# What becomes of an image: the action in issues.csv, and how the report says it.
+# The actions in issues.csv, and their words in the report.
 ACTIONS = {
     "keep": "kept",
     "drop": "dropped",

@@ -46,7 +46,7 @@ class Template:
 class NonCells:
     """One kind of non-cell: the indices of its members (m,), and how sure each is (m,), 0..1.
 
-    reason: what they have in common, for people.
+    reason: the feature that they share, for people.
     """
 
     members: np.ndarray
@@ -195,7 +195,7 @@ def measure_sharing(details: np.ndarray) -> float:
     """Return the share of the details (n, p) that all have in common.
 
     It is 0 for unrelated images and 1 for equal ones: the root of the ratio of the mean's power to
-    the mean power, less what chance leaves of it.
+    the mean power, less its value by chance.
     """
     drawn = _thin_out(details)
     power = max(float(np.square(drawn).mean()), 1e-6)

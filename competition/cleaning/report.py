@@ -19,7 +19,7 @@ EXTENT = 10_000  # coordinates are whole numbers from 0 to here
 
 @dataclass(frozen=True)
 class _Shown:
-    """What the report has room for.
+    """The images that the report has room for.
 
     galleries: groups of issues by kind. examples: indices of images by class.
     large: indices of the images in galleries and examples; small: of those on the map alone.

@@ -21,14 +21,14 @@ import psutil
 
 from competition.common.errors import CheckFailedError
 
-MARK = "COMPETITION_PROGRAM"  # the environment variable that tells strays which left the tree
+MARK = "COMPETITION_PROGRAM"  # the environment variable that marks processes which left the tree
 MAXIMUM_PRINTED = 20 * 2**20  # bytes that a program may print
 MAXIMUM_ENTRIES = 1000  # more files than any submission needs
 NOT_ISOLATED = (
     "NOT ISOLATED: grade only code that you trust (with bubblewrap installed, and where the system "
     "allows namespaces, submissions run isolated)"
 )
-# What an isolated program sees of the system and of each Python; no folder of data lies in these.
+# The parts of the system and of each Python that an isolated program sees; they hold no data.
 VISIBLE = ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share", "pyvenv.cfg")
 DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd")
 
@@ -136,7 +136,7 @@ def run_limited(
     cores: int = 0,
     private: Path | None = None,
 ) -> Finished:
-    """Run `command` in `folder`, and end it where it takes more time or memory than granted.
+    """Run `command` in `folder`, and end it where it exceeds its limits of time or memory.
 
     Memory is the resident size of the process tree, read ten times per second; a limit on address
     space would break TensorFlow. cores: that it may use (0: all), where the system can bind
@@ -206,7 +206,7 @@ def _bound_to(cores: int) -> Iterator[None]:
 def _tree_megabytes(pid: int, family: set[psutil.Process]) -> float:
     """Return the resident size in MB of process `pid`, its descendants and `family`.
 
-    They join `family`, which so remembers a child whose parent ended and that left the tree.
+    The descendants join `family`, so that a child is known after its parent ended.
     """
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(pid)

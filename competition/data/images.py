@@ -71,8 +71,8 @@ def is_hidden(name: str) -> bool:
 def read_images(files: list[Path], config: DataConfig) -> tuple[np.ndarray, dict[int, str]]:
     """Return images (n, size, size, 3) uint8 RGB, and by index why some are unreadable.
 
-    Unreadable images are black. One thread per processor reads. Images with transparent parts, and files of
-    several images, are counted and said.
+    Unreadable images are black. One thread per processor reads. Says how many images have
+    transparent parts, and how many files hold several images.
     """
     shape = (config.size, config.size, 3)
     require_memory(files[0].parent if files else Path(), len(files), int(np.prod(shape)))

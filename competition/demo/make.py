@@ -55,8 +55,8 @@ def make_demo(folder: Path, seed: int = 0, num_images: int = 2400, num_hidden: i
     Writes `training_set.npz` and `hidden_test.npz` in the competition's layout, images
     (n, 96, 96, 3) uint8 and labels (n, 1) uint8; `truth.csv`, one row per training image (see
     Truth); and, last, `demo.json`. The hidden test holds sound cells only, distorted as in
-    `revealed`. As many of its labels are wrong as of the training set's: whoever labels the one
-    labels the other. One seed gives one demo.
+    `revealed`. Its labels have the same share of wrong ones as the training set's: the same
+    people label both. One seed gives one demo.
     """
     marker = folder / "demo.json"
     inputs = files.digest(DRAWING_VERSION, seed, num_images, num_hidden)

@@ -1,1 +1,1 @@
-"""How hidden tests may look: `distort(images, profile, seed)` of the named profiles `PROFILES`."""
+"""Distortion, as hidden tests may have it: `distort(images, profile, seed)` and `PROFILES`."""

@@ -1,12 +1,12 @@
-"""How hidden tests may look: named distortion profiles, in numpy and PIL, alike on every machine.
+"""Distortion profiles, as hidden tests may have them, in numpy and PIL, alike on every machine.
 
 In `microscope` and `unseen` an image meets one corruption of `corruptions` in one of five
 severities, each equally likely. `revealed` follows the facts that became known of the competition's
-hidden test. Its operations, and the meaning of a magnitude for each, are those of KerasCV's
-RandAugment (keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the layers that it
-names). For solarise, colour degeneration and shear, the strength is drawn from a normal
-distribution around the magnitude. For contrast, brightness and translation, it is drawn evenly up
-to the magnitude, in both directions.
+hidden test. Its operations and their magnitudes are those of KerasCV's RandAugment
+(keras-team/keras-cv, `layers/preprocessing/rand_augment.py` and the layers that it names).
+For solarise, colour degeneration and shear, the strength is drawn from a normal distribution around
+the magnitude. For contrast, brightness and translation, it is drawn evenly up to the magnitude, in
+both directions.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ Step = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
     """Return distorted copies of `images` (n, h, w, 3) uint8, of the same shape and type.
 
-    An image's draw depends only on the profile, `seed` and its index, so that the first n of many
-    come out like n alone. Raises UserError for an unknown profile and for images that are not
-    (n, h, w, 3) uint8.
+    The draw of an image depends only on the profile, `seed` and the image's index. So the first n
+    of many images come out like n alone. Raises UserError for an unknown profile, and for images
+    that are not (n, h, w, 3) uint8.
     """
     if profile not in PROFILES:
         raise UserError(unknown("distortion profile", profile, PROFILES))

@@ -1,1 +1,1 @@
-"""Trained runs -> metrics.json, predictions, leaderboard: `evaluate`, `write_leaderboard`."""
+"""Trained runs -> metrics.json, predictions, leaderboard: `evaluate_run`, `write_leaderboard`."""

@@ -1,4 +1,4 @@
-"""Where two runs differ: settings, scores by McNemar's test, and images that one gets right."""
+"""Differences of two runs: settings, scores by McNemar's test, images that only one gets right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def read_run(paths: Paths, name: str) -> ScoredRun:
 
 
 def compare_runs(paths: Paths, names: Sequence[str]) -> str:
-    """Return a text on where two runs differ; write the images that only one gets right as CSV.
+    """Return the differences of two runs as text; write the images that only one gets right as CSV.
 
     Raises UserError for unknown runs and for runs of other test images.
     """
@@ -83,7 +83,7 @@ def compare_runs(paths: Paths, names: Sequence[str]) -> str:
 
 
 def _find_indices(paths: Paths, run: ScoredRun) -> np.ndarray:
-    """Return the test images' indices in the data set; raises UserError where that changed."""
+    """Return the test images' indices in the data; raises UserError where the splits changed."""
     if (paths.data / SPLITS).is_file():
         splits = read_arrays(paths.data / SPLITS)
         if str(splits["fingerprint"]) == run.config["splits"]:

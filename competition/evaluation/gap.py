@@ -1,4 +1,4 @@
-"""What a run loses between clean and distorted images, by kind of distortion and by class."""
+"""The gap of a run between clean and distorted images, by kind of distortion and by class."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from competition.evaluation.compare import ScoredRun, read_run, tabulate
 from competition.paths import COMPARISONS, PREPARED, Paths
 
 SHOWN = 8  # kinds of distortion in the table, the dearest ones
-# Kind of distortion -> what training can practise. Those of `unseen` have none, on purpose.
+# Kind of distortion -> the setting that practises it. Those of `unseen` have none, on purpose.
 PRACTICE = {
     "noise": "augmentation.noise (more noise)",
     "impulse_noise": "augmentation.noise (more noise)",
@@ -33,7 +33,7 @@ ANYTHING = "augmentation.rate and augmentation.occasional_rate (more of all dist
 
 
 def explain_gap(paths: Paths, name: str) -> str:
-    """Return a text on what costs a run its accuracy; write it and a plot beside the results.
+    """Return a text on the gap of a run; write it and a plot beside the results.
 
     Raises UserError where there is no such run, or the data were prepared anew since its scoring.
     """
@@ -91,8 +91,8 @@ def _cost_of_classes(
 ) -> list[tuple[str, int, float, float, float, str]]:
     """Return the classes, the dearest first.
 
-    Each has its name, images, recall when clean and under PROFILE, the points that it adds to the
-    gap, and what its lost images are most often taken for.
+    Each has its name, its number of images, its recall when clean and under PROFILE, the points
+    that it adds to the gap, and the class that its lost images are most often taken for.
     """
     names = run.config["class_names"]
     answers = run.answers[PROFILE][0].argmax(axis=1)
@@ -142,7 +142,7 @@ def _advise(
     families: list[Family],
     classes: list[tuple[str, int, float, float, float, str]],
 ) -> list[str]:
-    """Return what to try, a sentence a line."""
+    """Return settings to try, one sentence per line."""
     lost_to = {family: lost for family, _, _, _, lost in families if lost > 1}
     dearest = [PROFILE, *(family for family in lost_to if family != PROFILE)][:4]
     causes: dict[str, list[str]] = {}

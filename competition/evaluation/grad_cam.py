@@ -1,7 +1,7 @@
 """Grad-CAM of the most confident mistakes: where in an image its network saw the wrong class.
 
 Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391. Our networks pool the backbone's last map
-and end in two dense layers, so the gradient by that map is written out, alike on every backend.
+and end in two dense layers. So the gradient by that map is a formula, the same on every backend.
 """
 
 import keras
@@ -23,10 +23,10 @@ def confident_mistakes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndar
 
 
 def draw_grad_cam(network: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return what speaks for a class in each image, (n, rows, columns) uint8.
+    """Return the Grad-CAM of a class in each image, (n, rows, columns) uint8.
 
     network: as `build_network` makes it. images: (n, h, w, 3) uint8. classes: (n,). The strongest
-    place of an image has 255; an image in which nothing speaks for its class is 0.
+    place of an image has 255. A map without any positive place is 0.
     """
     pooling = network.layers[network.layers.index(find_backbone(network)) + 1]
     reader = keras.Model(network.input, pooling.input)

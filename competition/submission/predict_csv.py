@@ -47,13 +47,13 @@ def predict_csv(
     skip_unreadable: bool,
     runs: Path,
 ) -> None:
-    """Write the answers of a packaged zip to the images of `source` into the CSV `target`.
+    """Write the predictions of a packaged zip for the images of `source` as the CSV `target`.
 
     source: an .npz, a folder of images at any depth, or a CSV that names them.
     sample_path: the sample submission, whose columns, ids and order the CSV takes; without one,
     it has the columns `id` and `label`.
-    skip_unreadable: an image that cannot be read gets the classes' shares of the training data.
-    runs: the data set's runs, which tell the same classes as the zip.
+    skip_unreadable: an image that cannot be read gets the class shares of the training data as its
+    probabilities. runs: the data set's runs, which have the same classes as the zip.
     Raises UserError, before anything is predicted, where zip, images and sample do not fit.
     """
     with tempfile.TemporaryDirectory(prefix="predict_") as place:

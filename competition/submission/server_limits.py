@@ -1,4 +1,4 @@
-"""The resources that a submission takes on the server, against those that are granted."""
+"""The resources that a submission needs on the server, against its limits."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from competition.config import LimitsConfig
 
 @dataclass(frozen=True)
 class Usage:
-    """The resources that a submission takes.
+    """The resources that a submission needs.
 
     fixed_seconds: of loading and compiling. seconds_per_batch: with all views. memory_megabytes: at
     the peak, images included.
