@@ -11,7 +11,7 @@ import keras
 from competition.backbones import get_backbone
 from competition.common import console
 from competition.common.console import begin_part, describe_seconds, say
-from competition.config import PRESETS, with_settings
+from competition.config import DEMO_FROM_RANDOM, PRESETS, with_settings
 from competition.data.arrays import PreparedData
 from competition.evaluation.evaluate import evaluate_run
 from competition.evaluation.predict import plan_steps
@@ -27,6 +27,7 @@ from competition.training.runs import train_run
 SCORING_SHARE = 0.15
 SCORING_SECONDS = 100.0
 MOST_SCORING = 0.3
+EPOCHS = "training.fine_tuning_epochs"
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def plan_tasks(
     """Return the task of each backbone that has a turn, of all where there is no time budget.
 
     folder: where they tell their progress. In the demo the cheapest pretrained backbone is trained
-    by the baseline's recipe, too.
+    by the baseline's recipe, too, and those from random weights beside it train for few epochs.
     """
     tasks = {
         name: BackboneTask(
@@ -180,12 +181,21 @@ def plan_tasks(
     if request.is_demo and request.wants("search") and not turns and pretrained:
         name = min(pretrained, key=lambda name: get_backbone(name).cost)
         tasks[name] = replace(tasks[name], compared=_baseline_recipe(request))
+        for name in tasks.keys() - set(pretrained):
+            tasks[name] = replace(tasks[name], request=_with_few_epochs(request))
     return tasks
+
+
+def _with_few_epochs(request: Request) -> Request:
+    """Return the request with few epochs, unless others than the demo's were asked for."""
+    if request.config.training.fine_tuning_epochs != PRESETS["demo"][EPOCHS]:
+        return request
+    return replace(request, config=with_settings(request.config, DEMO_FROM_RANDOM))
 
 
 def _baseline_recipe(request: Request) -> dict[str, Any]:
     """Return the baseline's settings, on the same splits and with as many epochs and images."""
-    kept = ("split.balance_to", "training.frozen_epochs", "training.fine_tuning_epochs")
+    kept = ("split.balance_to", "training.frozen_epochs", EPOCHS)
     return {
         key: value
         for key, value in PRESETS["baseline"].items()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from competition.backbones import get_backbone
 from competition.cleaning.copies import Copy, find_copies, group_copies
 from competition.cleaning.embedding import embed, lay_out, take_components
 from competition.cleaning.faults import find_faults, find_odd_images, measure_images
@@ -134,7 +135,8 @@ def _find(
             return found
     marker.unlink(missing_ok=True)
     settings = config.cleaning
-    with timed(f"embedding {len(dataset.images)} images"):
+    features = "pixels" if weights is None else f"{get_backbone(settings.backbone).title} features"
+    with timed(f"embedding {len(dataset.images)} images by {features}"):
         # Nothing else holds the features, which are large.
         points = take_components(
             embed(dataset.images, settings.backbone, weights, config.seed), config.seed

@@ -49,7 +49,7 @@ class Truth:
     copy_of: int = NONE
 
 
-def make_demo(folder: Path, seed: int = 0, num_images: int = 2400, num_hidden: int = 600) -> None:
+def make_demo(folder: Path, seed: int = 0, num_images: int = 3000, num_hidden: int = 600) -> None:
     """Draw the demo competition into `folder`, unless the same one lies there already.
 
     Writes `training_set.npz` and `hidden_test.npz` in the competition's layout, images

@@ -1,0 +1,49 @@
+"""What the demo asks of each backbone beside the packaged one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from competition.backbone_task import BackboneTask, plan_tasks
+from competition.command_line import build_parser
+from competition.config import DEMO_FROM_RANDOM, PRESETS
+from competition.networks.weights import RANDOM, Weights
+from competition.request import read_request
+
+EPOCHS = "training.fine_tuning_epochs"
+NAMES = ("custom_cnn", "efficientnetlite0")
+
+
+def plan(folder: Path, *arguments: str) -> dict[str, BackboneTask]:
+    """Return the tasks of a search in which EfficientNet-Lite0 alone is pretrained."""
+    backbones = [part for name in NAMES for part in ("--backbone", name)]
+    options = build_parser().parse_args(["--workdir", str(folder), *backbones, *arguments])
+    weights = {"custom_cnn": RANDOM, "efficientnetlite0": Weights(folder / "x.h5", "imagenet")}
+    data: Any = None  # planning looks at no data
+    return plan_tasks(read_request(options), data, weights, {}, folder)
+
+
+def test_in_the_demo_random_weights_train_for_few_epochs_beside_pretrained_ones(
+    tmp_path: Path,
+) -> None:
+    tasks = plan(tmp_path, "--search")
+    lengths = {
+        name: task.request.config.training.fine_tuning_epochs for name, task in tasks.items()
+    }
+    assert lengths == {
+        "custom_cnn": DEMO_FROM_RANDOM[EPOCHS],
+        "efficientnetlite0": PRESETS["demo"][EPOCHS],
+    }
+    assert tasks["custom_cnn"].request.config.recipe == "few epochs"  # the leaderboard says so
+    assert tasks["efficientnetlite0"].compared["recipe"] == "baseline"
+    assert not tasks["custom_cnn"].compared
+
+
+@pytest.mark.parametrize("arguments", [("--train",), ("--search", "--set", f"{EPOCHS}=3")])
+def test_epochs_that_are_asked_for_are_those_of_all(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    tasks = plan(tmp_path, *arguments)
+    assert len({task.request.config.training.fine_tuning_epochs for task in tasks.values()}) == 1
+    assert tasks["custom_cnn"].request.config.recipe == ""
