@@ -10,6 +10,7 @@ from competition.common.console import escape_output, quiet_import
 from competition.common.errors import NotCheckedError, UserError, WorthlessError, unknown
 from competition.common.version import __version__
 from competition.config import PRESETS, describe_settings
+from competition.metric import METRICS
 from competition.request import SERVER_ACTIONS, STAGES, parse_duration, read_request
 
 DESCRIPTION = "python run.py --search goes from the training file to a verified submission."
@@ -117,6 +118,8 @@ def _add_work(add: Any) -> None:
         "(default: clean+revealed)"
     )
     add("--select-by", metavar="NAMES", help=select_by)
+    metric = f"what decides: {', '.join(METRICS)} (default: accuracy)"
+    add("--metric", metavar="NAME", help=metric)
     add("--seed", type=int, help="of everything that is drawn (default: 0)")
     storage = "an Optuna storage URL that other hosts may share (default: SQLite in experiments/)"
     add("--storage", metavar="URL", help=storage)

@@ -18,6 +18,7 @@ from competition.common.settings import (
     tabulate,
     text,
 )
+from competition.metric import METRICS
 
 FILLS = ("reflect", "constant")  # beyond the border of an image: the image mirrored, or black
 
@@ -316,6 +317,7 @@ class Config:
     seed: int = number(0, "seed of everything that is drawn", high=2**31 - 1)
     recipe: str = text("", "name of the recipe, for the leaderboard")
     weights: str = text("auto", "initial weights: auto, imagenet, none, a folder or a file")
+    metric: str = choice("accuracy", "the competition's metric, which decides", tuple(METRICS))
     live: str = text("", "where each epoch is shown as it ends, joined by +: tensorboard, mlflow")
     data: DataConfig = DataConfig()
     cleaning: CleaningConfig = CleaningConfig()
@@ -439,7 +441,9 @@ def unflatten(table: Mapping[str, Any]) -> Config:
 
 def training_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide the result of a training, by dotted key."""
-    sections = ("seed", "split", "augmentation", "model", "training")
+    sections = ["seed", "split", "augmentation", "model", "training"]
+    if config.metric != "accuracy":  # so that runs of earlier versions are found again
+        sections.append("metric")
     return {key: value for key, value in flatten(config).items() if key.split(".")[0] in sections}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from competition.common.errors import UserError
+from competition.common.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,9 @@ class Metric:
 
     title: its name for people. compute: labels (n,) in 0..K-1 and probabilities (n, K) -> value.
     greater_is_better: its direction. needs_probabilities: whether labels alone do not do as
-    answers. needs_all_classes: whether it says little where a class has no image. low, high: the
-    values that it takes. is_share: people read it in percent.
+    answers. needs_all_classes: whether it says little where a class has no image. is_calibrated:
+    whether one temperature is fitted to the probabilities first. low, high: the values that it
+    takes. is_share: people read it in percent.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Metric:
     greater_is_better: bool = True
     needs_probabilities: bool = False
     needs_all_classes: bool = False
+    is_calibrated: bool = False
     low: float = 0.0
     high: float = 1.0
     is_share: bool = False
@@ -40,6 +42,16 @@ class Metric:
     def format(self, value: float) -> str:
         """Return a value for people: a share in percent, without the sign."""
         return f"{100 * value:.1f}" if self.is_share else f"{value:.4f}"
+
+    def with_unit(self, value: float) -> str:
+        """Return a value for people, with the sign of percent where it is a share."""
+        return f"{self.format(value)} %" if self.is_share else self.format(value)
+
+    @property
+    def description(self) -> str:
+        """Its title and how to read it, for people."""
+        direction = "" if self.greater_is_better else " (less is better)"
+        return f"{self.title}{' in percent' if self.is_share else direction}"
 
     @property
     def column(self) -> str:
@@ -120,6 +132,7 @@ METRICS = {
             _log_loss,
             greater_is_better=False,
             needs_probabilities=True,
+            is_calibrated=True,
             high=math.inf,
         ),
         Metric("auc", "AUC", _auc, needs_probabilities=True, needs_all_classes=True),
@@ -128,6 +141,13 @@ METRICS = {
     )
 }
 ACCURACY = METRICS["accuracy"]
+
+
+def get_metric(name: str) -> Metric:
+    """Return a metric; raises UserError for an unknown name."""
+    if name not in METRICS:
+        raise UserError(unknown("metric", name, METRICS))
+    return METRICS[name]
 
 
 def require_classes(

@@ -30,6 +30,7 @@ from competition.evaluation.ensemble import make_ensemble, members_of
 from competition.evaluation.gap import explain_gap
 from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
+from competition.metric import get_metric, require_classes
 from competition.networks.weights import (
     Weights,
     choose_weights,
@@ -95,6 +96,9 @@ def run(request: Request) -> None:
             splits = split(cleaned, paths.data, config, request.forces("split"))
         if request.trains or request.asks_server:
             data = prepare(cleaned, splits, config, paths.data / PREPARED)
+            for scored in (data.validation, data.test):
+                where = f"the {scored.name} split"
+                require_classes(get_metric(config.metric), scored.labels, data.class_names, where)
         if request.trains:
             run_backbones(request, data, weights, clock, results)
             package(request, data, results)
@@ -119,6 +123,8 @@ def introduce(request: Request) -> None:
     environment = describe_environment()
     device = f"{environment['device']}, keras {environment['keras']}"
     say(f"{request.paths.name}: {device}, seed {config.seed}")
+    if config.metric != "accuracy":
+        say(f"decided by {get_metric(config.metric).description}")
     if request.wants("search") and request.storage:
         open_storage(request.storage, config.search.heartbeat_seconds)
 
@@ -216,7 +222,8 @@ def package(request: Request, data: PreparedData, results: Results) -> None:
         if request.ensemble:
             run = make_ensemble(paths.runs, request.ensemble, data.fingerprint, config.seed)
         else:
-            run = choose_run(paths.runs, data, config.training.select_by, request.final)
+            select_by = config.training.select_by
+            run = choose_run(paths.runs, data, select_by, request.final, config.metric)
         images = data.test.versions[PROFILE]
         zip_path = paths.submissions / f"{run.name}.zip"
         packaged = package_run(run, members_of(run), images, config, zip_path, request.server)
@@ -247,11 +254,13 @@ def answer_images(request: Request, zip_path: Path) -> None:
 
 
 def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
-    """Return the accuracy of the packaged zip on the demo's hidden test."""
+    """Return the value of the metric of the packaged zip on the demo's hidden test."""
     paths, config = request.paths, request.config
     images, labels = load_test(paths.data / HIDDEN_TEST, config.data, data.class_names)
-    answers = run_ingestion(paths.submissions / f"{run.name}.zip", images, config.limits)
-    return float(np.mean(answers.labels == labels))
+    assert labels is not None  # the demo's
+    zip_path, metric = paths.submissions / f"{run.name}.zip", get_metric(config.metric)
+    answers = run_ingestion(zip_path, images, config.limits, metric=metric)
+    return metric.compute(labels, answers.as_probabilities(len(data.class_names)))
 
 
 def cross_validate(request: Request, data: PreparedData, cleaned: CleanedData) -> None:
@@ -260,7 +269,7 @@ def cross_validate(request: Request, data: PreparedData, cleaned: CleanedData) -
         return
     headline("Folds")
     paths, select_by = request.paths, request.config.training.select_by
-    run = choose_run(paths.runs, data, select_by, request.final)
+    run = choose_run(paths.runs, data, select_by, request.final, request.config.metric)
     backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
     own = resolve_weights(request.config.weights, backbone, paths.weights)
     folder = paths.experiments / FOLDS

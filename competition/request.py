@@ -245,6 +245,7 @@ def _configure(options: argparse.Namespace, is_demo: bool, recipe: dict[str, Any
     changes |= recipe
     single = {"seed": options.seed, "weights": options.weights, "search.trials": options.trials}
     single["training.select_by"] = options.select_by
+    single["metric"] = options.metric
     live = [name for name in VIEWS if getattr(options, name)]
     single["live"] = "+".join(live) if live else None
     changes |= {key: value for key, value in single.items() if value is not None}

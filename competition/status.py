@@ -15,6 +15,7 @@ from competition.distortion.profiles import PROFILE
 from competition.evaluation.leaderboard import read_rows, write_leaderboard
 from competition.evaluation.metrics import final_scores, read_metrics
 from competition.evaluation.report import write_report
+from competition.metric import ACCURACY, get_metric
 from competition.paths import (
     CLEANING_MARKER,
     LEADERBOARD_MARKDOWN,
@@ -33,7 +34,7 @@ NEXT_AFTER_DEMO = """your own data, an .npz or a folder of class folders:
 class Results:
     """The results of a command, and its failures.
 
-    packaged: the run and its verified zip. hidden_test: accuracy on the demo's. unchecked: why
+    packaged: the run and its verified zip. hidden_test: the metric on the demo's. unchecked: why
     --check-server could not check.
     """
 
@@ -79,12 +80,14 @@ def _describe(paths: Paths) -> str:
         lines.append(f"  searched    {', '.join(searched)}")
     if len(table):
         best = table.iloc[0]
-        score = f"selection {100 * best['selection']:.1f}"
+        metric = get_metric(best["metric"])
+        score = f"selection {metric.format(best['selection'])}"
         if pd.notna(best["expected"]):
-            score += f", expected on the hidden test {100 * best['expected']:.1f} %"
+            score += f", expected on the hidden test {metric.with_unit(best['expected'])}"
         lines.append(f"  runs        {len(table)}, best {best['run']}: {score}")
-        for run, public in table[["run", "public"]].dropna().itertuples(index=False):
-            lines.append(f"  public      {run}: {100 * public:.1f} %")
+        shown = table[["run", "public", "metric"]].dropna()
+        for run, public, name in shown.itertuples(index=False):
+            lines.append(f"  public      {run}: {get_metric(name).with_unit(public)}")
     if zips:
         lines.append(f"  submission  {zips[-1]}")
     lines.append(f"  next        {_advise(table, zips)}")
@@ -119,24 +122,24 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
     scores: dict[str, Any] = {}
     if results.packaged:
         scores = final_scores(read_metrics(results.packaged[0], "test")["test"][PROFILE])
+    metric = get_metric(request.config.metric)
     if request.as_json:
         run = results.packaged[0].name if results.packaged else None
-        facts = {"name": paths.name, "run": run, "expected": scores.get("accuracy")}
+        facts = {"name": paths.name, "run": run, "expected": scores.get(metric.name)}
         facts |= {"interval": scores.get("interval"), "hidden_test": results.hidden_test}
         facts |= {"seconds": round(clock.seconds_used, 1), "failures": results.failures}
         print(json.dumps(facts | {name: str(path) for name, path in made.items()}))
         return
-    lines = ["\n== Result (accuracies in percent)", table, ""]
+    shown = "accuracies in percent" if metric == ACCURACY else metric.description
+    lines = [f"\n== Result ({shown})", table, ""]
     if scores:
-        low, high = scores["interval"]
-        expected = (
-            f"{100 * scores['accuracy']:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
-        )
+        low, high = map(metric.format, scores["interval"])
+        expected = f"{metric.with_unit(scores[metric.name])}, 95 % interval {low} to {high}"
         found = results.hidden_test
         lines.append(
             f"expected     {expected}"
             if found is None
-            else f"hidden test  {100 * found:.1f} %; expected {expected}"
+            else f"hidden test  {metric.with_unit(found)}; expected {expected}"
         )
     lines += [f"{name:12} {path}" for name, path in made.items()]
     if results.packaged:

@@ -16,21 +16,36 @@ import numpy as np
 from PIL import Image
 
 from competition.codabench import sample_model
-from competition.codabench.dry_run import PROGRAMS, Reference, write_program, write_reference
+from competition.codabench.dry_run import (
+    PROGRAMS,
+    Reference,
+    write_input,
+    write_program,
+    write_reference,
+)
 from competition.common.console import headline, say, timed
 from competition.common.files import replacing
 from competition.config import Config
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import PROFILE
+from competition.metric import ACCURACY, Metric, get_metric
 
 PAGES = Path(__file__).parent / "pages"
-# The leaderboard's columns: keys of scores.json, titles, and the order of the ranking.
+# The leaderboard's columns beside that of the metric, which is the first: keys of scores.json,
+# titles, and the order of the ranking.
 COLUMNS = (
     ("accuracy", "Accuracy", "desc"),
     ("f1_macro", "F1 (macro)", "desc"),
     ("f1_weighted", "F1 (weighted)", "desc"),
     ("duration", "Duration (s)", "asc"),
 )
+# What evaluation.md says of a submission's answers, by whether the metric needs probabilities.
+ANSWERS = {
+    False: """def predict(self, X):  # X: (n, {height}, {width}, 3) uint8 in 0..255
+        ...  # returns (n,) integer labels, not one-hot""",
+    True: """def predict_proba(self, X):  # X: (n, {height}, {width}, 3) uint8 in 0..255
+        ...  # returns (n, {num_classes}) probabilities; those of an image sum to 1""",
+}
 
 
 def write_bundle(path: Path, prepared: PreparedData, config: Config) -> Path:
@@ -46,7 +61,8 @@ def write_bundle(path: Path, prepared: PreparedData, config: Config) -> Path:
         _write_pages(root / "pages", prepared, config)
         _write_programs(root)
         for scored in (prepared.validation, prepared.test):
-            _write_data(root / scored.name, scored, prepared.class_names)
+            metric = get_metric(config.metric)
+            _write_data(root / scored.name, scored, prepared.class_names, metric)
         (root / "public_data").mkdir()
         training = prepared.training
         np.savez(
@@ -96,11 +112,18 @@ def _define_competition(config: Config) -> dict[str, Any]:
                 "submission_rule": "Force_Best",
                 "columns": [
                     {"title": title, "key": key, "index": index, "sorting": sorting, "precision": 4}
-                    for index, (key, title, sorting) in enumerate(COLUMNS)
+                    for index, (key, title, sorting) in enumerate(_list_columns(config))
                 ],
             }
         ],
     }
+
+
+def _list_columns(config: Config) -> list[tuple[str, str, str]]:
+    metric = get_metric(config.metric)
+    title = metric.title[0].upper() + metric.title[1:]
+    first = (metric.name, title, "desc" if metric.greater_is_better else "asc")
+    return [first, *(column for column in COLUMNS if column[0] != metric.name)]
 
 
 def _define_phase(index: int, name: str, description: str, config: Config) -> dict[str, Any]:
@@ -135,7 +158,10 @@ def _define_task(index: int, split: str) -> dict[str, Any]:
 def _write_pages(folder: Path, prepared: PreparedData, config: Config) -> None:
     folder.mkdir()
     count, height, width = prepared.training.images.shape[:3]
+    metric = get_metric(config.metric)
     facts = {
+        "metric": metric.title + ("" if metric.greater_is_better else ", less is better"),
+        "others": "" if metric == ACCURACY else "accuracy, ",
         "title": config.codabench.title,
         "docker_image": config.codabench.docker_image,
         "submissions_per_day": config.codabench.submissions_per_day,
@@ -149,6 +175,7 @@ def _write_pages(folder: Path, prepared: PreparedData, config: Config) -> None:
         "height": height,
         "width": width,
     }
+    facts["answer"] = ANSWERS[metric.needs_probabilities].format(**facts)
     for page in sorted(PAGES.glob("*.md")):
         text = page.read_text(encoding="utf-8").format(**facts)
         (folder / page.name).write_text(text, encoding="utf-8")
@@ -159,11 +186,13 @@ def _write_programs(folder: Path) -> None:
         write_program(kind, folder / f"{kind}_program")
 
 
-def _write_data(folder: Path, scored: ScoredSet, class_names: tuple[str, ...]) -> None:
+def _write_data(
+    folder: Path, scored: ScoredSet, class_names: tuple[str, ...], metric: Metric
+) -> None:
     """Write the images that a task asks about and, apart from them, their labels."""
-    (folder / "input_data").mkdir(parents=True)
-    np.save(folder / "input_data" / "images.npy", scored.versions[PROFILE])
-    write_reference(folder / "reference_data", Reference(scored.labels, class_names))
+    write_input(folder / "input_data", scored.versions[PROFILE], metric)
+    reference = Reference(scored.labels, class_names, metric=metric)
+    write_reference(folder / "reference_data", reference)
 
 
 def _write_starting_kit(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:

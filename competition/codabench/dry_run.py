@@ -35,8 +35,9 @@ from competition.common.console import headline, say
 from competition.common.errors import CheckFailedError
 from competition.common.files import digest, read_json, write_json, write_text
 from competition.config import Config, LimitsConfig
-from competition.data.arrays import PreparedData
+from competition.data.arrays import PreparedData, one_hot
 from competition.distortion.profiles import PROFILE
+from competition.metric import ACCURACY, Metric, get_metric
 from competition.paths import TEST_LOOKS, Paths
 
 # The commands of each program's metadata.yaml, which the server runs in the folder /app/program.
@@ -69,17 +70,25 @@ class Answers:
     peak_megabytes: float
     output: str
 
+    def as_probabilities(self, num_classes: int) -> np.ndarray:
+        """Return the probabilities (n, K), or labels as such, where no others were asked for."""
+        if self.probabilities is None:
+            return one_hot(self.labels, num_classes)
+        return self.probabilities
+
 
 @dataclass(frozen=True)
 class Reference:
     """The truth that the scoring program compares with.
 
     labels: (n,). images: those of which it may show mistakes, once the phase is over, or None.
+    metric: what the ranking goes by.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...]
     images: np.ndarray | None = None
+    metric: Metric = ACCURACY
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,8 @@ def open_split(
             "each one makes its score a little less believable"
         )
     shown = images if config.codabench.phase_over else None
-    return images, Reference(scored.labels, prepared.class_names, shown)
+    metric = get_metric(config.metric)
+    return images, Reference(scored.labels, prepared.class_names, shown, metric)
 
 
 def dry_run(
@@ -148,11 +158,16 @@ def dry_run(
 
     Raises CheckFailedError where it would fail on the server.
     """
-    answers = run_ingestion(zip_path, images, limits)
-    names = list(reference.class_names)
+    answers = run_ingestion(zip_path, images, limits, metric=reference.metric)
     try:
         scores, page = scoring.score_labels(
-            reference.labels, answers.labels, names, answers.wall_seconds, reference.images
+            reference.labels,
+            answers.labels,
+            list(reference.class_names),
+            answers.wall_seconds,
+            reference.images,
+            reference.metric.name,
+            answers.probabilities,
         )
     except SystemExit as error:  # the way in which the program ends for labels that are none
         raise CheckFailedError(f"{zip_path} cannot be scored: {error}") from error
@@ -166,11 +181,13 @@ def run_ingestion(
     python: Path | None = None,
     probabilities: int = 0,
     elsewhere: bool = False,
+    metric: Metric = ACCURACY,
 ) -> Answers:
     """Run a zip on images (n, h, w, 3) uint8 in a process that cannot import the harness.
 
     python: the interpreter (default: this one). probabilities: of how many images to return them.
     elsewhere: the working folder is not the submission's, so that no file is found by luck.
+    metric: one that needs probabilities has them of all images.
     Raises CheckFailedError where the zip is unsafe, fails, answers in another shape, or exceeds the
     limits.
     """
@@ -181,15 +198,15 @@ def run_ingestion(
         )
     with _container() as app:
         extract(zip_path, app / "ingested_program", 4 * limits.zip_megabytes)
-        (app / "input_data").mkdir()
-        np.save(app / "input_data" / "images.npy", images)
+        write_input(app / "input_data", images, metric)
         more = f"--probabilities {probabilities}{' --elsewhere' * elsewhere}"
         finished = _run_ingestion_program(app, limits, python, more)
         if finished.return_code != 0:
             reason = last_line(finished.output, f"it ended with code {finished.return_code}")
             raise CheckFailedError(f"{zip_path} fails when it runs: {reason}")
         try:
-            stored = read_answers(app / "output" / "predictions.npz", len(images), probabilities)
+            asked = len(images) if metric.needs_probabilities else probabilities
+            stored = read_answers(app / "output" / "predictions.npz", len(images), asked)
         except Exception as error:  # a stranger wrote this file; zipfile and numpy raise many kinds
             reason = str(getattr(error, "strerror", None) or error)  # not its path, long gone
             raise CheckFailedError(f"{zip_path} leaves no readable answers: {reason}") from error
@@ -253,11 +270,23 @@ def _read_array(
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
+def write_input(folder: Path, images: np.ndarray, metric: Metric) -> None:
+    """Write the input data that the ingestion program reads."""
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", images)
+    if metric.needs_probabilities:
+        write_json(folder / "settings.json", {"metric": metric.title})
+
+
 def write_reference(folder: Path, reference: Reference) -> None:
     """Write the reference data that the scoring program reads."""
     folder.mkdir(parents=True)
     np.save(folder / "labels.npy", reference.labels.astype(np.int64))
-    facts = {"class_names": list(reference.class_names), "phase_over": reference.images is not None}
+    facts = {
+        "class_names": list(reference.class_names),
+        "metric": reference.metric.name,
+        "phase_over": reference.images is not None,
+    }
     write_json(folder / "settings.json", facts)
     if reference.images is not None:
         np.save(folder / "images.npy", reference.images)

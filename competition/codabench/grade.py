@@ -20,13 +20,7 @@ from competition.data.arrays import PreparedData
 from competition.paths import GRADES, Paths
 
 SCORES = ("accuracy", "f1_macro", "f1_weighted", "duration")
-RESULT_SHAPE = {
-    "reason": str,
-    "isolated": bool,
-    "peak_megabytes": float,
-    **dict.fromkeys(SCORES, float),
-}
-COLUMNS = ["rank", "submission", *SCORES, "peak_megabytes", "isolated", "reason"]
+RESULT_SHAPE = {"reason": str, "isolated": bool, "peak_megabytes": float}
 
 
 def grade(
@@ -53,29 +47,35 @@ def grade_zips(
     results: Path,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Return one row per zip of `folder`, best accuracy first, failed ones last with the reason.
+    """Return one row per zip of `folder`, the best first, failed ones last with the reason.
 
     images: (n, h, w, 3) uint8. results: folder that takes grades.csv and keeps each result, so that
     a call that was stopped goes on where it was.
     """
     zips = sorted(path for path in folder.glob("*.zip") if path.is_file())
     isolated = can_isolate()
-    data = digest(images, reference.labels, dataclasses.asdict(limits), isolated)
+    metric = reference.metric
+    scores = list(dict.fromkeys([metric.name, *SCORES]))
+    data = digest(images, reference.labels, dataclasses.asdict(limits), isolated, metric.name)
     rows = []
     for path in progress(zips, "  submissions", unit="zip"):
         known = results / f"{digest(path, data)}.json"
         result = None
         if known.is_file() and not force:
-            result = if_intact(read_json, known, RESULT_SHAPE, RUN_AGAIN, ())
+            shape = RESULT_SHAPE | dict.fromkeys(scores, float)
+            result = if_intact(read_json, known, shape, RUN_AGAIN, ())
         if result is None:
             result = {"isolated": isolated} | _run_and_say(path, images, reference, limits)
             write_json(known, result)
         rows.append({"submission": path.name} | result)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    columns = ["rank", "submission", *scores, "peak_megabytes", "isolated", "reason"]
+    table = pd.DataFrame(rows, columns=columns)
+    is_least_best = not metric.greater_is_better
     table = table.sort_values(
-        ["accuracy", "submission"], ascending=[False, True], ignore_index=True
+        [metric.name, "submission"], ascending=[is_least_best, True], ignore_index=True
     )
-    table["rank"] = table["accuracy"].rank(method="min", ascending=False).astype("Int64")
+    ranks = table[metric.name].rank(method="min", ascending=is_least_best)
+    table["rank"] = ranks.astype("Int64")
     with replacing(results / "grades.csv") as temporary:
         table.to_csv(temporary, index=False)
     return table
@@ -91,5 +91,5 @@ def _run_and_say(
         reason = str(error).replace(str(zip_path), zip_path.name)
         say(f"  {zip_path.name}: {reason}")
         return {"reason": reason}
-    say(f"  {zip_path.name}: {finished.scores['accuracy']:.4f}")
+    say(f"  {zip_path.name}: {finished.scores[reference.metric.name]:.4f}")
     return finished.scores | {"peak_megabytes": round(finished.peak_megabytes)}

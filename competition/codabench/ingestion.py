@@ -5,6 +5,8 @@
 
 Reads images.npy (n, h, w, 3) uint8 of the input. Writes predictions.npz: `labels` (n,), and
 `seconds` of loading, of predicting, and of predicting once more (0 without --probabilities).
+Where the input has a settings.json, it names the metric that needs probabilities: then
+`predict_proba` is asked instead of `predict`, and the file has `probabilities` (n, K), too.
 The submission's folder is the working folder, since many name their weights without a folder.
 For checks at home: --elsewhere keeps the working folder as it is. --probabilities N predicts the
 first N images once more, and adds their `probabilities` where the model offers them.
@@ -13,6 +15,7 @@ Stands alone: standard library and numpy.
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 import time
@@ -47,6 +50,21 @@ def checked_labels(answer: Any, count: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def checked_probabilities(answer: Any, count: int) -> np.ndarray:
+    """Return the answer of `predict_proba` as (count, classes) float32.
+
+    Exits where it is anything else.
+    """
+    probabilities = np.asarray(answer)
+    is_table = probabilities.ndim == 2 and len(probabilities) == count
+    if not is_table or not np.issubdtype(probabilities.dtype, np.floating):
+        sys.exit(
+            f"predict_proba answered {probabilities.dtype} of shape {probabilities.shape}; "
+            f"expected {count} rows with a probability for each class"
+        )
+    return probabilities.astype(np.float32)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one submission."""
     parser = argparse.ArgumentParser(description="Codabench ingestion program")
@@ -59,15 +77,26 @@ def main(arguments: list[str] | None = None) -> None:
     submission = options.submission.resolve()
     output = options.output.resolve()
     images = np.load(options.input / "images.npy", allow_pickle=False)
+    settings = options.input.resolve() / "settings.json"
+    metric = json.loads(settings.read_text("utf-8"))["metric"] if settings.is_file() else ""
     if not options.elsewhere:
         os.chdir(submission)
     started = time.perf_counter()
     model = load_model(submission)
     loaded = time.perf_counter()
-    labels = checked_labels(model.predict(images), len(images))
+    answers = {}
+    if metric:
+        if not hasattr(model, "predict_proba"):
+            sys.exit(
+                f"{metric} decides here and needs probabilities; "
+                "Model has no predict_proba(X), which returns (n, classes)"
+            )
+        answers["probabilities"] = checked_probabilities(model.predict_proba(images), len(images))
+        answers["labels"] = answers["probabilities"].argmax(axis=1)
+    else:
+        answers["labels"] = checked_labels(model.predict(images), len(images))
     predicted = time.perf_counter()
-    answers = {"labels": labels}
-    if options.probabilities and hasattr(model, "predict_proba"):
+    if options.probabilities and not metric and hasattr(model, "predict_proba"):
         probabilities = model.predict_proba(images[: options.probabilities])
         answers["probabilities"] = np.asarray(probabilities, np.float32)
     again = time.perf_counter() - predicted

@@ -3,8 +3,8 @@
     python3 scoring.py [--input /app/input] [--output /app/output]
 
 Reads res/predictions.npz (see ingestion.py), ref/labels.npy (n,), ref/settings.json (class_names,
-phase_over) and, once the phase is over, ref/images.npy. Writes scores.json, whose keys are the
-leaderboard's columns, and detailed_results.html: the scores, the confusion matrix and, once the
+metric, phase_over) and, once the phase is over, ref/images.npy. Writes scores.json, whose keys are
+the leaderboard's columns, and detailed_results.html: the scores, the confusion matrix and, once the
 phase is over, images of mistakes. Stands alone: standard library and numpy.
 """
 
@@ -15,6 +15,8 @@ import json
 import struct
 import sys
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,66 @@ def compute_scores(confusion: np.ndarray) -> dict[str, float]:
         "f1_macro": float(f1.mean()),
         "f1_weighted": float((f1 * true).sum() / total),
     }
+
+
+def measure_recall(confusion: np.ndarray) -> float:
+    """Return the balanced accuracy: the mean recall over the classes that have images."""
+    true = confusion.sum(axis=1)
+    return float((confusion.diagonal()[true > 0] / true[true > 0]).mean())
+
+
+def measure_agreement(confusion: np.ndarray, power: int) -> float:
+    """Return Cohen's kappa; a mistake weighs as the distance of the classes to that power."""
+    classes = np.arange(len(confusion))
+    weights = np.abs(classes[:, None] - classes) ** power * (classes[:, None] != classes)
+    by_chance = np.outer(confusion.sum(axis=1), confusion.sum(axis=0)) / confusion.sum()
+    expected = float((weights * by_chance).sum())
+    return 1 - float((weights * confusion).sum()) / expected if expected else 1.0
+
+
+def measure_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the mean of -log of the true class' probability, which counts as 2e-16 at least."""
+    own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    return float(-np.log(np.clip(own, np.finfo(float).eps, 1)).mean())
+
+
+def measure_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the area under the ROC curve of each class against the rest, on average.
+
+    By ranks, where ties share one (Mann and Whitney 1947); of the classes that have images.
+    """
+    areas = []
+    for label in np.unique(labels):
+        _, places, counts = np.unique(
+            probabilities[:, label], return_inverse=True, return_counts=True
+        )
+        ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+        members = labels == label
+        count = int(members.sum())
+        above = ranks[members].sum() - count * (count + 1) / 2
+        areas.append(above / (count * (len(labels) - count)))
+    return float(np.mean(areas))
+
+
+OF_LABELS: dict[str, Callable[[np.ndarray], float]] = {
+    "balanced_accuracy": measure_recall,
+    "kappa": partial(measure_agreement, power=0),
+    "quadratic_kappa": partial(measure_agreement, power=2),
+}
+OF_PROBABILITIES = {"log_loss": measure_log_loss, "auc": measure_auc}
+
+
+def check_probabilities(probabilities: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
+    """Return probabilities of that shape, float64; exits where they are none."""
+    if probabilities is None or probabilities.shape != shape:
+        received = "none" if probabilities is None else f"those of shape {probabilities.shape}"
+        sys.exit(f"probabilities of shape {shape} expected, received {received}")
+    exact = probabilities.astype(np.float64)
+    if not (np.isfinite(exact).all() and (exact >= 0).all()):
+        sys.exit("probabilities are no numbers, or below 0; expected numbers from 0 to 1")
+    if not np.allclose(sums := exact.sum(axis=1), 1, atol=1e-2):
+        sys.exit(f"the probabilities of an image sum to {sums[abs(sums - 1).argmax()]:g}, not to 1")
+    return exact
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -104,14 +166,23 @@ def score_labels(
     names: list[str],
     seconds: float,
     images: np.ndarray | None = None,
+    metric: str = "accuracy",
+    probabilities: np.ndarray | None = None,
 ) -> tuple[dict[str, float], str]:
-    """Return the scores of labels (n,), and the page of detailed results.
+    """Return the scores of labels (n,), that of `metric` first, and the page of detailed results.
 
-    seconds: that they took. images: (n, h, w, 3), where mistakes are shown. Exits where the labels
-    cannot be scored.
+    seconds: that they took. images: (n, h, w, 3), where mistakes are shown. probabilities: (n, K),
+    for a metric that needs them. Exits where the answers cannot be scored.
     """
     confusion = count_confusion(labels, predicted, len(names))
     scores = compute_scores(confusion) | {"duration": round(seconds, 2)}
+    if metric in OF_PROBABILITIES:
+        exact = check_probabilities(probabilities, (len(labels), len(names)))
+        scores = {metric: OF_PROBABILITIES[metric](labels, exact)} | scores
+    elif metric in OF_LABELS:
+        scores = {metric: OF_LABELS[metric](confusion)} | scores
+    else:
+        scores = {metric: scores[metric]} | scores
     listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
     page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>"
     page += write_table(confusion, names)
@@ -131,11 +202,13 @@ def main(arguments: list[str] | None = None) -> None:
     labels = np.load(reference / "labels.npy", allow_pickle=False)
     with np.load(options.input / "res" / "predictions.npz", allow_pickle=False) as answers:
         predicted = answers["labels"]
+        probabilities = answers.get("probabilities")
         seconds = float(answers["seconds"][:2].sum())
     images = None
     if settings["phase_over"]:
         images = np.load(reference / "images.npy", allow_pickle=False)
-    scores, page = score_labels(labels, predicted, settings["class_names"], seconds, images)
+    names, metric = settings["class_names"], settings["metric"]
+    scores, page = score_labels(labels, predicted, names, seconds, images, metric, probabilities)
     (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     (options.output / "detailed_results.html").write_text(page, encoding="utf-8")
     print(json.dumps(scores))

@@ -90,22 +90,24 @@ def draw_sheets(
     return sheets
 
 
-def draw_history(path: Path, table: pd.DataFrame) -> None:
+def draw_history(path: Path, table: pd.DataFrame, column: str, metric: str) -> None:
     """Write the curves of a training as PNG: training accuracy and selection score per epoch.
 
-    table: a row per epoch: stage, accuracy, val_accuracy (missing if not validated).
+    table: a row per epoch: stage, accuracy, and `column`, the value of `metric` on validation
+    (missing if not validated).
     """
     figure, axes = _start_figure(9, 5)
     epochs = pd.Series(np.arange(1, len(table) + 1))
     legend = "training accuracy, augmented images"
     axes.plot(epochs, table["accuracy"], color=_pick_colour(7), label=legend)
-    scores = table["val_accuracy"].dropna()
-    legend = "selection score"
+    scores = table[column].dropna()
+    legend = "selection score" if metric == "accuracy" else f"selection score: {metric}"
     axes.plot(epochs[scores.index], scores, color=_pick_colour(0), marker="o", label=legend)
     stages = table["stage"].to_numpy()
     for border in np.flatnonzero(stages[1:] != stages[:-1]):
         axes.axvline(border + 1.5, color="black", linewidth=0.8, linestyle="--")
-    axes.set(title=" then ".join(table["stage"].unique()), xlabel="epoch", ylim=(0, 1))
+    axes.set(title=" then ".join(table["stage"].unique()), xlabel="epoch")
+    axes.set_ylim(min(0, scores.min()), max(1, scores.max()))
     axes.legend(frameon=False, loc="lower right")
     _save_figure(figure, path)
 

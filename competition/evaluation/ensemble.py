@@ -8,10 +8,10 @@ import numpy as np
 from competition.common.errors import UserError
 from competition.common.files import digest, read_arrays, write_arrays, write_json
 from competition.data.arrays import ScoredSet
-from competition.evaluation.evaluate import SPLITS, score_predictions, selection_score
+from competition.evaluation.evaluate import SPLITS, score_predictions, score_selection
 from competition.evaluation.metrics import read_metrics
+from competition.metric import get_metric
 from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predictions
-from competition.training.chance import beats_chance
 from competition.training.runs import describe_environment, list_runs, name_run, read_config
 
 PREFIX = "ensemble"
@@ -94,6 +94,7 @@ def _require_alike(
         "image shape": [config["network"]["image_shape"] for config in configs],
         "views": [known["views"] for known in metrics],
         "the versions that selected them": [known["select_by"] for known in metrics],
+        "the metric": [known.get("metric", "accuracy") for known in metrics],
     }
     for title, values in facts.items():
         if any(value != values[0] for value in values):
@@ -107,31 +108,29 @@ def _score(
 
     Versions and views that a member was not scored in are left out.
     """
-    labels: dict[str, np.ndarray] = {}
     result: dict[str, Any] = {}
+    select_by, metric = metrics[0]["select_by"], get_metric(metrics[0].get("metric", "accuracy"))
     for split in SPLITS:
         shapes = {"labels": (None,), "wrong_labels": (None,)}
         cure = "score the run anew with --evaluate --force."
         files = [member / name_predictions(split) for member in members]
         stored = [read_arrays(file, shapes, cure) for file in files]
         arrays = {name: stored[0][name] for name in shapes}
-        labels[split] = arrays["labels"]
+        labels = arrays["labels"]
         versions = set.intersection(*map(set, stored)) - set(arrays)
         predictions = {}
         for version in sorted(versions):
             views = min(len(item[version]) for item in stored)
             predictions[version] = np.mean([item[version][:views] for item in stored], axis=0)
         write_arrays(run / name_predictions(split), **arrays, **predictions)
-        scored = ScoredSet(split, {}, labels[split], arrays["wrong_labels"])
-        result[split] = score_predictions(scored, predictions, seed)
-    select_by = metrics[0]["select_by"]
-    selection = selection_score(result["validation"], select_by)
+        if split == "validation":  # the first one
+            selection = score_selection(labels, predictions, select_by, metric)
+        scored = ScoredSet(split, {}, labels, arrays["wrong_labels"])
+        temperature = selection.get("temperature", 1.0)
+        result[split] = score_predictions(scored, predictions, seed, metric, temperature)
     milliseconds = [known["milliseconds"] for known in metrics]
     not_scored = [name for known in metrics for name in known["not_scored"]]
-    return result | {
-        "selection_score": selection,
-        "select_by": select_by,
-        "beats_chance": beats_chance(selection, labels["validation"]),
+    return result | selection | {
         "views": metrics[0]["views"],
         "distortion": metrics[0]["distortion"],
         "parameters": sum(known["parameters"] for known in metrics),

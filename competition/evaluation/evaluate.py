@@ -25,18 +25,21 @@ from competition.evaluation.metrics import (
     TTA,
     TTA_VERSIONS,
     bootstrap_interval,
-    collect_accuracies,
+    collect_values,
     final_scores,
     read_metrics,
     score,
     score_families,
 )
 from competition.evaluation.predict import Predictions, plan_steps, predict_all
+from competition.metric import ACCURACY, Metric
+from competition.networks.submission_model import temper
 from competition.paths import GRAD_CAM, METRICS, WEIGHTS, name_predictions
 from competition.time_budget import Slot
 from competition.training.chance import beats_chance
 from competition.training.keepers import PREDICTIONS
-from competition.training.runs import load_run, read_config, read_history
+from competition.training.runs import load_run, metric_of, read_config, read_history
+from competition.training.selection import fit_temperature, selection_score
 
 SPLITS = ("validation", "test")
 GRAD_CAM_SECONDS = 5.0  # what it takes at most
@@ -60,23 +63,26 @@ def evaluate_run(
         say(f"{run.name}: scored already; --evaluate --force scores anew.")
         return
     select_by = unflatten(read_config(run, "settings")["settings"]).training.select_by
+    metric = metric_of(run)
     known = if_intact(_read_predictions, run, data) if is_same else None
     known = known or _selection_predictions(run, data, select_by)
     network = load_run(run)
-    steps = plan_steps(select_by, config.evaluation.tta_views)
+    steps = plan_steps(select_by, config.evaluation.tta_views, metric.is_calibrated)
     predictions, seconds, left_out = predict_all(
         network, data, steps, config.evaluation, known, slot
     )
     result: dict[str, Any] = {}
+    selection = score_selection(
+        data.validation.labels, predictions["validation"], select_by, metric
+    )
+    temperature = selection.get("temperature", 1.0)
     for split in SPLITS:
         scored = getattr(data, split)
-        result[split] = score_predictions(scored, predictions[split], config.seed)
+        result[split] = score_predictions(
+            scored, predictions[split], config.seed, metric, temperature
+        )
         _write_predictions(run, scored, predictions[split])
-    selection = selection_score(result["validation"], select_by)
-    result |= {
-        "selection_score": selection,
-        "select_by": select_by,
-        "beats_chance": beats_chance(selection, data.validation.labels),
+    result |= selection | {
         "test_looks": old.get("test_looks", 0) + 1,
         "parameters": network.count_params(),
         "milliseconds": old.get("milliseconds") if seconds is None else 1000 * seconds,
@@ -91,18 +97,26 @@ def evaluate_run(
 
 
 def score_predictions(
-    scored: ScoredSet, predictions: dict[str, np.ndarray], seed: int
+    scored: ScoredSet,
+    predictions: dict[str, np.ndarray],
+    seed: int,
+    metric: Metric = ACCURACY,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Return version -> `plain` (one view), `augmented` (all views, if there are more) -> scores.
 
-    predictions: probabilities (views, n, K) by version. The scores are those of `metrics.score`,
-    with `interval` (95 %, bootstrap) and `accuracy_without_wrong_labels`. A version that mixes
-    kinds of distortion has `families`, too.
+    predictions: probabilities (views, n, K) by version. temperature: calibrates them. The scores
+    are those of `metrics.score`, with `interval` (95 %, bootstrap, of the metric) and
+    `accuracy_without_wrong_labels`. A version that mixes kinds of distortion has `families`, too.
     """
     result: dict[str, Any] = {}
     for version, views in predictions.items():
         kinds = {"plain": views[0]} | ({TTA: views.mean(axis=0)} if len(views) > 1 else {})
-        result[version] = {kind: _score(scored, values, seed) for kind, values in kinds.items()}
+        if temperature != 1:
+            kinds = {kind: temper(values, temperature) for kind, values in kinds.items()}
+        result[version] = {
+            kind: _score(scored, values, seed, metric) for kind, values in kinds.items()
+        }
         if version in scored.families:
             predicted = views[0].argmax(axis=1)
             families = scored.families[version]
@@ -110,18 +124,38 @@ def score_predictions(
     return result
 
 
-def _score(scored: ScoredSet, probabilities: np.ndarray, seed: int) -> dict[str, Any]:
+def _score(
+    scored: ScoredSet, probabilities: np.ndarray, seed: int, metric: Metric
+) -> dict[str, Any]:
     correct = probabilities.argmax(axis=1) == scored.labels
-    return score(scored.labels, probabilities) | {
-        "interval": bootstrap_interval(correct, seed),
+    return score(scored.labels, probabilities, metric) | {
+        "interval": bootstrap_interval(scored.labels, probabilities, seed, metric),
         "accuracy_without_wrong_labels": float(correct[~scored.surely_wrong].mean()),
     }
 
 
-def selection_score(scores: dict[str, Any], select_by: str) -> float:
-    """Return the mean accuracy, with one view, over the versions that are selected by."""
+def score_selection(
+    labels: np.ndarray, predictions: dict[str, np.ndarray], select_by: str, metric: Metric
+) -> dict[str, Any]:
+    """Return the selection score, with one view, and what goes with it in metrics.json.
+
+    labels: (n,) of validation. predictions: (views, n, K) by version. Whether a network beats
+    chance is told by its accuracy, whatever the metric. `temperature` makes the probabilities fit
+    validation, where the metric asks for that; it is the mean of all views that it calibrates.
+    """
     versions = selected_versions(select_by)
-    return float(np.mean([scores[version]["plain"]["accuracy"] for version in versions]))
+    repeated = np.tile(labels, len(versions))
+    first_views = np.concatenate([predictions[version][0] for version in versions])
+    facts = {
+        "selection_score": selection_score(metric, repeated, first_views),
+        "select_by": select_by,
+        "metric": metric.name,
+        "beats_chance": beats_chance(ACCURACY.score(repeated, first_views), labels),
+    }
+    if metric.is_calibrated:
+        averaged = np.concatenate([predictions[version].mean(axis=0) for version in versions])
+        facts["temperature"] = fit_temperature(repeated, averaged)
+    return facts
 
 
 def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, Any]:
@@ -182,16 +216,18 @@ def _explain_mistakes(
 
 def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
     """Print the scores of a run, and draw its curves and its confusion under distortion."""
-    known = collect_accuracies(metrics["test"])
-    accuracies = [f"{name} {100 * value:.1f}" for name, value in known.items()]
+    metric = metric_of(run)
+    known = collect_values(metrics["test"], metric)
+    values = [f"{name} {metric.format(value)}" for name, value in known.items()]
+    selection = metric.format(metric.flip(metrics["selection_score"]))
     say(
-        f"{run.name}: selection {100 * metrics['selection_score']:.1f}; test: "
-        f"{', '.join(accuracies)} (look number {metrics['test_looks']} at the test)"
+        f"{run.name}: selection {selection}; test: "
+        f"{', '.join(values)} (look number {metrics['test_looks']} at the test)"
     )
     if wrong := int(data.test.surely_wrong.sum()):
         without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
         say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
-    draw_history(run / "history.png", read_history(run))
+    draw_history(run / "history.png", read_history(run), metric.column, metric.title)
     confusion = np.array(final_scores(metrics["test"][PROFILE])["confusion"])
     draw_confusion(
         run / "confusion.png", confusion, data.class_names, f"{run.name}, distorted test"

@@ -1,6 +1,6 @@
 """The leaderboard: one row per run; ranks compare runs of the same data and the same selection."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from competition.common.errors import UserError
 from competition.common.files import read_json, replacing, write_json, write_text
 from competition.distortion.profiles import PROFILE, PROFILES, VERSIONS
 from competition.evaluation.metrics import ACCURACIES, TTA, list_scored, read_metrics
+from competition.metric import ACCURACY, get_metric
 from competition.paths import ENVIRONMENT, LEADERBOARD, LEADERBOARD_MARKDOWN, METRICS, PUBLIC_SCORE
 from competition.training.runs import read_config
 
@@ -26,7 +27,7 @@ PUBLISHED = {
     "EfficientNetB0": (0.916, 0.56),
     "MobileNetV3Large": (0.977, 0.82),
 }
-LEGEND = """selection: on validation, {select_by}. clean, revealed: on the test, one view.
+LEGEND = """{scores}selection: on validation, {select_by}. clean, revealed: on the test, one view.
 expected: on the hidden test, by revealed with test-time augmentation, and its 95 % interval."""
 
 Value = Callable[[pd.DataFrame], Any]
@@ -38,29 +39,57 @@ def at(key: str) -> Value:
     return lambda files: files.reindex(columns=[key])[key]
 
 
-def accuracy(split: str, name: str) -> Value:
-    """Return the accuracies of `validation` or `test` with a name of ACCURACIES."""
+def metric_name(files: pd.DataFrame) -> Any:
+    """Return the name of each run's metric; the first runs had no choice."""
+    return at("metrics.metric")(files).fillna("accuracy")
+
+
+def by_metric(prefix: str) -> Value:
+    """Return the value of each run's own metric below a dotted key."""
+
+    def value(files: pd.DataFrame) -> Any:
+        names = metric_name(files)
+        columns = {name: at(f"{prefix}.{name}")(files) for name in names.unique()}
+        return pd.Series([columns[name][index] for index, name in names.items()], names.index)
+
+    return value
+
+
+def values(split: str, name: str) -> Value:
+    """Return the values on `validation` or `test` with a name of ACCURACIES."""
     version, views = ACCURACIES[name]
-    return at(f"metrics.{split}.{version}.{views}.accuracy")
+    return by_metric(f"metrics.{split}.{version}.{views}")
 
 
-def final(version: str, score: str) -> Value:
-    """Return a score on the test with test-time augmentation, or with one view without that."""
-    augmented, plain = (at(f"metrics.test.{version}.{views}.{score}") for views in (TTA, "plain"))
+def final(version: str, score: str = "") -> Value:
+    """Return a score on the test with test-time augmentation, or with one view without that.
+
+    score: its name; that of each run's metric, where there is none.
+    """
+    augmented, plain = (
+        at(f"metrics.test.{version}.{views}.{score}")
+        if score
+        else by_metric(f"metrics.test.{version}.{views}")
+        for views in (TTA, "plain")
+    )
     return lambda files: augmented(files).combine_first(plain(files))
 
 
 def end_of_interval(index: int) -> Value:
-    """Return the lower (0) or the upper end (1) of the interval around the expected accuracy."""
+    """Return the lower (0) or the upper end (1) of the interval around the expected value."""
     ends = final(PROFILE, "interval")
     return lambda files: ends(files).map(lambda pair: pair[index], na_action="ignore")
 
 
 def interval(files: pd.DataFrame) -> Any:
-    """Return the expected accuracy with its 95 % interval, as people read it."""
-    values = (final(PROFILE, "accuracy"), end_of_interval(0), end_of_interval(1))
-    texts = [value(files).map(percent, na_action="ignore").astype("string") for value in values]
-    return texts[0] + " (" + texts[1] + "-" + texts[2] + ")"
+    """Return the expected value with its 95 % interval, as people read it."""
+    numbers = (final(PROFILE), end_of_interval(0), end_of_interval(1))
+    columns = [metric_name(files), *(value(files) for value in numbers)]
+    texts = [
+        None if pd.isna(row[0]) else "{} ({}-{})".format(*map(get_metric(name).format, row))
+        for name, *row in zip(*columns, strict=True)
+    ]
+    return pd.Series(texts, files.index, dtype="string")
 
 
 def difference(first: Value, second: Value) -> Value:
@@ -69,8 +98,8 @@ def difference(first: Value, second: Value) -> Value:
 
 
 def distorted(files: pd.DataFrame) -> pd.DataFrame:
-    """Return the test accuracies with one view, a column per distortion profile."""
-    return pd.DataFrame({name: accuracy("test", name)(files) for name in PROFILES})
+    """Return the values on the test with one view, a column per distortion profile."""
+    return pd.DataFrame({name: values("test", name)(files) for name in PROFILES})
 
 
 def left_out(files: pd.DataFrame) -> Any:
@@ -90,9 +119,15 @@ def selected_by(files: pd.DataFrame) -> Any:
     return at("metrics.select_by")(files).fillna("clean+revealed")
 
 
+def selection(files: pd.DataFrame) -> Any:
+    """Return the value of each run's metric that its selection score stands for."""
+    pairs = zip(metric_name(files), at("metrics.selection_score")(files), strict=True)
+    return pd.Series([get_metric(name).flip(score) for name, score in pairs], files.index)
+
+
 def rank(files: pd.DataFrame) -> Any:
     """Return the ranks by selection score among runs of the same splits and the same selection."""
-    same = [at("config.splits")(files), selected_by(files)]
+    same = [at("config.splits")(files), selected_by(files), metric_name(files)]
     scores = at("metrics.selection_score")(files)
     return scores.groupby(same).rank(ascending=False, method="first")
 
@@ -101,14 +136,14 @@ def rank(files: pd.DataFrame) -> Any:
 class Column:
     """One column of leaderboard.csv, of leaderboard.md as people see it, and of the terminal.
 
-    name: in the files. value: its values from the runs' files. format: a value for people.
-    terminal: its title in the terminal, none where it is in the files alone. if_different: in the
-    terminal only if rows differ in it.
+    name: in the files. value: its values from the runs' files. format: a value for people; none
+    where it is a value of the run's metric. terminal: its title in the terminal, none where it is
+    in the files alone. if_different: in the terminal only if rows differ in it.
     """
 
     name: str
     value: Value
-    format: Callable[[Any], str]
+    format: Callable[[Any], str] | None
     terminal: str = ""
     if_different: bool = False
 
@@ -128,29 +163,29 @@ COLUMNS = (
     Column("backbone", at("config.network.builder"), str),
     Column("parameters", at("metrics.parameters"), COUNT),
     Column("weights", at("config.weights"), str, "weights"),
-    Column("selection", at("metrics.selection_score"), percent, "selection"),
-    Column("val clean", accuracy("validation", "clean"), percent),
-    *(Column(f"val {name}", accuracy("validation", name), percent) for name in PROFILES),
+    Column("selection", selection, None, "selection"),
+    Column("val clean", values("validation", "clean"), None),
+    *(Column(f"val {name}", values("validation", name), None) for name in PROFILES),
     *(
         Column(
             f"test {name}",
-            accuracy("test", name),
-            percent,
+            values("test", name),
+            None,
             name if name in ("clean", PROFILE) else "",
         )
         for name in VERSIONS
     ),
-    Column("gap", difference(accuracy("test", "clean"), accuracy("test", PROFILE)), percent),
-    Column("test clean TTA", accuracy("test", "clean TTA"), percent),
-    Column(f"test {PROFILE} TTA", accuracy("test", f"{PROFILE} TTA"), percent),
-    Column("expected", final(PROFILE, "accuracy"), percent),
+    Column("gap", difference(values("test", "clean"), values("test", PROFILE)), None),
+    Column("test clean TTA", values("test", "clean TTA"), None),
+    Column(f"test {PROFILE} TTA", values("test", f"{PROFILE} TTA"), None),
+    Column("expected", final(PROFILE), None),
     Column("expected, 95 %", interval, str, "expected"),
-    Column("expected low", end_of_interval(0), percent),
-    Column("expected high", end_of_interval(1), percent),
-    Column("lowest", lambda files: distorted(files).min(axis=1), percent),
-    Column("highest", lambda files: distorted(files).max(axis=1), percent),
-    Column("public", at("public.score"), percent, "public"),
-    Column("error", difference(final(PROFILE, "accuracy"), at("public.score")), percent),
+    Column("expected low", end_of_interval(0), None),
+    Column("expected high", end_of_interval(1), None),
+    Column("lowest", lambda files: distorted(files).min(axis=1), None),
+    Column("highest", lambda files: distorted(files).max(axis=1), None),
+    Column("public", at("public.score"), None, "public"),
+    Column("error", difference(final(PROFILE), at("public.score")), None),
     Column("F1 weighted", final("clean", "f1_weighted"), percent),
     Column("F1 macro", final("clean", "f1_macro"), percent),
     Column("balanced", final("clean", "balanced_accuracy"), percent),
@@ -162,6 +197,7 @@ COLUMNS = (
     Column("distortion", at("metrics.distortion"), str),
     Column("select by", selected_by, str, "select by", if_different=True),
     Column("splits", at("config.splits"), str, "splits", if_different=True),
+    Column("metric", metric_name, str, "metric", if_different=True),
 )
 
 
@@ -172,7 +208,7 @@ def read_rows(runs: Path) -> pd.DataFrame:
     if files.empty:
         return pd.DataFrame(columns=[column.name for column in COLUMNS])
     table = pd.DataFrame({column.name: column.value(files) for column in COLUMNS})
-    return table.sort_values(["splits", "select by", "rank"], ignore_index=True)
+    return table.sort_values(["splits", "select by", "metric", "rank"], ignore_index=True)
 
 
 def _read_run(run: Path) -> dict[str, Any]:
@@ -184,19 +220,21 @@ def _read_run(run: Path) -> dict[str, Any]:
 
 
 def record_public_score(runs: Path, run: str, score: float) -> None:
-    """Keep the score, 0..1, that a server gave for a run.
+    """Keep the score that a server gave for a run, a value of its metric.
 
-    Raises UserError for an unknown run or a score outside 0..1.
+    Raises UserError for an unknown run or a score that its metric cannot take.
     """
     known = [path.name for path in list_scored(runs)]
     if run not in known:
         raise UserError(
             f"There is no scored run '{run}' in {runs}; known are {', '.join(known) or 'none'}."
         )
-    if not 0 <= score <= 1:
+    metric = get_metric(read_metrics(runs / run).get("metric", "accuracy"))
+    if not metric.low <= score <= metric.high:
+        kind = "a share" if metric.is_share else metric.title
         raise UserError(
             f"The public score of {run} was given as {score:g}; "
-            "expected a share from 0 to 1, as 0.82."
+            f"expected {kind} from {metric.low:g} to {metric.high:g}, as 0.82."
         )
     write_json(runs / run / PUBLIC_SCORE, {"score": score})
 
@@ -225,7 +263,10 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
     with replacing(folder / LEADERBOARD) as temporary:
         whole.to_csv(temporary, index=False)
     write_text(folder / LEADERBOARD_MARKDOWN, to_markdown(whole))
-    legend = LEGEND.format(select_by=" or ".join(table["select by"].unique()))
+    legend = LEGEND.format(
+        scores=_describe_metrics(table["metric"].unique()),
+        select_by=" or ".join(table["select by"].unique()),
+    )
     notices = [
         f"{run}: NOT SCORED for want of time: {names}"
         for run, names in table[["run", "not scored"]].dropna().itertuples(index=False)
@@ -236,6 +277,14 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
         for folder in sorted(others)
     ]
     return f"{_lay_out(whole)}\n\n" + "\n".join([legend, *notices])
+
+
+def _describe_metrics(names: Iterable[str]) -> str:
+    """Return a line on what the scores are; nothing where all are accuracies."""
+    metrics = [get_metric(name) for name in sorted(names)]
+    if metrics == [ACCURACY]:
+        return ""
+    return f"scores: {', '.join(metric.description for metric in metrics)}.\n"
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -258,5 +307,8 @@ def _lay_out(table: pd.DataFrame) -> str:
 
 
 def _format(table: pd.DataFrame, column: Column, title: str) -> list[str]:
-    values = table[column.name]
-    return [title, *("-" if pd.isna(value) else column.format(value) for value in values)]
+    texts = [title]
+    for value, name in zip(table[column.name], table["metric"].fillna("accuracy"), strict=True):
+        form = column.format or get_metric(name).format
+        texts.append("-" if pd.isna(value) else form(value))
+    return texts

@@ -8,11 +8,13 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 
 from competition.common.files import read_json
 from competition.distortion.profiles import PROFILE, VERSIONS
+from competition.metric import ACCURACY, Metric, balanced_accuracy
 from competition.paths import METRICS
 from competition.training.runs import list_runs
 
 TTA = "augmented"  # the key of scores with test-time augmentation, beside `plain` with one view
 TTA_VERSIONS = (PROFILE, "clean")  # versions that all views are predicted of
+DRAWS = 300  # of a bootstrap that computes the metric anew for each
 ACCURACIES = {
     **{version: (version, "plain") for version in VERSIONS},
     **{f"{version} TTA": (version, TTA) for version in TTA_VERSIONS},
@@ -22,6 +24,8 @@ SCORES_SHAPE = {str: {"plain": {"accuracy": float, "interval": [float]}}}
 METRICS_SHAPE: dict[str, Any] = {
     "selection_score": float,
     "select_by": str,
+    "metric": str,
+    "temperature": float,
     "validation": SCORES_SHAPE,
     "test": SCORES_SHAPE,
     "views": int,
@@ -45,13 +49,13 @@ def list_scored(runs: Path) -> list[Path]:
     return [run for run in list_runs(runs) if (run / METRICS).is_file()]
 
 
-def collect_accuracies(scores: dict[str, Any]) -> dict[str, float]:
-    """Return the accuracies of a split that were scored, by name: `revealed`, `revealed TTA`.
+def collect_values(scores: dict[str, Any], metric: Metric) -> dict[str, float]:
+    """Return a metric's values on a split that were scored, by name: `revealed`, `revealed TTA`.
 
     scores: a split's in metrics.json, version -> `plain` (one view), `augmented` -> scores.
     """
     return {
-        name: scores[version][views]["accuracy"]
+        name: scores[version][views][metric.name]
         for name, (version, views) in ACCURACIES.items()
         if views in scores.get(version, {})
     }
@@ -62,11 +66,14 @@ def final_scores(scores: dict[str, Any]) -> dict[str, Any]:
     return dict(scores.get(TTA, scores["plain"]))
 
 
-def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
+def score(
+    labels: np.ndarray, probabilities: np.ndarray, metric: Metric = ACCURACY
+) -> dict[str, Any]:
     """Return the scores of probabilities (n, K) against labels (n,) in 0..K-1.
 
     accuracy, balanced_accuracy, f1_macro, f1_weighted: in 0..1. recall: K numbers in 0..1, 0 for a
-    class without images. confusion: K rows (true classes) of K counts (predicted ones).
+    class without images. confusion: K rows (true classes) of K counts (predicted ones). The value
+    of `metric` stands under its name.
     """
     predicted = probabilities.argmax(axis=1)
     classes = np.arange(probabilities.shape[1])
@@ -78,16 +85,8 @@ def score(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
         "f1_weighted": float(f1_score(labels, predicted, average="weighted", **averaged)),
         "recall": recall_score(labels, predicted, average=None, **averaged).tolist(),
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
+        metric.name: metric.compute(labels, probabilities),
     }
-
-
-def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean recall over the classes that occur in `labels` (n,).
-
-    scikit-learn's balanced_accuracy_score is the same, but warns of other classes in `predicted`.
-    """
-    present = np.unique(labels)
-    return float(recall_score(labels, predicted, labels=present, average="macro"))
 
 
 def score_families(
@@ -105,14 +104,22 @@ def score_families(
     return scores
 
 
-def bootstrap_interval(correct: np.ndarray, seed: int, draws: int = 2000) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean of `correct` (n,) bool.
+def bootstrap_interval(
+    labels: np.ndarray, probabilities: np.ndarray, seed: int, metric: Metric = ACCURACY
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a metric's value over resampled images.
 
-    It is the bootstrap of Efron and Tibshirani (1993); resampled sums of 0 and 1 are binomial.
+    labels: (n,). probabilities: (n, K). It is the bootstrap of Efron and Tibshirani (1993). Of the
+    accuracy, resampled sums of 0 and 1 are binomial.
     """
-    generator = np.random.default_rng(seed)
-    means = generator.binomial(len(correct), float(np.mean(correct)), draws) / len(correct)
-    low, high = np.quantile(means, [0.025, 0.975])
+    generator, count = np.random.default_rng(seed), len(labels)
+    if metric == ACCURACY:
+        share = metric.compute(labels, probabilities)
+        values = generator.binomial(count, share, 2000) / count
+    else:
+        draws = generator.integers(count, size=(DRAWS, count))
+        values = np.array([metric.compute(labels[draw], probabilities[draw]) for draw in draws])
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

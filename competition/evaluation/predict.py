@@ -37,14 +37,19 @@ class Step:
         return f"{self.split} {self.version}{' TTA' if self.views > 1 else ''}"
 
 
-def plan_steps(select_by: str, tta_views: int) -> list[Step]:
-    """Return what is predicted, in order: what ranks and what is expected come first."""
+def plan_steps(select_by: str, tta_views: int, is_calibrated: bool = False) -> list[Step]:
+    """Return what is predicted, in order: what ranks and what is expected come first.
+
+    is_calibrated: whether a temperature is fitted to validation, with all views then.
+    """
     selected = selected_versions(select_by)
     steps = [Step("test", PROFILE, 1, needed=True)]
     steps += [Step("validation", name, 1, needed=True) for name in selected]
     steps.append(Step("test", "clean", 1))
     if tta_views > 1:
         steps.append(Step("test", PROFILE, tta_views))
+    if tta_views > 1 and is_calibrated:
+        steps += [Step("validation", name, tta_views) for name in selected]
     steps += [Step("test", name, 1) for name in VERSIONS if name not in TTA_VERSIONS]
     if tta_views > 1:
         steps.append(Step("test", "clean", tta_views))

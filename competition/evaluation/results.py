@@ -8,6 +8,7 @@ from competition.data.arrays import Dataset, PreparedData
 from competition.evaluation.ensemble import PREFIX
 from competition.evaluation.leaderboard import read_rows
 from competition.evaluation.metrics import read_metrics
+from competition.metric import get_metric
 from competition.paths import DATA_MARKER
 from competition.training.runs import is_trained, list_runs, read_config
 
@@ -53,13 +54,22 @@ def runs_of(runs: Path, data: PreparedData, backbone: str | None = None) -> list
     return [run for run in found if read_config(run, "splits")["splits"] == data.fingerprint]
 
 
-def choose_run(runs: Path, data: PreparedData, select_by: str, final: str) -> Path:
+def choose_run(
+    runs: Path, data: PreparedData, select_by: str, final: str, metric: str = "accuracy"
+) -> Path:
     """Return the run of the backbone `final` (`best`: of any) with the best selection score.
 
     Raises UserError where there is none.
     """
     table = read_rows(runs)
     table = table[(table["splits"] == data.fingerprint) & ~table["run"].str.startswith(PREFIX)]
+    if table.size and metric not in set(table["metric"]):
+        others = ", ".join(sorted(set(table["metric"])))
+        raise UserError(
+            f"No run on these data was trained by the metric {metric}; "
+            f"add --metric with one of {others}, or --train."
+        )
+    table = table[table["metric"] == metric]
     if table.size and select_by not in set(table["select by"]):
         others = ", ".join(sorted(set(table["select by"])))
         raise UserError(
@@ -81,8 +91,10 @@ def describe_worth(run: Path) -> str:
     metrics = read_metrics(run, "selection_score")
     if metrics.get("beats_chance", True):
         return ""
+    metric = get_metric(metrics.get("metric", "accuracy"))
+    score = metric.flip(metrics["selection_score"])
     return (
-        f"{run.name} IS WORTH NOTHING: ITS SELECTION SCORE OF {metrics['selection_score']:.4f} IS "
+        f"{run.name} IS WORTH NOTHING: ITS SELECTION SCORE OF {score:.4f} IS "
         "NO BETTER THAN NAMING THE COMMONEST CLASS ALWAYS. Give it more time (--time-budget) or "
         "pretrained weights (--weights), or look into its history.csv."
     )

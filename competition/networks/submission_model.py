@@ -172,6 +172,16 @@ def predict_views(
     return result
 
 
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities (n, classes) float32 whose logits are divided by `temperature`.
+
+    Guo et al. 2017, On Calibration of Modern Neural Networks (arXiv 1706.04599).
+    """
+    largest = probabilities.max(axis=1, keepdims=True).astype(np.float64)
+    powers = (probabilities / largest) ** (1 / temperature)
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def check_images(images: Any) -> np.ndarray:
     """Return the server's images as an array; raises ValueError where they are no RGB images."""
     images = np.asarray(images)
@@ -240,7 +250,9 @@ class Model:
             members.append(predict_views(network, images, *size, convert=convert).mean(axis=0))
         for note, count in notes.items():
             warnings.warn(f"{count} of {len(images)} images {note}.", stacklevel=2)
-        return np.mean(members, axis=0)
+        average = np.mean(members, axis=0)
+        temperature = self.config.get("temperature", 1)
+        return average if temperature == 1 else temper(average, temperature)
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """Return the labels (n,) int64 of images X (n, h, w, 3) with values in 0..255."""

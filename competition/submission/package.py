@@ -17,9 +17,10 @@ from competition.common.console import say, timed
 from competition.common.errors import CheckFailedError, NotCheckedError
 from competition.common.files import replacing, write_json
 from competition.config import Config, LimitsConfig, SubmissionConfig
+from competition.evaluation.metrics import read_metrics
 from competition.networks import submission_model
-from competition.networks.submission_model import Model, predict_views
-from competition.paths import PACKAGE, WEIGHTS
+from competition.networks.submission_model import Model, predict_views, temper
+from competition.paths import METRICS, PACKAGE, WEIGHTS
 from competition.submission.server_limits import (
     describe_usage,
     estimate_usage,
@@ -70,12 +71,14 @@ def package_run(
     settings = config.submission
     views = config.evaluation.tta_views
     folder = zip_path.with_suffix("")
-    write_submission(members, views, settings, folder)
+    temperature = read_temperature(run)
+    write_submission(members, views, settings, folder, temperature)
     with replacing(zip_path) as unverified:
         shutil.make_archive(str(unverified.with_suffix("")), "zip", folder)
         megabytes = unverified.stat().st_size / 2**20
         require_size(megabytes, limits, settings.float16)
         expected = predict_mean(members, images, views, settings.batch_size)
+        expected = expected if temperature == 1 else temper(expected, temperature)
         if settings.float16:
             expected = _predict_rounded(folder, images, expected)
         try:
@@ -107,8 +110,18 @@ def package_run(
     return Package(zip_path, figures, unchecked)
 
 
+def read_temperature(run: Path) -> float:
+    """Return the temperature that calibrates the answers of a run; 1 where they stay."""
+    known = read_metrics(run) if (run / METRICS).is_file() else {}
+    return float(known.get("temperature", 1.0))
+
+
 def write_submission(
-    members: Sequence[Path], views: int, config: SubmissionConfig, folder: Path
+    members: Sequence[Path],
+    views: int,
+    config: SubmissionConfig,
+    folder: Path,
+    temperature: float = 1.0,
 ) -> None:
     """Write the files of a submission into a new `folder`; it averages the members' networks."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -130,6 +143,8 @@ def write_submission(
         "batch_size": config.batch_size,
         "members": networks,
     }
+    if temperature != 1:
+        settings["temperature"] = temperature
     write_json(folder / "config.json", settings)
 
 

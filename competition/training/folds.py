@@ -10,9 +10,9 @@ from competition.config import unflatten, with_settings
 from competition.data.arrays import CleanedData
 from competition.data.prepare import prepare
 from competition.data.splits import make_splits
+from competition.metric import get_metric
 from competition.networks.weights import Weights
 from competition.paths import PREPARED
-from competition.training.keepers import SCORE
 from competition.training.runs import read_config, read_history, train_run
 
 
@@ -30,7 +30,9 @@ def train_folds(
         splits = make_splits(cleaned, config)
         data = prepare(cleaned, splits, config, folder / PREPARED)
         trained = train_run(config, data, weights, folder, force=force)
-        scores.append(read_history(trained)[SCORE].max())
+        metric = get_metric(config.metric)
+        values = read_history(trained)[metric.column]
+        scores.append(values.max() if metric.greater_is_better else values.min())
     facts = {"settings": settings, "selection_scores": scores}
     write_json(folder / "folds.json", facts)
     say(

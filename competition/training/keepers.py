@@ -1,5 +1,6 @@
 """What is kept of a training: in memory for a trial, and for a run in a checkpoint on disk."""
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -23,14 +24,14 @@ from competition.common.files import (
     write_arrays,
     write_json,
 )
+from competition.metric import ACCURACY, Metric
 from competition.paths import HISTORY
 from competition.training.callbacks import Average
 
 SAVE_SECONDS = 60.0  # of training that a process that is killed may lose
 PREDICTIONS = "selection.npy"  # of the best weights, on the images that are selected by
-SCORE = "val_accuracy"  # the selection score of an epoch, in its row of the history
 STATE_SHAPE = {
-    "history": [{"stage": str, "epoch": int, "progress": float, SCORE: object}],
+    "history": [{"stage": str, "epoch": int, "progress": float}],
     "stages": [str],
     "saved": object,
     "number": int,
@@ -50,15 +51,18 @@ class Keeper:
     """Keeps the history and the best weights of a training in memory, as a trial needs them.
 
     report: told the score (None: not validated) and the number of each epoch; it may raise.
-    validated_from: the progress 0..1 of a stage from which its epochs are validated.
+    validated_from: the progress 0..1 of a stage from which its epochs are validated. metric: what
+    the selection score is; a row of the history has its value in the column of that metric.
     """
 
     def __init__(
         self,
         report: Callable[[float | None, int], None] | None = None,
         validated_from: float = 0.0,
+        metric: Metric = ACCURACY,
     ) -> None:
         self.report = report
+        self.metric = metric
         self.validated_from = validated_from
         self.history: list[dict[str, Any]] = []
         self.predictions: np.ndarray | None = None  # (m, K), of the best weights
@@ -67,7 +71,11 @@ class Keeper:
     def scores(self, stage: str) -> list[float]:
         """Return the selection scores of the epochs of a stage that were validated."""
         rows = [row for row in self.history if row["stage"] == stage]
-        return [row[SCORE] for row in rows if row[SCORE] is not None]
+        return [score for score in map(self._read_score, rows) if score is not None]
+
+    def _read_score(self, row: dict[str, Any]) -> float | None:
+        value = row[self.metric.column]
+        return None if value is None else self.metric.flip(value)
 
     def has_begun(self, stage: str) -> bool:
         """Tell whether an epoch of `stage` is kept."""
@@ -75,9 +83,9 @@ class Keeper:
 
     @property
     def best_score(self) -> float:
-        """The best selection score so far, -1 before any."""
-        scores = [row[SCORE] for row in self.history if row[SCORE] is not None]
-        return max(scores, default=-1.0)
+        """The best selection score so far, less than any before the first."""
+        scores = [score for score in map(self._read_score, self.history) if score is not None]
+        return max(scores, default=-math.inf)
 
     def position(self, stage: str) -> Position:
         """Return where the training of `stage` goes on."""
@@ -99,12 +107,13 @@ class Keeper:
         predictions: (m, K) of the validation images; None where it was not validated. Where
         time ended the last epoch the training is annealed, and its last weights are its best.
         """
-        is_best = row[SCORE] is None or row[SCORE] > self.best_score
+        score = self._read_score(row)
+        is_best = score is None or score > self.best_score
         self.history.append(row)
         if is_best:
             self.keep(network, predictions)
         if self.report is not None:
-            self.report(row[SCORE], row["epoch"])
+            self.report(score, row["epoch"])
 
     def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
         """Keep the weights as the best ones."""
@@ -129,8 +138,9 @@ class Checkpoint(Keeper):
         folder: Path,
         network: keras.Model,
         show: Callable[[dict[str, Any], int], None] | None = None,
+        metric: Metric = ACCURACY,
     ) -> None:
-        super().__init__()
+        super().__init__(metric=metric)
         self.show = show
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -157,7 +167,7 @@ class Checkpoint(Keeper):
         state = read_json(path, STATE_SHAPE)
         files = {self.folder / "best.weights.h5"} if state["history"] else set()
         with reading(path):
-            sum(row[SCORE] or 0.0 for row in state["history"])  # numbers or None
+            sum(row[self.metric.column] or 0.0 for row in state["history"])  # numbers or None
             if saved := state["saved"]:
                 _, _, _ = map(float, saved["position"])
                 files.add(self.folder / f"{saved['name']}.weights.h5")
@@ -204,7 +214,8 @@ class Checkpoint(Keeper):
         self, row: dict[str, Any], network: keras.Model, predictions: np.ndarray | None
     ) -> None:
         super().add_epoch(row, network, predictions)
-        score = "not validated" if row[SCORE] is None else f"selection score {row[SCORE]:.4f}"
+        value = row[self.metric.column]
+        score = "not validated" if value is None else f"selection score {value:.4f}"
         say(
             f"  {self.title}, {row['stage']} epoch {row['epoch'] + 1} ({row['progress']:.0%}): "
             f"loss {row['loss']:.3f}, {score}, {describe_seconds(row['seconds'])}"

@@ -26,13 +26,14 @@ from competition.common.files import (
 from competition.common.settings import flatten
 from competition.common.settings_files import write_settings
 from competition.common.version import __version__
-from competition.config import Config, training_settings
+from competition.config import Config, training_settings, unflatten
 from competition.data.arrays import PreparedData
+from competition.metric import Metric, get_metric
 from competition.networks.layers import create_network, network_spec
 from competition.networks.weights import RANDOM, Weights, read_weights
 from competition.paths import CHECKPOINT, CONFIG, ENVIRONMENT, HISTORY, SETTINGS, WEIGHTS
 from competition.time_budget import TrainingTime
-from competition.training.keepers import PREDICTIONS, SCORE, Checkpoint
+from competition.training.keepers import PREDICTIONS, Checkpoint
 from competition.training.live import open_live_views
 from competition.training.train import train
 
@@ -146,7 +147,8 @@ def train_run(
     keras.utils.set_random_seed(config.seed)
     try:
         with open_live_views(config.live, run) as show:
-            keeper = Checkpoint(run / CHECKPOINT, create_network(spec, weights), show)
+            network, metric = create_network(spec, weights), get_metric(config.metric)
+            keeper = Checkpoint(run / CHECKPOINT, network, show, metric)
             train(config, data.training, weights, keeper, time_for)
     except TrialFailedError:  # it would diverge again from its checkpoint
         shutil.rmtree(run / CHECKPOINT, ignore_errors=True)
@@ -158,7 +160,13 @@ def train_run(
 
 def read_history(run: Path) -> pd.DataFrame:
     """Return a run's history.csv, a row per epoch; raises DamagedFileError."""
-    return read_table(run / HISTORY, {"stage": str, "accuracy": float, SCORE: float}, mend_run(run))
+    columns = {"stage": str, "accuracy": float, metric_of(run).column: float}
+    return read_table(run / HISTORY, columns, mend_run(run))
+
+
+def metric_of(run: Path) -> Metric:
+    """Return the metric that a run was trained by; raises UserError where it is unknown."""
+    return get_metric(unflatten(read_config(run, "settings")["settings"]).metric)
 
 
 def _finish_run(run: Path, keeper: Checkpoint) -> None:

@@ -14,6 +14,7 @@ from competition.common.console import describe_seconds, say, tell_progress
 from competition.common.errors import TrialFailedError
 from competition.config import Config, TrainingConfig
 from competition.data.arrays import TrainingData
+from competition.metric import Metric, get_metric
 from competition.networks.layers import (
     SMALLEST_INPUT,
     backbone_side,
@@ -27,7 +28,8 @@ from competition.time_budget import Slot, TrainingTime
 from competition.training.batches import Batches, image_batches
 from competition.training.callbacks import Average, StepWatcher
 from competition.training.chance import beats_chance
-from competition.training.keepers import SCORE, Checkpoint, Keeper, Position
+from competition.training.keepers import Checkpoint, Keeper, Position
+from competition.training.selection import selection_score
 from competition.training.stages import Stage, begin_stage, plan_stages
 from competition.training.tensorflow_workarounds import (
     fuse_batch_norm,
@@ -179,7 +181,8 @@ def fit_stage(
         predictions = None
         if step >= len(batches):
             predictions = predict(network, validation[0])
-        row = _describe_epoch(stage, epoch, progress, losses, predictions, validation[1])
+        metric = get_metric(config.metric)
+        row = _describe_epoch(stage, epoch, progress, losses, predictions, validation[1], metric)
         row |= {"learning_rate": rate(step - 1), "seconds": round(time.monotonic() - started, 2)}
         keeper.add_epoch(row | {"side": side}, network, predictions)
         if average is not None:
@@ -305,7 +308,7 @@ def shape_rate(progress: float, config: TrainingConfig) -> float:
 
 def plateau_factor(scores: Sequence[float], config: TrainingConfig) -> float:
     """Return what the rate is multiplied by after epochs with these scores, by the plateau rule."""
-    factor, best, wait = 1.0, -1.0, 0
+    factor, best, wait = 1.0, -math.inf, 0
     for score in scores if config.schedule == "plateau" else ():
         wait = 0 if score > best else wait + 1
         best = max(best, score)
@@ -340,16 +343,20 @@ def _describe_epoch(
     losses: list[tuple[int, float, float]],
     predictions: np.ndarray | None,
     labels: np.ndarray,
+    metric: Metric,
 ) -> dict[str, Any]:
     steps = [count for count, _, _ in losses]
     row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "progress": round(progress, 4)}
     row["loss"] = float(np.average([loss for _, loss, _ in losses], weights=steps))
     row["accuracy"] = float(np.average([accuracy for _, _, accuracy in losses], weights=steps))
-    row |= {"val_loss": None, SCORE: None}
+    row |= {"val_loss": None, "val_accuracy": None, metric.column: None}
     if predictions is not None:
+        if metric.needs_probabilities and not np.isfinite(predictions).all():
+            raise diverged(stage)
         own = predictions[np.arange(len(labels)), labels]
         row["val_loss"] = float(-np.log(np.maximum(own, 1e-7)).mean())
-        row[SCORE] = float(np.mean(predictions.argmax(axis=1) == labels))
+        row["val_accuracy"] = float(np.mean(predictions.argmax(axis=1) == labels))
+        row[metric.column] = metric.flip(selection_score(metric, labels, predictions))
     return row
 
 

@@ -76,13 +76,12 @@ def prepared() -> PreparedData:
     )
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["accuracy", "log_loss"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unzipped bundle."""
     folder = tmp_path_factory.mktemp("bundle")
-    config = with_settings(
-        Config(), {"codabench.start": "2026-01-31", "codabench.days": 10, "limits.seconds": 77}
-    )
+    settings = {"codabench.start": "2026-01-31", "codabench.days": 10, "limits.seconds": 77}
+    config = with_settings(Config(), settings | {"metric": request.param})
     path = write_bundle(folder / "bundle.zip", prepared(), config)
     shutil.unpack_archive(path, folder / "bundle")
     return folder / "bundle"
@@ -146,10 +145,17 @@ def test_phases_follow_each_other_without_overlap(definition: Any) -> None:
     assert {phase["execution_time_limit"] for phase in definition["phases"]} == {77}
 
 
-def test_pages_are_filled_in(bundle: Path) -> None:
+def test_pages_are_filled_in(bundle: Path, definition: Any) -> None:
     for page in (bundle / "pages").iterdir():
         assert "{" not in page.read_text(), page
     assert "0 red, 1 green & blue, 2 blue" in (bundle / "pages/overview.md").read_text()
+    text = (bundle / "pages/evaluation.md").read_text()
+    if definition["leaderboards"][0]["columns"][0]["key"] == "accuracy":
+        assert "ranks by **accuracy**, and shows macro F1" in text
+        assert "        ...\n\n    def predict(self, X):  # X: (n, 32, 32, 3) uint8" in text
+    else:
+        assert "ranks by **log-loss, less is better**, and shows accuracy, macro F1" in text
+        assert "        ...  # returns (n, 3) probabilities" in text
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -171,6 +177,10 @@ def test_the_bundled_programs_score_the_sample_submission(
     scores = json.loads((app / "output/scores.json").read_text())
     assert set(scores) == {column["key"] for column in definition["leaderboards"][0]["columns"]}
     assert scores["accuracy"] > 0.4
+    first = definition["leaderboards"][0]["columns"][0]
+    assert first["key"] == next(iter(scores))
+    assert first["sorting"] == {"accuracy": "desc", "log_loss": "asc"}[first["key"]]
+    assert scores[first["key"]] > 0
     assert "Results" in (app / "output/detailed_results.html").read_text()
 
 

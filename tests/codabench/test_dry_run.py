@@ -21,12 +21,18 @@ from competition.codabench.dry_run import (
     run_ingestion,
     show_dry_run,
 )
-from competition.codabench.scoring import compute_scores, count_confusion, encode_png
+from competition.codabench.scoring import (
+    compute_scores,
+    count_confusion,
+    encode_png,
+    score_labels,
+)
 from competition.common.errors import CheckFailedError
 from competition.config import Config, LimitsConfig
 from competition.data.arrays import ScoredSet
 from competition.distortion.profiles import PROFILE
 from competition.evaluation.metrics import score
+from competition.metric import METRICS
 from competition.paths import Paths
 from tests.factories import IMAGES, PLAIN, write_zip
 
@@ -138,6 +144,80 @@ def test_the_scoring_programs_scores_are_scikit_learns() -> None:
     ours = compute_scores(count_confusion(labels, predicted, 6))
     theirs = score(labels, np.eye(6)[predicted])
     assert ours == pytest.approx({name: theirs[name] for name in ours})
+
+
+def draw_answers(classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (200,) and probabilities (200, classes) float32 that tell them often."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, 200)
+    probabilities = generator.dirichlet(np.ones(classes), 200).round(2)  # with ties
+    probabilities[np.arange(200), labels] += 0.3
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return labels, probabilities.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_scoring_program_computes_each_metric_as_the_leaderboard_does(name: str) -> None:
+    labels, probabilities = draw_answers()
+    names = ["a", "b", "c", "d"]
+    answers = labels, probabilities.argmax(axis=1), names, 1.0, None, name
+    scores, page = score_labels(*answers, probabilities)
+    assert next(iter(scores)) == name
+    assert scores[name] == pytest.approx(METRICS[name].compute(labels, probabilities), rel=1e-5)
+    assert {"accuracy", "f1_macro", "f1_weighted", "duration"} <= set(scores)
+    assert f"<li>{name}: " in page
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: None, "received none"),
+        (lambda p: p[:, :2], r"received those of shape \(200, 2\)"),
+        (lambda p: p - 0.5, "below 0"),
+        (lambda p: p * np.nan, "no numbers"),
+        (lambda p: p * 2, "sum to 2, not to 1"),
+    ],
+)
+def test_what_are_no_probabilities_cannot_be_scored(change: Any, sentence: str) -> None:
+    labels, probabilities = draw_answers()
+    given = change(probabilities)
+    with pytest.raises(SystemExit, match=sentence):
+        score_labels(labels, labels, ["a", "b", "c", "d"], 1.0, None, "log_loss", given)
+
+
+LIKELY = (
+    PLAIN
+    + """
+    def predict_proba(self, X):
+        return np.tile([0.5, 0.3, 0.2], (len(X), 1))
+"""
+)
+
+
+def test_a_metric_that_needs_probabilities_asks_for_them(tmp_path: Path) -> None:
+    zip_path = write_zip(tmp_path / "good.zip", {"model.py": LIKELY})
+    reference = Reference(LABELS, NAMES, metric=METRICS["log_loss"])
+    result = dry_run(zip_path, IMAGES, reference, LimitsConfig())
+    expected = -np.log(np.array([0.5, 0.3, 0.2])[LABELS]).mean()
+    assert result.scores["log_loss"] == pytest.approx(expected)
+    assert result.scores["accuracy"] == pytest.approx(24 / 70)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (PLAIN, r"log-loss decides here and needs probabilities; Model has no predict_proba\(X\)"),
+        (LIKELY.replace("(len(X), 1)", "3"), r"predict_proba answered float64 of shape \(9,\)"),
+        (LIKELY.replace("0.5", "0.9"), "probabilities of an image sum to 1.4, not to 1"),
+    ],
+)
+def test_a_submission_without_probabilities_is_refused_where_they_decide(
+    model: str, sentence: str, tmp_path: Path
+) -> None:
+    zip_path = write_zip(tmp_path / "bad.zip", {"model.py": model})
+    reference = Reference(LABELS, NAMES, metric=METRICS["log_loss"])
+    with pytest.raises(CheckFailedError, match=sentence):
+        dry_run(zip_path, IMAGES, reference, LimitsConfig())
 
 
 def test_images_become_png() -> None:

@@ -11,6 +11,7 @@ from competition.codabench import grade as module
 from competition.codabench.dry_run import Reference
 from competition.codabench.grade import grade_zips
 from competition.config import LimitsConfig
+from competition.metric import METRICS
 from tests.factories import IMAGES, PLAIN, write_zip
 
 REFERENCE = Reference(np.arange(70) % 3, ("a", "b", "c"))
@@ -61,3 +62,23 @@ def test_one_that_fails_stops_no_other_and_says_why(
     again = grade_zips(submissions, IMAGES, REFERENCE, LIMITS, results)
     assert again["submission"].tolist()[1:4] == ["b_zeros.zip", "d_twin.zip", "f_new.zip"]
     assert ran == ["f_new.zip"]
+
+
+def test_log_loss_ranks_the_least_first(tmp_path: Path) -> None:
+    submissions = tmp_path / "submissions"
+    submissions.mkdir()
+    sure = (
+        PLAIN + "    def predict_proba(self, X):\n        return np.tile([P, 1 - P], (len(X), 1))\n"
+    )
+    for name, share in (("a", "0.9"), ("b", "0.6")):
+        write_zip(
+            submissions / f"{name}.zip",
+            {"model.py": sure.replace("P,", f"{share},").replace("- P", f"- {share}")},
+        )
+    write_zip(submissions / "c_labels.zip", {"model.py": PLAIN})
+    reference = Reference(np.arange(70) % 2, ("a", "b"), metric=METRICS["log_loss"])
+    table = grade_zips(submissions, IMAGES, reference, LIMITS, tmp_path / "results")
+    assert table["submission"].tolist() == ["b.zip", "a.zip", "c_labels.zip"]
+    assert table["rank"].tolist()[:2] == [1, 2]
+    assert table["log_loss"].tolist()[0] == pytest.approx(-np.log([0.6, 0.4]).mean())
+    assert "has no predict_proba" in table["reason"][2]

@@ -12,7 +12,8 @@ from competition.common.figures import draw_confusion, draw_history
 
 def test_the_curves_of_a_training_have_gaps_where_no_epoch_was_validated(tmp_path: Path) -> None:
     lines = ["stage,accuracy,val_accuracy", "head,0.5,", "head,0.6,0.55", "fine-tuning,0.8,0.7"]
-    draw_history(tmp_path / "history.png", pd.read_csv(io.StringIO("\n".join(lines))))
+    table = pd.read_csv(io.StringIO("\n".join(lines)))
+    draw_history(tmp_path / "history.png", table, "val_accuracy", "accuracy")
     assert Image.open(tmp_path / "history.png").size == (1080, 600)
 
 

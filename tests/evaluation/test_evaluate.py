@@ -15,9 +15,10 @@ from competition.config import Config, with_settings
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import VERSIONS
 from competition.evaluation import evaluate as evaluate_module
-from competition.evaluation.evaluate import evaluate_run, score_predictions, selection_score
+from competition.evaluation.evaluate import evaluate_run, score_predictions, score_selection
 from competition.evaluation.metrics import bootstrap_interval
-from competition.networks.submission_model import predict_views
+from competition.metric import ACCURACY, get_metric
+from competition.networks.submission_model import predict_views, temper
 from competition.time_budget import Slot
 from competition.training.keepers import PREDICTIONS
 from competition.training.runs import load_run
@@ -33,7 +34,8 @@ def make_trained_run(folder: Path, data: PreparedData, config: Config = THREE_VI
     run, network = make_run(folder, "tiny_cnn")
     write_json(run / "config.json", read_json(run / "config.json") | {"settings": flatten(config)})
     row = {"stage": "a", "epoch": 0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0}
-    rows = [row | {"val_accuracy": 0.5, "learning_rate": 0.1, "progress": 1.0}]
+    row |= {"val_accuracy": 0.5, f"val_{config.metric}": 0.5}
+    rows = [row | {"learning_rate": 0.1, "progress": 1.0}]
     pd.DataFrame(rows).to_csv(run / "history.csv", index=False)
     np.save(run / PREDICTIONS, predict(network, data.training.validation_images))
     return run
@@ -93,15 +95,44 @@ def test_all_versions_are_scored_and_predictions_and_figures_kept(
 
 
 def test_the_selection_score_is_the_mean_accuracy_over_the_versions_that_are_selected_by(
-    scored: Path,
+    scored: Path, prepared: PreparedData
 ) -> None:
     metrics = read_json(scored / "metrics.json")
     accuracies = {name: metrics["validation"][name]["plain"]["accuracy"] for name in VERSIONS}
-    for names in (("clean",), ("clean", "revealed"), ("microscope", "unseen")):
-        expected = np.mean([accuracies[name] for name in names])
-        assert selection_score(metrics["validation"], "+".join(names)) == pytest.approx(expected)
+    with np.load(scored / "predictions_validation.npz") as stored:
+        for names in (("clean",), ("clean", "revealed"), ("microscope", "unseen")):
+            expected = np.mean([accuracies[name] for name in names])
+            labels, select_by = prepared.validation.labels, "+".join(names)
+            facts = score_selection(labels, stored, select_by, ACCURACY)
+            assert facts["selection_score"] == pytest.approx(expected)
     assert metrics["select_by"] == "clean+revealed"
-    assert metrics["selection_score"] == selection_score(metrics["validation"], "clean+revealed")
+    expected = (accuracies["clean"] + accuracies["revealed"]) / 2
+    assert metrics["selection_score"] == pytest.approx(expected)
+    assert metrics["metric"] == "accuracy"
+    assert "temperature" not in metrics
+
+
+def test_another_metric_is_the_selection_score_and_has_an_interval(
+    prepared: PreparedData, tmp_path: Path, batches: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_settings(THREE_VIEWS, {"metric": "log_loss"})
+    run = make_trained_run(tmp_path, prepared, config)
+    evaluate_run(config, prepared, run)
+    metrics = read_json(run / "metrics.json")
+    with np.load(run / "predictions_validation.npz") as stored:
+        pair = [stored["clean"], stored["revealed"]]
+        assert [len(views) for views in pair] == [3, 3]  # the temperature is that of all views
+    labels = np.tile(prepared.validation.labels, 2)
+    first_views = np.concatenate([views[0] for views in pair])
+    raw = get_metric("log_loss").score(labels, first_views)
+    assert 0 > metrics["selection_score"] > raw  # calibrated
+    scores = metrics["test"]["revealed"]["augmented"]
+    assert scores["interval"][0] < scores["log_loss"] < scores["interval"][1]
+    with np.load(run / "predictions_test.npz") as stored:
+        tempered = temper(stored["revealed"].mean(axis=0), metrics["temperature"])
+    expected = get_metric("log_loss").compute(prepared.test.labels, tempered)
+    assert scores["log_loss"] == pytest.approx(expected)
+    assert f"selection {-metrics['selection_score']:.4f}; test:" in capsys.readouterr().out
 
 
 def test_nothing_is_passed_twice_and_what_training_predicted_not_again(
@@ -212,8 +243,7 @@ def test_accuracy_is_told_with_and_without_wrong_labels() -> None:
     for kind in ("plain", "augmented"):
         assert scores[kind]["accuracy"] == pytest.approx(2 / 4)
         assert scores[kind]["accuracy_without_wrong_labels"] == pytest.approx(2 / 3)
-        hits = np.array([True, True, False, False])
-        assert scores[kind]["interval"] == bootstrap_interval(hits, 0)
+        assert scores[kind]["interval"] == bootstrap_interval(scored.labels, views[0], 0)
 
 
 def test_augmented_scores_are_those_of_the_mean_over_the_views() -> None:

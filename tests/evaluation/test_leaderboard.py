@@ -24,14 +24,23 @@ def make_run(
     selection: float,
     splits: str = "a",
     accuracies: dict[str, float] = ACCURACIES,
+    metric: str = "accuracy",
     **facts: Any,
 ) -> None:
-    """Write the files of a run. accuracies: on the test, by name. facts: more of metrics.json."""
+    """Write the files of a run. accuracies: on the test, by name. facts: more of metrics.json.
+
+    metric: what `accuracies` are values of.
+    """
     f1 = {"f1_weighted": 0.89, "f1_macro": 0.8, "balanced_accuracy": 0.85}
     versions: dict[str, Any] = {}
     for key, accuracy in accuracies.items():
         version, _, augmented = key.partition(" ")
-        scores = {"accuracy": accuracy, "interval": [accuracy - 0.02, accuracy + 0.02], **f1}
+        scores = {
+            "accuracy": 0.5,
+            metric: accuracy,
+            "interval": [accuracy - 0.02, accuracy + 0.02],
+            **f1,
+        }
         versions.setdefault(version, {})["augmented" if augmented else "plain"] = scores
     metrics = {
         "validation": {version: {"plain": kinds["plain"]} for version, kinds in versions.items()},
@@ -43,6 +52,8 @@ def make_run(
         "distortion": "d",
         "zip_megabytes": 2.5,
     }
+    if metric != "accuracy":
+        metrics["metric"] = metric
     write_json(runs / name / "metrics.json", metrics | facts)
     facts = {"network": {"builder": "tiny"}, "weights": "random", "splits": splits}
     write_json(runs / name / "config.json", facts)
@@ -82,6 +93,37 @@ def test_runs_that_were_selected_otherwise_have_ranks_of_their_own(tmp_path: Pat
     text = write_leaderboard(tmp_path, tmp_path, with_references=False)
     assert "clean or clean+revealed" in text
     assert text.splitlines()[0].split()[-2:] == ["select", "by"]
+
+
+def test_log_loss_ranks_the_least_first_and_is_shown_as_it_is(tmp_path: Path) -> None:
+    losses = {"clean": 0.25, "revealed": 0.5, "revealed TTA": 0.4}
+    make_run(tmp_path, "mobilenetv3large_001", -0.5, accuracies=losses, metric="log_loss")
+    make_run(tmp_path, "mobilenetv3large_002", -0.3, accuracies=losses, metric="log_loss")
+    record_public_score(tmp_path, "mobilenetv3large_002", 1.25)
+    table = read_rows(tmp_path)
+    assert table["run"].tolist() == ["mobilenetv3large_002", "mobilenetv3large_001"]
+    assert table["selection"].tolist() == [0.3, 0.5]
+    assert table["expected, 95 %"][0] == "0.4000 (0.3800-0.4200)"
+    lines = write_leaderboard(tmp_path, tmp_path, with_references=False).splitlines()
+    head = ["run", "weights", "selection", "clean", "revealed", "expected", "public"]
+    assert lines[0].split() == head
+    row = ["0.3000", "0.2500", "0.5000", "0.4000", "(0.3800-0.4200)", "1.2500"]
+    assert lines[1].split()[2:] == row
+    assert "scores: log-loss (less is better)." in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_runs_of_another_metric_have_ranks_of_their_own_and_are_told_apart(tmp_path: Path) -> None:
+    make_run(tmp_path, "one_001", 0.7)
+    make_run(tmp_path, "two_001", 0.8, metric="quadratic_kappa")
+    assert read_rows(tmp_path)["rank"].tolist() == [1, 1]
+    lines = write_leaderboard(tmp_path, tmp_path, with_references=True).splitlines()
+    assert lines[0].split()[-1] == "metric"
+    assert [line.split()[2] for line in lines[1:3]] == ["70.0", "0.8000"]
+    assert "scores: accuracy in percent, quadratic weighted kappa." in lines
+    record_public_score(tmp_path, "two_001", -0.1)
+    with pytest.raises(UserError, match="expected a share from 0 to 1"):
+        record_public_score(tmp_path, "one_001", -0.1)
 
 
 def test_the_expectation_stands_beside_the_accuracy_under_each_profile(tmp_path: Path) -> None:
