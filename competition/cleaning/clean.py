@@ -62,11 +62,12 @@ def clean(
 
     weights: ImageNet weights of the backbone `config.cleaning.backbone`; None embeds by pixels.
     force: find everything anew.
-    Writes into `folder` issues.csv (one row per issue), files.csv (the file of each image, where
-    the data are files), cleaned.npz (keep, groups, labels and
-    training_labels, see CleanedData), report.html, map.png, removed.png (the dropped images),
-    found.json (the issues before overrides), tsne.npz (the map's coordinates (n, 2) float32, and
-    groups) and, last, the marker cleaning.json. Raises UserError for a mistake in overrides.csv.
+    Raises UserError for a mistake in overrides.csv. Writes into `folder`:
+    - issues.csv, one row per issue; files.csv, the file of each image, where the data are files;
+    - report.html, map.png, and removed.png with the dropped images;
+    - cleaned.npz: keep, groups, labels and training_labels, see CleanedData;
+    - found.json, the issues before overrides; tsne.npz, the map's coordinates (n, 2) and groups;
+    - last, the marker cleaning.json.
     """
     marker = folder / CLEANING_MARKER
     arrays = folder / CLEANED
@@ -167,7 +168,7 @@ def find_issues(
     """Return the issues of all images, by index, and groups of copies (n,).
 
     points: (n, d), the components of the embedding. coordinates: (n, 2), of the map.
-    Each step looks at the images that the steps before have left: copies are looked for among cells
+    Each step looks at the images that the steps before it left. Copies are looked for among cells
     only, so that the first of a group can be kept.
     """
     images = dataset.images

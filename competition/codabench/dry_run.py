@@ -47,7 +47,7 @@ COMMANDS = {
     "scoring": "python3 /app/program/scoring.py --input /app/input --output /app/output",
 }
 PROGRAMS = {"ingestion": Path(ingestion.__file__), "scoring": Path(scoring.__file__)}
-# So that a submission finds room on an accelerator whose memory this process would else hold.
+# Else this process would hold an accelerator's memory, and the submission would find no room.
 SHARED_DEVICE = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # for a pipe
 ANSWER_BYTES = 2**14  # per image: its label and the probabilities of 4000 classes
@@ -169,7 +169,7 @@ def dry_run(
             reference.metric.name,
             answers.probabilities,
         )
-    except SystemExit as error:  # the way in which the program ends for labels that are none
+    except SystemExit as error:  # so the program ends where the labels are invalid
         raise CheckFailedError(f"{zip_path} cannot be scored: {error}") from error
     return DryRun(scores, page, answers.output, answers.peak_megabytes)
 
@@ -222,7 +222,7 @@ def run_ingestion(
 
 
 def read_answers(path: Path, count: int, probabilities: int = 0) -> dict[str, np.ndarray]:
-    """Read a predictions.npz that a stranger may have written.
+    """Read a predictions.npz that a stranger's code may have written.
 
     Returns labels (count,) int64, seconds (3,), and probabilities (min(count, asked), K) where some
     were asked for and given. Nothing is unpickled or decompressed, and no array is made before its
@@ -315,7 +315,7 @@ def _container() -> Iterator[Path]:
     finally:
         try:
             remove_tree(place)
-        except OSError as error:  # what is left must not stop the next one
+        except OSError as error:  # files that stay behind must not stop the next one
             say(f"{place} cannot be removed: {error}")
 
 

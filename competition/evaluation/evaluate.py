@@ -42,7 +42,7 @@ from competition.training.runs import load_run, metric_of, read_config, read_his
 from competition.training.selection import fit_temperature, selection_score
 
 SPLITS = ("validation", "test")
-GRAD_CAM_SECONDS = 5.0  # what it takes at most
+GRAD_CAM_SECONDS = 5.0  # that Grad-CAM takes at most
 
 
 def evaluate_run(
@@ -50,8 +50,8 @@ def evaluate_run(
 ) -> None:
     """Score a run on validation and test, unless that was done; write metrics.json and figures.
 
-    Each look at the test is counted. slot: what does not fit into it is left out, the most telling
-    versions last; a later call without one makes up for it.
+    Each look at the test is counted. slot: versions that do not fit into it are left out, the
+    least telling ones first; a later call without a slot scores them.
     """
     facts = _scoring_facts(config, data, run)
     path = run / METRICS
@@ -159,7 +159,7 @@ def score_selection(
 
 
 def _scoring_facts(config: Config, data: PreparedData, run: Path) -> dict[str, Any]:
-    """Return what scores depend on, as metrics.json holds it."""
+    """Return the inputs of the scores, as metrics.json holds them."""
     return {
         "views": config.evaluation.tta_views,
         "distortion": data.distortion_hash,
@@ -180,7 +180,7 @@ def _read_predictions(run: Path, data: PreparedData) -> Predictions:
 
 
 def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Predictions:
-    """Return what training predicted of validation with the weights that it kept."""
+    """Return the predictions of validation that training made with its best weights."""
     known: Predictions = {split: {} for split in SPLITS}
     versions = selected_versions(select_by)
     shape = len(versions) * len(data.validation.labels), len(data.class_names)

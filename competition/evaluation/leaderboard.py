@@ -16,7 +16,7 @@ from competition.metric import ACCURACY, get_metric
 from competition.paths import ENVIRONMENT, LEADERBOARD, LEADERBOARD_MARKDOWN, METRICS, PUBLIC_SCORE
 from competition.training.runs import read_config
 
-# Files beside a run's config.json and metrics.json that are read where they are there.
+# Files beside a run's config.json and metrics.json that need not be there.
 OTHER_FILES: dict[str, Any] = {
     ENVIRONMENT: {"device": str},
     PUBLIC_SCORE: {"score": float},
@@ -93,7 +93,7 @@ def interval(files: pd.DataFrame) -> Any:
 
 
 def difference(first: Value, second: Value) -> Value:
-    """Return what the first values exceed the second by."""
+    """Return the first values minus the second."""
     return lambda files: first(files) - second(files)
 
 
@@ -120,7 +120,7 @@ def selected_by(files: pd.DataFrame) -> Any:
 
 
 def selection(files: pd.DataFrame) -> Any:
-    """Return the value of each run's metric that its selection score stands for."""
+    """Return the selection score of each run, as a value of its metric."""
     pairs = zip(metric_name(files), at("metrics.selection_score")(files), strict=True)
     return pd.Series([get_metric(name).flip(score) for name, score in pairs], files.index)
 
@@ -280,7 +280,7 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
 
 
 def _describe_metrics(names: Iterable[str]) -> str:
-    """Return a line on what the scores are; nothing where all are accuracies."""
+    """Return a line that names the metrics of the scores; nothing where all are accuracies."""
     metrics = [get_metric(name) for name in sorted(names)]
     if metrics == [ACCURACY]:
         return ""

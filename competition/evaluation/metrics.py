@@ -13,7 +13,7 @@ from competition.paths import METRICS
 from competition.training.runs import list_runs
 
 TTA = "augmented"  # the key of scores with test-time augmentation, beside `plain` with one view
-TTA_VERSIONS = (PROFILE, "clean")  # versions that all views are predicted of
+TTA_VERSIONS = (PROFILE, "clean")  # versions that are predicted with all views
 DRAWS = 300  # of a bootstrap that computes the metric anew for each
 ACCURACIES = {
     **{version: (version, "plain") for version in VERSIONS},
@@ -39,7 +39,7 @@ METRICS_SHAPE: dict[str, Any] = {
 
 
 def read_metrics(run: Path, *keys: str) -> dict[str, Any]:
-    """Return a run's metrics.json, which holds `keys`; raises DamagedFileError where not."""
+    """Return a run's metrics.json; raises DamagedFileError where it lacks one of `keys`."""
     cure = "delete it, and score the run anew with --evaluate."
     return dict(read_json(run / METRICS, METRICS_SHAPE, cure, keys))
 
@@ -124,7 +124,7 @@ def bootstrap_interval(
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray, alternative: str = "two-sided") -> float:
-    """Return the chance of so unlike answers, were both equally good: McNemar's exact test (1947).
+    """Return the p-value of McNemar's exact test (1947): the chance of so unlike answers by luck.
 
     first, second: (n,) bool, which of the same images each got right. alternative: `greater` for
     the chance that the first is that much better, or more.

@@ -23,7 +23,7 @@ Predictions = dict[str, dict[str, np.ndarray]]
 class Step:
     """One version of a split to predict.
 
-    views: how many there are once it is done. needed: whether it is predicted however late it is.
+    views: how many there are once it is done. needed: it is predicted even after the slot is over.
     """
 
     split: str
@@ -38,7 +38,7 @@ class Step:
 
 
 def plan_steps(select_by: str, tta_views: int, is_calibrated: bool = False) -> list[Step]:
-    """Return what is predicted, in order: what ranks and what is expected come first.
+    """Return the predictions to make, in order: first those for the rank and the expected score.
 
     is_calibrated: whether a temperature is fitted to validation, with all views then.
     """
@@ -66,8 +66,8 @@ def predict_all(
 ) -> tuple[Predictions, float | None, list[Step]]:
     """Return the predictions, the seconds per image and view, and the steps for which time was out.
 
-    known: what was predicted before; it is added to, never predicted again. A step that is not
-    needed begins if it ends within the slot at the rate of those before it.
+    known: earlier predictions, which are not made again. A step that is not needed begins only if
+    it ends within the slot at the rate of those before it.
     """
     passed, seconds, left_out = 0, 0.0, []
     for number, step in enumerate(steps):

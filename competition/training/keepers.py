@@ -1,4 +1,4 @@
-"""What is kept of a training: in memory for a trial, and for a run in a checkpoint on disk."""
+"""The state of a training: in memory for a trial, in a checkpoint on disk for a run."""
 
 import math
 import shutil
@@ -92,12 +92,12 @@ class Keeper:
         return Position()
 
     def restore(self, model: keras.Model, average: Average | None) -> None:
-        """Load what belongs to that position."""
+        """Load the weights and the average of that position."""
 
     def save(
         self, model: keras.Model, stage: str, position: Position, average: Average | None
     ) -> None:
-        """Keep what is needed to go on from `position`."""
+        """Keep the weights and the average, to go on from `position`."""
 
     def add_epoch(
         self, row: dict[str, Any], network: keras.Model, predictions: np.ndarray | None

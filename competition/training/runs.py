@@ -4,7 +4,6 @@ import platform
 import re
 import shutil
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from competition.training.keepers import PREDICTIONS, Checkpoint
 from competition.training.live import open_live_views
 from competition.training.train import train
 
-# What is read of a run's config.json. That of an ensemble has members, and no settings.
+# The shape of a run's config.json. That of an ensemble has members, and no settings.
 CONFIG_SHAPE: dict[str, Any] = {
     "fingerprint": str,
     "settings": dict,
@@ -170,7 +169,7 @@ def metric_of(run: Path) -> Metric:
 
 
 def _finish_run(run: Path, keeper: Checkpoint) -> None:
-    """Write what stays of a training, its weights last."""
+    """Write the results of a training, its weights last."""
     predictions = keeper.folder / PREDICTIONS
     if predictions.is_file():
         predictions.replace(run / PREDICTIONS)
@@ -189,13 +188,11 @@ def load_run(run: Path) -> keras.Model:
 
 
 def describe_environment() -> dict[str, str]:
-    """Return what ran: versions, machine and device."""
-    backend = keras.config.backend()
+    """Return the versions, the machine and the device."""
     return {
         "version": __version__,
         "python": platform.python_version(),
         "keras": keras.__version__,
-        "backend": f"{backend} {import_module(backend).__version__}",
         "numpy": np.__version__,
         "device": describe_device(),
         "machine": platform.platform(),
