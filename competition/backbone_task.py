@@ -59,7 +59,7 @@ class BackboneTask:
             search = replace(search, slot=slot and slot.next_part(search_share))
             search_backbone(search, self.data.training, paths.features)
         if request.wants("train") or not runs_of(paths.runs, self.data, self.name):
-            begin_part(search_share, search_share + train_share)
+            begin_part(search_share, search_share + train_share / self._num_recipes)
             self._train(search, slot, scoring_share=1 - search_share - train_share)
         begin_part(search_share + train_share, 1.0)
         for run in runs_of(paths.runs, self.data, self.name):
@@ -119,6 +119,8 @@ class BackboneTask:
         runs, force = request.paths.runs, request.forces("train")
         train_run(own, self.data, self.weights, runs, time_for, force)
         if self.compared:
+            searched, trained = self._plan_shares(search, None)
+            begin_part(searched + trained / 2, searched + trained)
             changes = {"model.backbone": self.name, **self.compared}
             other = with_settings(request.config, changes)
             say(f"{self.name}: the recipe '{other.recipe}', for comparison")
@@ -142,20 +144,37 @@ class BackboneTask:
         """Return the shares of its time for searching and training; scoring has the rest.
 
         seconds: the length of its slot. Without one the shares only serve the status line, and are
-        estimated from how many images pass the network: with gradients 1 each, a third without.
+        estimated from how many images pass the network.
         """
         config, searches = self.request.config, self.request.wants("search")
         if seconds is not None:
             scoring = min(MOST_SCORING, max(SCORING_SHARE, SCORING_SECONDS / max(1.0, seconds)))
             searching = (1 - scoring) * config.search.share if searches else 0.0
             return searching, 1 - scoring - searching
+        searching, training, scoring = self._count_passes(search)
+        total = searching + training + scoring
+        return searching / total, training / total
+
+    def estimate_work(self) -> float:
+        """Return how long it takes in relation to other tasks, without a time budget."""
+        return get_backbone(self.name).cost * sum(self._count_passes(self._make_search()))
+
+    def _count_passes(self, search: Search) -> tuple[float, float, float]:
+        """Return how many images pass the network in searching, training and scoring.
+
+        Each counts 1 with gradients, and a third without.
+        """
+        config, searches = self.request.config, self.request.wants("search")
         searching = sum(map(search.count_passes, search.rounds)) if searches else 0.0
         epochs = config.training.fine_tuning_epochs + config.training.frozen_epochs / 3
         training = epochs * len(self.data.training.labels)
         steps = plan_steps(config.training.select_by, config.evaluation.tta_views)
         scoring = sum(step.views for step in steps) * len(self.data.test.labels) / 3
-        total = searching + training + scoring
-        return searching / total, training / total
+        return searching, self._num_recipes * training, self._num_recipes * scoring
+
+    @property
+    def _num_recipes(self) -> int:
+        return 2 if self.compared else 1
 
 
 def plan_tasks(

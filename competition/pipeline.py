@@ -174,7 +174,7 @@ def run_backbones(
         queues, turns = plan_turns(costs, first, workers, end, trained)
     tasks = plan_tasks(request, data, weights, turns, clock.tasks_folder)
     describe_plan(request, tasks)
-    clock.watch({name: costs[name] for name in tasks})
+    clock.watch({name: task.estimate_work() for name, task in tasks.items()})
     if request.forces("search") and not request.storage:
         for name in tasks:  # with the journals, which SQLite would play into the next ones
             for file in request.paths.studies.glob(f"{name}.db*"):

@@ -18,6 +18,7 @@ from competition.evaluation.report import write_report
 from competition.metric import ACCURACY, get_metric
 from competition.paths import (
     CLEANING_MARKER,
+    HIDDEN_TEST,
     LEADERBOARD_MARKDOWN,
     REPORT,
     SPLITS_MARKER,
@@ -90,15 +91,20 @@ def _describe(paths: Paths) -> str:
             lines.append(f"  public      {run}: {get_metric(name).with_unit(public)}")
     if zips:
         lines.append(f"  submission  {zips[-1]}")
-    lines.append(f"  next        {_advise(table, zips)}")
+    lines.append(f"  next        {_advise(table, paths)}")
     return "\n".join(lines)
 
 
-def _advise(table: pd.DataFrame, zips: list[Path]) -> str:
+def _advise(table: pd.DataFrame, paths: Paths) -> str:
+    zips = paths.packaged
+    is_demo = (paths.data / HIDDEN_TEST).is_file()
+    same = "" if is_demo else ", with the same --data or --name"
     if table.empty:
-        return "python run.py --search, with the same --data or --name"
+        return f"python run.py --search{same}"
     if not zips:
-        return "python run.py --package, with the same --data or --name"
+        return f"python run.py --package{same}"
+    if is_demo:
+        return NEXT_AFTER_DEMO
     if table["public"].notna().any():
         return "change one setting (python run.py --settings) and --train again"
     return f"upload {zips[-1].name}, then  python run.py --record {zips[-1].stem} SCORE"

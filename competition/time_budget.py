@@ -175,6 +175,7 @@ class JobClock:
         self.command = command
         self.budget = budget
         self.costs: dict[str, float] = {}
+        self.watched = 0.0
         self.before = 0.0
         self.started = time.time() if started is None else started
         self.done = threading.Event()
@@ -219,8 +220,9 @@ class JobClock:
         return self.folder / TASKS
 
     def watch(self, costs: Mapping[str, float]) -> None:
-        """Let the status go over the tasks of backbones with these relative costs."""
+        """Let the status go over the tasks of backbones with these relative costs, from now on."""
         self.costs = dict(costs)
+        self.watched = time.time()
 
     def describe(self) -> str:
         """Return the time used, the time left, and what each task is doing."""
@@ -233,7 +235,7 @@ class JobClock:
         else:
             done = sum(self.costs.get(name, 0.0) * task["share"] for name, task in told.items())
             share = done / (sum(self.costs.values()) or 1.0)
-            rest = self.seconds_used * (1 - share) / share if share > 0.01 else None
+            rest = (time.time() - self.watched) * (1 - share) / share if share > 0.01 else None
             left = (
                 "time left not known yet"
                 if rest is None

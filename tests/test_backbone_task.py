@@ -1,11 +1,15 @@
 """What the demo asks of each backbone beside the packaged one."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from competition.backbone_task import BackboneTask, plan_tasks
+from competition.backbones import get_backbone
 from competition.command_line import build_parser
 from competition.config import DEMO_FROM_RANDOM, PRESETS
 from competition.networks.weights import RANDOM, Weights
@@ -20,7 +24,11 @@ def plan(folder: Path, *arguments: str) -> dict[str, BackboneTask]:
     backbones = [part for name in NAMES for part in ("--backbone", name)]
     options = build_parser().parse_args(["--workdir", str(folder), *backbones, *arguments])
     weights = {"custom_cnn": RANDOM, "efficientnetlite0": Weights(folder / "x.h5", "imagenet")}
-    data: Any = None  # planning looks at no data
+    data: Any = SimpleNamespace(
+        training=SimpleNamespace(labels=np.zeros(1000), images=np.zeros((1, 64, 64, 3))),
+        test=SimpleNamespace(labels=np.zeros(300)),
+        fingerprint="",
+    )
     return plan_tasks(read_request(options), data, weights, {}, folder)
 
 
@@ -47,3 +55,12 @@ def test_epochs_that_are_asked_for_are_those_of_all(
     tasks = plan(tmp_path, *arguments)
     assert len({task.request.config.training.fine_tuning_epochs for task in tasks.values()}) == 1
     assert tasks["custom_cnn"].request.config.recipe == ""
+
+
+def test_the_status_expects_more_time_of_a_task_with_two_recipes(tmp_path: Path) -> None:
+    task = plan(tmp_path, "--search")["efficientnetlite0"]
+    one = replace(task, compared={})
+    searching, training, scoring = one._count_passes(one._make_search())
+    assert searching > 0
+    twice = get_backbone("efficientnetlite0").cost * (searching + 2 * training + 2 * scoring)
+    assert task.estimate_work() == pytest.approx(twice)

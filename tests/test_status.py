@@ -35,3 +35,20 @@ def test_the_status_follows_a_project_from_nothing_to_a_public_score(tmp_path: P
     text = describe_status(tmp_path)
     assert "tiny_cnn_001: 79.0 %" in text
     assert "next        change one setting" in text
+
+
+def test_after_the_demo_comes_data_of_ones_own_and_no_server(tmp_path: Path) -> None:
+    paths = Paths(tmp_path, "demo")
+    write_json(paths.data / "cleaning.json", {"total": 12, "kept": 11})
+    (paths.data / "hidden_test.npz").touch()
+    assert describe_status(tmp_path).endswith("next        python run.py --search")
+
+    run = paths.runs / "tiny_cnn_001"
+    scores = {"revealed": {"plain": {"accuracy": 0.8, "interval": [0.75, 0.85]}}}
+    write_json(run / "metrics.json", {"selection_score": 0.7, "test": scores})
+    write_json(run / "config.json", {"network": {"builder": "tiny"}, "splits": "a"})
+    paths.submissions.mkdir(parents=True)
+    (paths.submissions / "tiny_cnn_001.zip").touch()
+    text = describe_status(tmp_path)
+    assert "your own data" in text
+    assert "--record" not in text
