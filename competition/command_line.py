@@ -24,7 +24,16 @@ Exit codes: 0 all done, 1 the file system failed, 2 a mistake or a failed check,
   python run.py --search --data training_set.npz --time-budget 90m
   python run.py --train --backbone mobilenetv3large --set training.fine_tuning_learning_rate=3e-4
 """
-ACTIONS = ("record", "compare", "explain_gap", "ensemble", "predict", *STAGES, *SERVER_ACTIONS)
+ACTIONS = (
+    "submit",
+    "record",
+    "compare",
+    "explain_gap",
+    "ensemble",
+    "predict",
+    *STAGES,
+    *SERVER_ACTIONS,
+)
 STAGE_HELP = {
     "clean": "flag copies, broken images, non-cells and wrong labels",
     "split": "cut into training, validation and test",
@@ -54,7 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_stages(add: Any) -> None:
     for stage in STAGES:
         add(f"--{stage}", action="store_true", help=STAGE_HELP[stage])
-    add("--ensemble", nargs="+", metavar="RUN", help="package the average of these runs")
+    averaged = (
+        "package the average of these runs, of those that are best on validation together, or of "
+        "the --folds"
+    )
+    add("--ensemble", nargs="+", metavar="RUN|best|folds", help=averaged)
+    submit = "hand in the latest zip or CSV, or another, wait, and keep its score as --record does"
+    target = "RUN|FILE|codabench:NUMBER|kaggle:NAME"
+    add("--submit", nargs="?", const="latest", metavar=target, help=submit)
     score = ("RUN", "SCORE")
     add("--record", nargs=2, metavar=score, help="keep the public score of a run, as 0.82")
     pair = ("RUN", "RUN")

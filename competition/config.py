@@ -282,6 +282,7 @@ class LimitsConfig:
 class SubmissionConfig:
     """The packaged model."""
 
+    competition: str = text("", "where --submit goes, as codabench:4430 or kaggle:titanic")
     batch_size: int = number(128, "images per prediction step on the server", low=1, high=4096)
     float16: bool = switch(False, "store the weights rounded, in half the bytes")
 

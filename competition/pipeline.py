@@ -1,5 +1,6 @@
 """The stages in order: what was asked for, and what that needs that is missing or stale."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,18 +16,26 @@ from competition.codabench.grade import grade
 from competition.common import console
 from competition.common.console import describe_seconds, headline, say
 from competition.common.devices import has_accelerator
-from competition.common.errors import UserError
+from competition.common.errors import CheckFailedError, UserError
 from competition.common.files import digest, exclusive, require_disk
 from competition.common.parallel import Workers, count_workers
+from competition.config import unflatten, with_settings
 from competition.data.arrays import CleanedData, Dataset, PreparedData
 from competition.data.dataset import load_dataset, load_test
 from competition.data.download import fetch
 from competition.data.prepare import prepare
-from competition.data.splits import split
+from competition.data.splits import make_splits, read_splits, split
 from competition.demo.make import make_demo
 from competition.distortion.profiles import PROFILE
 from competition.evaluation.compare import compare_runs
-from competition.evaluation.ensemble import make_ensemble, members_of
+from competition.evaluation.ensemble import (
+    ROUNDS,
+    make_best_ensemble,
+    make_ensemble,
+    make_fold_ensemble,
+    members_of,
+)
+from competition.evaluation.folds import FoldTask, summarise_folds
 from competition.evaluation.gap import explain_gap
 from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
@@ -42,16 +51,17 @@ from competition.paths import (
     HIDDEN_TEST,
     LOG,
     PREPARED,
+    SPLITS,
     TRAINING_SET,
 )
 from competition.request import Request, with_final
 from competition.search.study import open_storage
 from competition.status import Results, show_results
-from competition.submission.package import package_run
+from competition.submission.package import Package, package_run
 from competition.submission.predict_csv import predict_csv, read_sample
+from competition.submission.submit import find_file, hand_in
 from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
-from competition.training.folds import train_folds
-from competition.training.runs import describe_environment
+from competition.training.runs import describe_environment, read_config
 
 
 def run(request: Request) -> None:
@@ -77,7 +87,9 @@ def run(request: Request) -> None:
         if request.record:
             record_public_score(paths.runs, *request.record)
         if not (request.asks_server or request.stages - {"leaderboard"}):
+            submit(request, results)
             show_results(request, results, clock)
+            results.raise_for()
             return
         introduce(request)
         dataset = load(request)
@@ -101,15 +113,16 @@ def run(request: Request) -> None:
                 require_classes(get_metric(config.metric), scored.labels, data.class_names, where)
         if request.trains:
             run_backbones(request, data, weights, clock, results)
+            cross_validate(request, data, cleaned, clock, results)
             package(request, data, results)
             if request.predict and results.packaged:
                 try:
                     answer_images(request, results.packaged[1])
                 except UserError as error:
                     results.failures.append(f"answers: {error}")
-            cross_validate(request, data, cleaned)
         if request.asks_server:
             ask_server(request, data)
+        submit(request, results)
         show_results(request, results, clock)
     results.raise_for()
 
@@ -170,6 +183,7 @@ def run_backbones(
     turns: dict[str, Turn] = {}
     if request.budget_seconds is not None:
         end = clock.deadline - packaging_seconds(request.budget_seconds)
+        end -= folds_share(costs, first, request.folds) * max(0.0, end - time.time())
         trained = [name for name in costs if runs_of(request.paths.runs, data, name)]
         queues, turns = plan_turns(costs, first, workers, end, trained)
     tasks = plan_tasks(request, data, weights, turns, clock.tasks_folder)
@@ -217,24 +231,45 @@ def package(request: Request, data: PreparedData, results: Results) -> None:
     if not request.wants("package"):
         return
     headline("Package")
-    paths, config = request.paths, request.config
     try:
-        if request.ensemble:
-            run = make_ensemble(paths.runs, request.ensemble, data.fingerprint, config.seed)
-        else:
-            select_by = config.training.select_by
-            run = choose_run(paths.runs, data, select_by, request.final, config.metric)
-        images = data.test.versions[PROFILE]
-        zip_path = paths.submissions / f"{run.name}.zip"
-        packaged = package_run(run, members_of(run), images, config, zip_path, request.server)
+        most = ROUNDS if request.ensemble == ("best",) else 0
+        run, packaged = package_fitting(request, data, most)
         results.unchecked = packaged.unchecked
         results.worthless = describe_worth(run)
-        results.packaged = run, zip_path
+        results.packaged = run, packaged.zip_path
         if request.is_demo:
             results.hidden_test = score_hidden_test(request, data, run)
     except UserError as error:
         results.failures.append(f"packaging: {error}")
         say(f"packaging FAILED: {error}")
+
+
+def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Path, Package]:
+    """Package the run or the ensemble that was asked for; return it.
+
+    most: networks of the best ensemble, at most. It has one less where their zip fails a check.
+    """
+    paths, config = request.paths, request.config
+    if request.ensemble == ("folds",):
+        splits = read_splits(paths.data / SPLITS)
+        run = make_fold_ensemble(paths.runs, paths.experiments / FOLDS, splits, data, config.seed)
+    elif most:
+        run = make_best_ensemble(paths.runs, data.fingerprint, config, most)
+    elif request.ensemble:
+        run = make_ensemble(paths.runs, request.ensemble, data.fingerprint, config.seed)
+    else:
+        select_by = config.training.select_by
+        run = choose_run(paths.runs, data, select_by, request.final, config.metric)
+    members, images = members_of(run), data.test.versions[PROFILE]
+    zip_path = paths.submissions / f"{run.name}.zip"
+    try:
+        return run, package_run(run, members, images, config, zip_path, request.server)
+    except CheckFailedError as error:
+        fewer = len(set(members)) - 1
+        if not (most and fewer):
+            raise
+        say(f"{run.name}: {error} {fewer} networks at most are tried next.")
+        return package_fitting(request, data, fewer)
 
 
 def answer_images(request: Request, zip_path: Path) -> None:
@@ -253,6 +288,23 @@ def answer_images(request: Request, zip_path: Path) -> None:
     )
 
 
+def submit(request: Request, results: Results) -> None:
+    """Hand in what --submit names, and keep its score."""
+    if request.submit is None or results.failures:
+        return
+    headline("Submit")
+    paths = request.paths
+    try:
+        file = find_file(request.submit, paths.submissions)
+        score = hand_in(file, request.submit)
+        say(f"{file.name}: public score {'not shown' if score is None else f'{score:.6g}'}")
+        if score is not None:
+            record_public_score(paths.runs, file.stem, score)
+    except UserError as error:
+        results.failures.append(f"submitting: {error}")
+        say(f"submitting FAILED: {error}")
+
+
 def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
     """Return the value of the metric of the packaged zip on the demo's hidden test."""
     paths, config = request.paths, request.config
@@ -263,17 +315,69 @@ def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
     return metric.compute(labels, answers.as_probabilities(len(data.class_names)))
 
 
-def cross_validate(request: Request, data: PreparedData, cleaned: CleanedData) -> None:
-    """Train the packaged run's settings on each fold, beside the time budget."""
+def cross_validate(
+    request: Request,
+    data: PreparedData,
+    cleaned: CleanedData,
+    clock: JobClock,
+    results: Results,
+) -> None:
+    """Train the best run's settings on each fold, side by side; the test is the same in all."""
     if not request.folds:
         return
     headline("Folds")
-    paths, select_by = request.paths, request.config.training.select_by
-    run = choose_run(paths.runs, data, select_by, request.final, request.config.metric)
-    backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
-    own = resolve_weights(request.config.weights, backbone, paths.weights)
-    folder = paths.experiments / FOLDS
-    train_folds(run, cleaned, own, request.folds, folder, request.forces("train"))
+    paths, config, failures = request.paths, request.config, len(results.failures)
+    folder, names = paths.experiments / FOLDS, [f"fold {k + 1}" for k in range(request.folds)]
+    workers = request.workers or count_workers(request.folds, has_accelerator())
+    queues, turns = [names], dict[str, Turn]()
+    if request.budget_seconds is not None:
+        end = clock.deadline - packaging_seconds(request.budget_seconds)
+        queues, turns = plan_turns(dict.fromkeys(names, 1.0), "", workers, end, names)
+        planned = describe_seconds(min(turn.planned_seconds for turn in turns.values()))
+        say(f"{planned} per fold, {workers} at once")
+    try:
+        select_by = config.training.select_by
+        run = choose_run(paths.runs, data, select_by, request.final, config.metric)
+        backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
+        weights = resolve_weights(config.weights, backbone, paths.weights)
+        settings = unflatten(read_config(run, "settings")["settings"])
+        tasks, indices = {}, []
+        for fold, name in enumerate(names):
+            changes = {"split.folds": request.folds, "split.fold": fold}
+            own = with_settings(settings, {**changes, "split.balance_validation_to": 0})
+            splits = make_splits(cleaned, own)
+            prepared = prepare(cleaned, splits, own, folder / f"{PREPARED}_{fold + 1}")
+            told = clock.tasks_folder / f"{name}.json"
+            tasks[name] = FoldTask(
+                own,
+                config,
+                prepared,
+                weights,
+                turns.get(name),
+                request.budget_seconds,
+                told,
+                folder,
+                request.forces("train"),
+            )
+            indices.append(splits.validation)
+        clock.watch(dict.fromkeys(names, 1.0))
+        with Workers(min(workers, request.folds)) as pool:
+            runs = dict(pool.run_all({name: task.run for name, task in tasks.items()}, queues))
+        results.failures += pool.failures
+        if len(runs) == request.folds:
+            summarise_folds(run, [runs[name] for name in names], indices, get_metric(config.metric))
+    except UserError as error:
+        results.failures.append(f"folds: {error}")
+    for sentence in results.failures[failures:]:
+        say(f"folds FAILED: {sentence}")
+
+
+def folds_share(costs: Mapping[str, float], first: str, folds: int) -> float:
+    """Return the share of the time for training that the folds of the backbone `first` take.
+
+    Each has the time of one backbone like it; `first` itself has twice that.
+    """
+    return folds * costs[first] / (sum(costs.values()) + (1 + folds) * costs[first])
 
 
 def ask_server(request: Request, data: PreparedData) -> None:

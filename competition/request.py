@@ -19,6 +19,7 @@ from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
 from competition.paths import CLEANING_MARKER, CONFIG, Paths
 from competition.submission.server_versions import parse_requirements
+from competition.submission.submit import Target, find_file, find_program, read_target
 from competition.time_budget import SHORTEST_BUDGET
 from competition.training.live import VIEWS, check_live_views
 
@@ -35,13 +36,15 @@ class Request:
     from. stages: those of STAGES that were named. final: the backbone that is packaged,
     `best`, or empty: see `with_final`. budget_seconds: the time budget. fixed_keys: settings that
     no search changes: those that --set names, and where nothing is searched those of --preset.
-    record: a run and its public score. compare, explain_gap: runs to say more about.
-    ensemble: the runs that are averaged. server: requirements of --check-server. workers: the
-    processes asked for (None: as many as serve best). quiet: only the result is printed.
-    as_json: the same, as one JSON object. predict: images to answer; from_zip: by this zip alone
-    (None: by what is packaged); sample: the sample submission whose form the answers take;
-    skip_unreadable: the commonest class is the answer to an image that cannot be read. started:
-    when the call was read, seconds since the epoch; loading the libraries counts as its time.
+    submit: what is handed in and where. record: a run and its public score.
+    compare, explain_gap: runs to say more about.
+    ensemble: the runs that are averaged, `best` or `folds`. server: requirements of --check-server.
+    workers: the processes asked for (None: as many as serve best). quiet: only the result is
+    printed. as_json: the same, as one JSON object. predict: images to answer; from_zip: by this
+    zip alone (None: by what is packaged); sample: the sample submission whose form the answers
+    take; skip_unreadable: the commonest class is the answer to an image that cannot be read.
+    started: when the call was read, seconds since the epoch; loading the libraries counts as its
+    time.
     """
 
     stages: frozenset[str]
@@ -73,6 +76,7 @@ class Request:
     skip_unreadable: bool = False
     compare: tuple[str, ...] = ()
     explain_gap: str | None = None
+    submit: Target | None = None
     started: float = field(default_factory=time.time, repr=False, compare=False)
 
     def wants(self, *stages: str) -> bool:
@@ -150,6 +154,9 @@ def read_request(options: argparse.Namespace) -> Request:
         from_zip=options.from_zip,
         sample=sample,
         skip_unreadable=options.skip_unreadable,
+        submit=read_target(options.submit, config.submission.competition)
+        if options.submit
+        else None,
     )
     _check(request)
     return request
@@ -314,9 +321,13 @@ def _check(request: Request) -> None:
         raise UserError(
             f"--grade got {request.grade}, which holds no zip; give the folder with the zips."
         )
-    for name in request.ensemble:
+    for name in () if request.ensemble in (("best",), ("folds",)) else request.ensemble:
         if not (request.paths.runs / name).is_dir():
             raise UserError(f"--ensemble names {name}, but {request.paths.runs} has no such run.")
+    if request.submit:
+        find_program(request.submit)
+        if not request.stages:
+            find_file(request.submit, request.paths.submissions)
     if request.bundle:
         request.config.codabench.opening_day()
     if request.on_test and request.dry_run is None and request.grade is None:

@@ -13,9 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from competition import backbone_task, command_line
-from competition.common.errors import NotCheckedError, TrialFailedError
+from competition import backbone_task, command_line, pipeline
+from competition.common.errors import CheckFailedError, NotCheckedError, TrialFailedError
 from competition.config import Config
+from competition.evaluation import ensemble
+from competition.evaluation.leaderboard import read_rows
+from competition.submission.package import Package
 from tests.factories import draw_blobs
 
 TINY = [
@@ -207,16 +210,62 @@ def test_another_selection_makes_a_row_with_a_rank_of_its_own(
     assert "add --select-by with one of clean+revealed, clean+unseen" in capsys.readouterr().err
 
 
-def test_folds_share_the_test_and_report_their_spread(
+def test_the_best_ensemble_is_smaller_where_its_zip_fails_a_check(
+    finished: Path,
+    blobs_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tried = []
+
+    def package(run: Path, members: list[Path], *_: Any) -> Package:
+        tried.append([member.name for member in members])
+        if len(tried) == 1:
+            raise CheckFailedError("It is too slow.")
+        return Package(finished / "submissions/blobs/tiny_cnn_001.zip", {}, "")
+
+    def select(_: Any, limits: Any, most: int) -> tuple[str, ...]:
+        return ("tiny_cnn_001", "tiny_cnn_001", "tiny_cnn_002")[: 3 if most > 1 else 1]
+
+    monkeypatch.setattr(pipeline, "package_run", package)
+    monkeypatch.setattr(ensemble, "select_members", select)
+    assert call(finished, "--ensemble", "best", "--data", str(blobs_path)) == 0
+    assert tried == [["tiny_cnn_001", "tiny_cnn_001", "tiny_cnn_002"], ["tiny_cnn_001"]]
+    assert "It is too slow. 1 networks at most are tried next." in capsys.readouterr().out
+
+
+def test_folds_answer_what_they_never_saw_and_are_packaged_as_one(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(tmp_path, "--train", "--folds", "2", "--data", str(blobs_path)) == 0
-    assert "on 2 folds" in capsys.readouterr().out
-    assert len(list((tmp_path / "experiments/blobs/folds").glob("tiny_cnn_*/history.csv"))) == 2
-    scores = json.loads((tmp_path / "experiments/blobs/folds/folds.json").read_text())[
-        "selection_scores"
-    ]
-    assert all(0 <= score <= 1 for score in scores)
+    folds = ("--folds", "2", "--ensemble", "folds", "--workers", "2")
+    assert call(tmp_path, "--train", *folds, "--data", str(blobs_path)) == 0
+    assert "on 2 folds: accuracy" in capsys.readouterr().out
+    folder = tmp_path / "experiments/blobs/folds"
+    runs = sorted(folder.glob("tiny_cnn_*/history.csv"))
+    assert len(runs) == 2
+    assert not list(folder.glob("prepared_*")), "the images of a fold take no room afterwards"
+    scores = json.loads((folder / "folds.json").read_text())["selection_scores"]
+    splits, truth = np.load(tmp_path / "data/blobs/splits.npz"), np.load(blobs_path)
+    with np.load(folder / "oof.npz") as stored:
+        whole = np.sort(np.concatenate([splits["train"], splits["validation"]]))
+        assert stored["indices"].tolist() == whole.tolist()
+        assert stored["labels"].tolist() == truth["labels"].ravel()[whole].tolist()
+        assert stored["versions"].tolist() == ["clean", "revealed"]
+        assert stored["probabilities"].shape == (2, len(whole), 3)
+        right = stored["probabilities"].argmax(axis=2) == stored["labels"]
+        assert right.mean() == pytest.approx(np.mean(scores), abs=0.02)
+        own = right[:, np.isin(whole, splits["validation"])].mean()
+    with zipfile.ZipFile(tmp_path / "submissions/blobs/ensemble_001.zip") as archive:
+        config = json.loads(archive.read("config.json"))
+    assert [member["share"] for member in config["members"]] == [0.5, 0.5]
+    rows = read_rows(tmp_path / "experiments/blobs/runs").to_dict("records")
+    ours = next(row for row in rows if row["run"] == "ensemble_001")
+    assert ours["selection"] == pytest.approx(own)
+    assert len(rows) == 2
+    assert rows[0]["splits"] == rows[1]["splits"]
+    before = [run.stat().st_mtime_ns for run in runs]
+    assert call(tmp_path, "--train", *folds, "--data", str(blobs_path)) == 0
+    assert [run.stat().st_mtime_ns for run in runs] == before
 
 
 def test_what_the_user_sets_wins_over_what_the_search_found(

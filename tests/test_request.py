@@ -149,6 +149,8 @@ def test_an_ensemble_is_packaged(tmp_path: Path) -> None:
     request = read("--ensemble", "a_001", "b_001", workdir=tmp_path)
     assert request.ensemble == ("a_001", "b_001")
     assert request.wants("package")
+    for word in ("best", "folds"):
+        assert read("--ensemble", word, workdir=tmp_path).ensemble == (word,)
 
 
 def test_a_record_is_a_run_and_its_score() -> None:

@@ -1,20 +1,34 @@
 """Several trained runs as one: their probabilities averaged, scored as a run of its own."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import digest, read_arrays, write_arrays, write_json
-from competition.data.arrays import ScoredSet
+from competition.config import Config, LimitsConfig
+from competition.data.arrays import PreparedData, ScoredSet, Splits
+from competition.distortion.profiles import PROFILE, selected_versions
 from competition.evaluation.evaluate import SPLITS, score_predictions, score_selection
-from competition.evaluation.metrics import read_metrics
-from competition.metric import get_metric
+from competition.evaluation.folds import read_folds
+from competition.evaluation.metrics import list_scored, read_metrics
+from competition.metric import Metric, get_metric
+from competition.networks.submission_model import temper
 from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predictions
 from competition.training.runs import describe_environment, list_runs, name_run, read_config
+from competition.training.selection import selection_score
 
+Answers = dict[str, np.ndarray]
+"""What a run answered to a split, as its predictions_<split>.npz holds it."""
+FACTS = ("labels", "wrong_labels")  # the arrays of it that are no answers
 PREFIX = "ensemble"
+ROUNDS = 25  # of the selection, as in AutoGluon
+DRAWS = 500  # of the bootstrap
 # What the metrics of its members must hold.
 MEMBER_KEYS = (
     "select_by",
@@ -31,8 +45,9 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
     """Return the run that averages the scored runs `names`, written unless it is there already.
 
     Its folder holds the files of a scored run but for weights; `members` of its config.json names
-    the runs. splits: the fingerprint that they must have. Raises UserError for unknown runs, fewer
-    than two, and runs of other data, views, selection or image shapes.
+    the runs, and `shares` the weight of each. names: a run as often as it counts. splits: the
+    fingerprint that they must have. Raises UserError for unknown runs, fewer than two, and runs of
+    other data, views, selection or image shapes.
     """
     members = [_require_run(runs, name, splits) for name in names]
     if len(set(names)) < 2:
@@ -44,30 +59,211 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
     configs = [read_config(run, *shared_keys, "network") for run in members]
     metrics = [read_metrics(run, *MEMBER_KEYS) for run in members]
     _require_alike(names, configs, metrics)
-    predictions = [run / name_predictions("test") for run in sorted(members)]
-    fingerprint = digest(sorted(names), *predictions, seed)
-    for folder in list_runs(runs, PREFIX):
-        is_same = read_config(folder, "fingerprint")["fingerprint"] == fingerprint
-        if is_same and (folder / METRICS).is_file():
-            return folder
-    run = name_run(runs, PREFIX)
-    config = {
-        "fingerprint": fingerprint,
-        "members": names,
-        "network": {"builder": " + ".join(names)},
-        "weights": "of its members",
-    }
+    stored = {split: [_read_answers(run, split) for run in members] for split in SPLITS}
     shared = {key: configs[0][key] for key in shared_keys}
-    write_json(run / CONFIG, config | shared)
-    write_json(run / ENVIRONMENT, describe_environment())
-    write_json(run / METRICS, _score(run, members, metrics, seed))
-    return run
+    return _find_or_write(runs, names, shared, stored, seed)
+
+
+def make_fold_ensemble(
+    runs: Path, folder: Path, splits: Splits, data: PreparedData, seed: int
+) -> Path:
+    """Return the run that averages the networks of all folds in `folder`, written unless there.
+
+    Its scores on validation, the images of `splits`, are out-of-fold: of each image by the one
+    network that was not trained on it. Raises UserError where the folds are not complete.
+    """
+    folds, answers = read_folds(folder, splits.fingerprint)
+    places = np.searchsorted(answers["indices"], splits.validation)
+    labels = answers["labels"][places]
+    validation = {"labels": labels, "wrong_labels": np.zeros(len(labels), bool)}
+    for version, probabilities in zip(answers["versions"], answers["probabilities"], strict=True):
+        validation[str(version)] = probabilities[None, places]
+    stored = {"validation": [validation], "test": [_read_answers(run, "test") for run in folds]}
+    facts = {
+        "splits": splits.fingerprint,
+        "distortion": data.distortion_hash,
+        "class_names": data.class_names,
+    }
+    names = tuple(f"../{folder.name}/{run.name}" for run in folds)
+    return _find_or_write(runs, names, facts, stored, seed)
 
 
 def members_of(run: Path) -> list[Path]:
-    """Return the runs whose networks a run consists of: itself, or the members of an ensemble."""
+    """Return the runs whose networks a run consists of: itself, or the members of an ensemble.
+
+    A member is named as often as it counts.
+    """
     names = read_config(run).get("members")
     return [run.parent / name for name in names] if names else [run]
+
+
+def describe_members(names: Sequence[str]) -> str:
+    """Return the names of members, with how often each counts: `2 a_001 + b_001`."""
+    return " + ".join(
+        name if count == 1 else f"{count} {name}" for name, count in Counter(names).items()
+    )
+
+
+# -- the best ensemble
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A scored run that may join an ensemble.
+
+    labels: (n,), probabilities: (n, K), of all validation images that select, with one view.
+    seconds: of the server, for all its images. megabytes: of its zip.
+    """
+
+    name: str
+    labels: np.ndarray
+    probabilities: np.ndarray
+    seconds: float
+    megabytes: float
+
+
+def make_best_ensemble(runs: Path, splits: str, config: Config, most: int) -> Path:
+    """Return the ensemble that is best on validation within the server's limits.
+
+    It is a single run where no ensemble is better. The gain over the best single run is said, with
+    its 95 % interval on the test, and kept in metrics.json. most: networks at most. Raises
+    UserError where no run is scored.
+    """
+    metric = get_metric(config.metric)
+    names = select_members(list_candidates(runs, splits, config), config.limits, most, metric)
+    single = runs / names[0]
+    if len(set(names)) == 1:
+        say(f"{single.name} alone: no ensemble within the limits is better on validation.")
+        return single
+    run = make_ensemble(runs, names, splits, config.seed)
+    stored = [read_arrays(each / name_predictions("test")) for each in (run, single)]
+    views = min(len(arrays[PROFILE]) for arrays in stored)
+    metrics = [read_metrics(each, "selection_score") for each in (run, single)]
+    pair = [
+        temper(arrays[PROFILE][:views].mean(axis=0), known.get("temperature", 1.0))
+        for arrays, known in zip(stored, metrics, strict=True)
+    ]
+    gain, low, high = estimate_gain(stored[0]["labels"], pair[0], pair[1], metric, config.seed)
+    told = {"over": single.name, "gain": gain, "interval": [low, high]}
+    write_json(run / METRICS, metrics[0] | {"gain": told})
+    ours, others = (metric.format(metric.flip(known["selection_score"])) for known in metrics)
+    unit = 100 if metric.is_share else 1
+    say(
+        f"{run.name}: {describe_members(names)}. Selection {ours}, that of the best single run "
+        f"{single.name} {others}. On the test, {PROFILE}, it is better by {unit * gain:.2g}, "
+        f"95 % interval {unit * low:.2g} to {unit * high:.2g}."
+    )
+    return run
+
+
+def list_candidates(runs: Path, splits: str, config: Config) -> list[Candidate]:
+    """Return the scored runs that can be averaged with the best of them; say which cannot.
+
+    splits: the fingerprint that they must have. Raises UserError where there is none.
+    """
+    select_by = config.training.select_by
+    found = []
+    for run in list_scored(runs):
+        facts = read_config(run, "splits", "distortion", "class_names", "network")
+        known = read_metrics(run, *MEMBER_KEYS, "selection_score")
+        decided_by = known["select_by"], known.get("metric", "accuracy")
+        is_single = not facts.get("members")
+        if is_single and facts["splits"] == splits and decided_by == (select_by, config.metric):
+            found.append((run, facts, known))
+    if not found:
+        raise UserError(
+            f"--ensemble best found no scored run on these data that {select_by} selected; "
+            "train some: --train --backbone NAME."
+        )
+    best = max(found, key=lambda item: float(item[2]["selection_score"]))
+    candidates = []
+    for run, facts, known in found:
+        try:
+            names = best[0].name, run.name
+            _require_alike(names, [best[1], facts], [best[2], known])
+        except UserError as error:
+            say(f"{run.name} is left out: {error}")
+            continue
+        stored = read_arrays(run / name_predictions("validation"))
+        versions = selected_versions(select_by)
+        milliseconds = np.inf if known["milliseconds"] is None else known["milliseconds"]
+        passes = config.evaluation.tta_views * config.limits.images
+        megabytes = known["zip_megabytes"] / (2 if config.submission.float16 else 1)
+        candidates.append(
+            Candidate(
+                run.name,
+                np.tile(stored["labels"], len(versions)),
+                np.concatenate([stored[version][0] for version in versions]),
+                milliseconds / 1000 * passes,
+                megabytes,
+            )
+        )
+    return candidates
+
+
+def select_members(
+    candidates: Sequence[Candidate], limits: LimitsConfig, most: int, metric: Metric
+) -> tuple[str, ...]:
+    """Return the names of the best ensemble, each as often as it counts; the best single run first.
+
+    Each round adds the candidate, with replacement, whose average with those before is best on
+    validation, and among equals that of the lowest log-loss. The first of the best rounds counts.
+    So do Caruana et al. 2004, Ensemble selection from libraries of models, and AutoGluon. All
+    networks together keep within the limits; where no single one does, packaging says so.
+    most: networks at most.
+    """
+    able = [one for one in candidates if _fits({one}, limits)] or candidates
+    chosen: list[Candidate] = []
+    scores: list[float] = []
+    for _ in range(ROUNDS):
+        total = sum(one.probabilities for one in chosen)
+        if chosen:
+            together = {one: {*chosen, one} for one in able}
+            able = [
+                one
+                for one in able
+                if one in chosen or (len(together[one]) <= most and _fits(together[one], limits))
+            ]
+        ranked = {
+            one: _rate(metric, one.labels, (total + one.probabilities) / (len(chosen) + 1))
+            for one in able
+        }
+        best = max(ranked, key=lambda one: ranked[one])
+        chosen.append(best)
+        scores.append(ranked[best][0])
+    return tuple(one.name for one in chosen[: 1 + int(np.argmax(scores))])
+
+
+def estimate_gain(
+    labels: np.ndarray, ours: np.ndarray, others: np.ndarray, metric: Metric, seed: int
+) -> tuple[float, float, float]:
+    """Return by how much probabilities `ours` are better than `others`, and its 95 % interval.
+
+    ours, others: (n, K), of the same images, which the bootstrap draws in pairs (Efron and
+    Tibshirani 1993).
+    """
+    generator = np.random.default_rng(seed)
+    draws = [np.arange(len(labels)), *generator.integers(0, len(labels), (DRAWS, len(labels)))]
+    gain, *drawn = [
+        metric.score(labels[draw], ours[draw]) - metric.score(labels[draw], others[draw])
+        for draw in draws
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return gain, float(low), float(high)
+
+
+def _fits(together: set[Candidate], limits: LimitsConfig) -> bool:
+    seconds = sum(one.seconds for one in together)
+    megabytes = sum(one.megabytes for one in together)
+    return seconds <= limits.seconds and megabytes <= limits.zip_megabytes
+
+
+def _rate(metric: Metric, labels: np.ndarray, averaged: np.ndarray) -> tuple[float, float]:
+    true = averaged[np.arange(len(labels)), labels]
+    return selection_score(metric, labels, averaged), float(np.log(true + 1e-7).mean())
+
+
+# -- any ensemble
 
 
 def _require_run(runs: Path, name: str, splits: str) -> Path:
@@ -101,21 +297,57 @@ def _require_alike(
             raise UserError(f"{', '.join(names)} differ in {title}; average runs that share it.")
 
 
-def _score(
-    run: Path, members: list[Path], metrics: list[dict[str, Any]], seed: int
-) -> dict[str, Any]:
-    """Average the members' predictions, keep them in `run`, and return their metrics.
+def _read_answers(run: Path, split: str) -> Answers:
+    cure = "score the run anew with --evaluate --force."
+    return read_arrays(run / name_predictions(split), dict.fromkeys(FACTS, (None,)), cure)
 
-    Versions and views that a member was not scored in are left out.
+
+def _find_or_write(
+    runs: Path,
+    names: tuple[str, ...],
+    facts: dict[str, Any],
+    stored: dict[str, list[Answers]],
+    seed: int,
+) -> Path:
+    """Return the ensemble of members `names` with these answers by split; write it if need be.
+
+    facts: those of its config.json that its members share.
+    """
+    arrays = [answers[name] for answers in stored["test"] for name in sorted(answers)]
+    fingerprint = digest(sorted(names), *arrays, seed)
+    for folder in list_runs(runs, PREFIX):
+        is_same = read_config(folder, "fingerprint")["fingerprint"] == fingerprint
+        if is_same and (folder / METRICS).is_file():
+            return folder
+    run = name_run(runs, PREFIX)
+    config = {
+        "fingerprint": fingerprint,
+        "members": names,
+        "shares": {name: count / len(names) for name, count in Counter(names).items()},
+        "network": {"builder": describe_members(names)},
+        "weights": "of its members",
+    }
+    write_json(run / CONFIG, config | facts)
+    write_json(run / ENVIRONMENT, describe_environment())
+    members = [read_metrics(member, *MEMBER_KEYS) for member in dict.fromkeys(members_of(run))]
+    scores = _score(run, stored, members, seed)
+    write_json(run / METRICS, scores | {"distortion": facts["distortion"]})
+    return run
+
+
+def _score(
+    run: Path, answers: dict[str, list[Answers]], networks: list[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """Average the members' answers, keep them in `run`, and return their metrics.
+
+    answers: by split. networks: the metrics of each network. Versions and views that a member was
+    not scored in are left out.
     """
     result: dict[str, Any] = {}
-    select_by, metric = metrics[0]["select_by"], get_metric(metrics[0].get("metric", "accuracy"))
+    select_by, metric = networks[0]["select_by"], get_metric(networks[0].get("metric", "accuracy"))
     for split in SPLITS:
-        shapes = {"labels": (None,), "wrong_labels": (None,)}
-        cure = "score the run anew with --evaluate --force."
-        files = [member / name_predictions(split) for member in members]
-        stored = [read_arrays(file, shapes, cure) for file in files]
-        arrays = {name: stored[0][name] for name in shapes}
+        stored = answers[split]
+        arrays = {name: stored[0][name] for name in FACTS}
         labels = arrays["labels"]
         versions = set.intersection(*map(set, stored)) - set(arrays)
         predictions = {}
@@ -128,14 +360,17 @@ def _score(
         scored = ScoredSet(split, {}, labels, arrays["wrong_labels"])
         temperature = selection.get("temperature", 1.0)
         result[split] = score_predictions(scored, predictions, seed, metric, temperature)
-    milliseconds = [known["milliseconds"] for known in metrics]
-    not_scored = [name for known in metrics for name in known["not_scored"]]
-    return result | selection | {
-        "views": metrics[0]["views"],
-        "distortion": metrics[0]["distortion"],
-        "parameters": sum(known["parameters"] for known in metrics),
-        "zip_megabytes": sum(known["zip_megabytes"] for known in metrics),
-        "milliseconds": None if None in milliseconds else sum(milliseconds),
-        "not_scored": list(dict.fromkeys(not_scored)),
-        "test_looks": 1,
-    }
+    milliseconds = [known["milliseconds"] for known in networks]
+    not_scored = [name for known in networks for name in known["not_scored"]]
+    return (
+        result
+        | selection
+        | {
+            "views": networks[0]["views"],
+            "parameters": sum(known["parameters"] for known in networks),
+            "zip_megabytes": sum(known["zip_megabytes"] for known in networks),
+            "milliseconds": None if None in milliseconds else sum(milliseconds),
+            "not_scored": list(dict.fromkeys(not_scored)),
+            "test_looks": 1,
+        }
+    )

@@ -150,7 +150,8 @@ def _read_curves(table: pd.DataFrame) -> dict[str, Any]:
 def _reproduce(name: str, config: dict[str, Any]) -> str:
     """Return the command that trains a run again, with each setting that is no default."""
     if members := config.get("members"):
-        return f"python run.py --ensemble {' '.join(members)} --name {shlex.quote(name)}"
+        given = "folds" if members[0].startswith("../") else " ".join(members)
+        return f"python run.py --ensemble {given} --name {shlex.quote(name)}"
     settings = config.get("settings", {})
     words = ["python", "run.py", "--train", "--data", "FILE", "--name", name]
     if backbone := settings.get("model.backbone"):

@@ -224,8 +224,8 @@ def _in_byte_range(images: np.ndarray, notes: "Counter[str]") -> np.ndarray:
 class Model:
     """The class that the server loads, with its files beside this one: `Model().predict(X)`.
 
-    config.json: class_names, views, batch_size and members, each with a network's spec and the file
-    of its weights.
+    config.json: class_names, views, batch_size and members, each with a network's spec, the file of
+    its weights and its share in the average.
     """
 
     def __init__(self, folder: Path = Path(__file__).resolve().parent) -> None:  # noqa: B008  (a constant)
@@ -238,7 +238,8 @@ class Model:
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803  (the server's name)
         """Return the probabilities (n, classes) float32 of images X (n, h, w, 3).
 
-        They are averaged over members and views.
+        They are averaged over views, and over members by their shares, and then calibrated by
+        `temperature`, where config.json has one.
         """
         images = check_images(X)
         shape = self.config["members"][0]["network"]["image_shape"]
@@ -250,7 +251,8 @@ class Model:
             members.append(predict_views(network, images, *size, convert=convert).mean(axis=0))
         for note, count in notes.items():
             warnings.warn(f"{count} of {len(images)} images {note}.", stacklevel=2)
-        average = np.mean(members, axis=0)
+        shares = [member.get("share", 1) for member in self.config["members"]]
+        average = np.average(members, axis=0, weights=shares).astype(np.float32)
         temperature = self.config.get("temperature", 1)
         return average if temperature == 1 else temper(average, temperature)
 

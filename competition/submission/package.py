@@ -5,6 +5,7 @@ answer as the trained networks do, and has to keep within the limits of the serv
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def package_run(
 ) -> Package:
     """Write the submission of `run` to `zip_path` once all checks pass.
 
-    members: the runs whose networks are averaged, `run` itself or those of an ensemble.
+    members: the runs whose networks are averaged, `run` itself or those of an ensemble, each as
+    often as it counts.
     images: distorted test images (n, h, w, 3) uint8; the zip is tried on the first 256.
     server: requirements of the server, as `tensorflow==2.17.0`; the zip is tried under them too.
     The unpacked zip lies in a folder beside it, and the figures of the checks in
@@ -123,17 +125,21 @@ def write_submission(
     folder: Path,
     temperature: float = 1.0,
 ) -> None:
-    """Write the files of a submission into a new `folder`; it averages the members' networks."""
+    """Write the files of a submission into a new `folder`; it averages the members' networks.
+
+    members: runs, each as often as it counts.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(submission_model.__file__, folder / "model.py")
     copy = round_weights if config.float16 else shutil.copy
     networks = []
-    for member in members:
+    for member, count in Counter(members).items():
         facts = read_config(member, "network", "class_names")
         weights = f"{member.name}.weights.h5"
         copy(member / WEIGHTS, folder / weights)
-        networks.append({"network": facts["network"], "weights": weights})
+        share = count / len(members)
+        networks.append({"network": facts["network"], "weights": weights, "share": share})
     known = facts.get("settings", {})
     settings = {
         "class_names": facts["class_names"],
@@ -174,11 +180,15 @@ def round_weights(source: Path, target: Path) -> None:
 def predict_mean(
     members: Sequence[Path], images: np.ndarray, views: int, batch_size: int
 ) -> np.ndarray:
-    """Return the probabilities (n, K) of trained networks, averaged over views and members."""
-    return np.mean(
-        [predict_views(load_run(run), images, views, batch_size).mean(axis=0) for run in members],
-        axis=0,
-    )
+    """Return the probabilities (n, K) of trained networks, averaged over views and members.
+
+    members: runs, each as often as it counts.
+    """
+    counts = Counter(members)
+    predicted = [
+        predict_views(load_run(run), images, views, batch_size).mean(axis=0) for run in counts
+    ]
+    return np.asarray(np.average(predicted, axis=0, weights=list(counts.values())))
 
 
 def verify(

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from competition.networks.submission_model import (
     convert_images,
     predict_views,
 )
-from competition.submission.package import write_submission
+from competition.submission.package import predict_mean, write_submission
 from tests.factories import IMAGES, make_run
 
 
@@ -41,6 +42,23 @@ def labels(model: Any) -> Any:
     found = model.predict(IMAGES)
     assert set(found) == {0, 1, 2}
     return found
+
+
+def test_members_are_averaged_by_their_shares(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, "tiny_cnn") for name in ("a", "b")]
+    runs[1][0].rename(tmp_path / "tiny_cnn_002")
+    members = [runs[0][0], runs[0][0], tmp_path / "tiny_cnn_002"]
+    write_submission(members, 1, SubmissionConfig(batch_size=35), tmp_path / "zip")
+    first, second = (network.predict_on_batch(IMAGES[:35]) for _, network in runs)
+    made = submission_model.Model(tmp_path / "zip")
+    assert len(made.networks) == 2
+    answers = made.predict_proba(IMAGES[:35])
+    assert answers.dtype == np.float32
+    np.testing.assert_allclose(answers, (2 * first + second) / 3, atol=1e-6)
+    np.testing.assert_allclose(predict_mean(members, IMAGES[:35], 1, 35), answers, atol=1e-6)
+    for member in made.config["members"]:  # as in the zips of earlier versions
+        del member["share"]
+    np.testing.assert_allclose(made.predict_proba(IMAGES[:35]), (first + second) / 2, atol=1e-6)
 
 
 def test_views_are_the_eight_symmetries_of_the_square() -> None:
