@@ -1,23 +1,25 @@
-"""Trials of the search against the plain way.
+"""The search against the plain way, and against a recipe made by hand.
 
-python -m benchmarks.search PREPARED WEIGHTS PLACE [PART ...]
+python -m benchmarks.search PREPARED WEIGHTS PLACE [PART ...] [--minutes 60] [--training 20]
 
 PREPARED is a data/<name>/prepared that the command line left, WEIGHTS a folder with ImageNet
-weights, PLACE a folder that keeps scores and features, so that a run goes on where it was killed.
-The plain way trains the whole network on images for every trial, with as many epochs. About two
-hours on two cores; ratios are of one run.
+weights, PLACE a folder that keeps all results, so that a run goes on where it was killed. Ratios
+are of one run.
 
-speed: seconds of a plain trial on all images and of the trials of each round, and how many times as
-many an hour that makes; expect at least 50 for heads and 5 for others.
-memory: of a process after 10 and after 100 trials of a head, of both stages and from random
+speed: seconds of a plain trial, which trains on all images, and of the trials of each round, and
+how many times as many an hour that makes.
+memory: of a process after 10 and after 100 trials of a head, of whole recipes and from random
 weights, on few images and with few epochs; expect 5 % more at most.
-truth: the same configurations, drawn from the search's space, by the plain way with two seeds, and
-by the search's way: trials on a quarter of the images, from random weights at half the size.
-Rank correlations, and how far the pick of each way is below the best.
+ranks: the same recipes, drawn from the search's space, as trials of the first and of the second
+round, and by long trainings with two seeds. Rank correlations, and how far the pick of each is
+below the best.
+recipe: a search that starts from the baseline's recipe, so many minutes long; then trainings of
+equal length of the baseline's recipe, of the one found and of the default, scored on the test.
 """
 
-import sys
+import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,37 +33,48 @@ from scipy.stats import spearmanr
 
 from competition.common.console import say
 from competition.common.files import digest, read_json, write_json
-from competition.common.parallel import Workers
-from competition.config import Config, with_settings
+from competition.common.parallel import Workers, count_cores
+from competition.config import PRESETS, Config, with_settings
 from competition.data.arrays import TrainingData, load_prepared
+from competition.evaluation.evaluate import evaluate_run
+from competition.evaluation.metrics import collect_values, read_metrics
+from competition.metric import METRICS
 from competition.networks.weights import RANDOM, Weights, resolve_weights
 from competition.search.features import cache_features
 from competition.search.rounds import (
     EVERYTHING,
-    FINE_TUNING_SPACE,
     FROM_RANDOM,
-    HEAD_SPACE,
     PRETRAINED,
-    REDUCTION,
     Round,
+    Search,
     Space,
+    list_changes,
 )
+from competition.search.search import search_backbone
 from competition.search.study import suggest
-from competition.search.trial import TrialTrainer, ignore_epoch
+from competition.search.trial import Report, TrialResult, TrialTrainer, ignore_epoch
+from competition.time_budget import Slot, TrainingTime
+from competition.training.runs import train_run
 
-HEAD, FINE_TUNING, FINAL = PRETRAINED
+HEAD, FINE_TUNING, SEMIFINAL, FINAL = PRETRAINED
 SCRATCH = FROM_RANDOM[0]
+BACKBONE = "mobilenetv3large"
 # Rounds of a backbone, and how often a trial of each is timed.
 SPEED = {
-    "mobilenetv3large": ((HEAD, 5), (FINE_TUNING, 2), (FINAL, 1)),
+    BACKBONE: ((HEAD, 5), (FINE_TUNING, 2), (SEMIFINAL, 1), (FINAL, 1)),
     "custom_cnn": ((SCRATCH, 2), (FROM_RANDOM[1], 1)),
 }
 MEMORY = {"mobilenetv3small": (HEAD, FINE_TUNING), "custom_cnn": (SCRATCH,)}
 MEMORY_TRIALS = 100
 MEMORY_IMAGES = 64
-CONFIGURATIONS = 20  # of `truth`
-TRUTH_IMAGES = 1000
-TRUTH = {"mobilenetv3small": (FINE_TUNING, EVERYTHING), "custom_cnn": (SCRATCH, HEAD_SPACE)}
+CONFIGURATIONS = 12  # of `ranks`
+# What is compared by rank: name -> the round (None: a long training) and the seed.
+WAYS = {
+    "first round": (FINE_TUNING, 0),
+    "second round": (SEMIFINAL, 0),
+    "long": (None, 1),
+    "long again": (None, 2),
+}
 
 
 def find_weights(folder: Path, backbone: str) -> Weights:
@@ -73,18 +86,17 @@ def find_weights(folder: Path, backbone: str) -> Weights:
 
 def configure(backbone: str, side: int, item: Round) -> Config:
     """Return the settings of a trial of a round."""
-    changes = {"model.backbone": backbone} | item.settings(Config().search, side)
+    changes = {"model.backbone": backbone} | item.settings(Config(), side)
     return with_settings(Config(), changes)
 
 
 def make_trainer(
-    data: TrainingData, weights: Weights, config: Config, folder: Path | None
-) -> TrialTrainer:
-    """Return what trains on `data`: on features kept in `folder`, or on images as the plain way."""
-    if folder is None or not weights.is_pretrained:
-        return TrialTrainer(data, weights, None)
-    shares = FINE_TUNING_SPACE["training.unfreeze"]
-    return TrialTrainer(data, weights, cache_features(config, data, weights, shares, folder))
+    data: TrainingData, weights: Weights, config: Config, item: Round | None, folder: Path
+) -> Callable[[Config, Report], TrialResult]:
+    """Return what trains a trial of a round (None: the plain way); `folder` keeps features."""
+    if item is None or not item.is_head:
+        return TrialTrainer(data, weights, None).train
+    return TrialTrainer(data, weights, cache_features(config, data, weights, folder)).train_head
 
 
 # -- speed
@@ -100,16 +112,16 @@ def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> 
     for item, repeats in rounds:
         few = data.for_trial(item.count_images(Config().search), 0)
         config = configure(backbone, side, item)
-        trainer = make_trainer(few, weights, config, place / f"speed_{backbone}_{item.name}")
-        train = trainer.train if item.fine_tuning else trainer.train_head
+        train = make_trainer(few, weights, config, item, place / f"speed_{backbone}")
         times = [
             _time(partial(train, replace(config, seed=s), ignore_epoch)) for s in range(repeats)
         ]
         seconds[item.name] = min(times)
         say(f"{backbone}, {item.name}: {len(few.labels)} images take {seconds[item.name]:.1f} s")
-    config = with_settings(configure(backbone, side, rounds[-1][0]), {"training.limit": 0})
-    trainer = make_trainer(data, weights, config, None)
-    seconds["plain"] = _time(partial(trainer.train, config, ignore_epoch))
+    changes = {"training.limit": 0, "model.input_size": 0}
+    config = with_settings(configure(backbone, side, rounds[-1][0]), changes)
+    train = make_trainer(data, weights, config, None, place)
+    seconds["plain"] = _time(partial(train, config, ignore_epoch))
     return seconds
 
 
@@ -150,10 +162,9 @@ def try_many(prepared: Path, folder: Path, place: Path, backbone: str, item: Rou
     """Return the megabytes of this process after each of many trials of one round."""
     weights = find_weights(folder, backbone)
     data = load_prepared(prepared).training.for_trial(MEMORY_IMAGES, 0)
-    few = {"training.frozen_epochs": 1, "training.fine_tuning_epochs": int(item.fine_tuning > 0)}
+    few = {"training.frozen_epochs": 1, "training.fine_tuning_epochs": int(not item.is_head)}
     config = with_settings(configure(backbone, data.images.shape[1], item), few)
-    trainer = make_trainer(data, weights, config, place / f"memory_{backbone}")
-    train = trainer.train if item.fine_tuning else trainer.train_head
+    train = make_trainer(data, weights, config, item, place / f"memory_{backbone}")
     sizes = []
     for changes in draw_configurations(EVERYTHING, MEMORY_TRIALS):
         train(with_settings(config, changes), ignore_epoch)
@@ -162,76 +173,126 @@ def try_many(prepared: Path, folder: Path, place: Path, backbone: str, item: Rou
     return sizes
 
 
-# -- truth
-
-
 def draw_configurations(space: Space, count: int) -> list[dict[str, Any]]:
-    """Return configurations drawn evenly from `space`."""
+    """Return the changes of configurations drawn evenly from `space`."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [suggest(study.ask(), space) for _ in range(count)]
+    return [list_changes(suggest(study.ask(), space)) for _ in range(count)]
+
+
+# -- ranks
 
 
 def score(
     prepared: Path,
     folder: Path,
     place: Path,
-    backbone: str,
-    plain: bool,
+    item: Round | None,
     seed: int,
     changes: dict[str, Any],
 ) -> float:
-    """Return the score of a configuration on some of the images; kept in `place`."""
-    kept = place / f"{digest(backbone, plain, seed, changes)}.json"
+    """Return the score of a recipe, as a trial of a round or by a long training; kept in `place`.
+
+    Long: on all images of full size, for as many epochs as a trial has.
+    """
+    kept = place / f"{digest(item.name if item else None, seed, changes)}.json"
     if not kept.is_file():
-        whole = load_prepared(prepared).training
-        some = whole.limited(TRUTH_IMAGES, 0)
-        data = some.validated_on_one_in(len(whole.labels) // TRUTH_IMAGES)
-        weights = find_weights(folder, backbone)
-        item = TRUTH[backbone][0]
-        config = configure(backbone, data.images.shape[1], item)
-        if plain:
-            config = with_settings(config, {"model.input_size": 0})
-        few = data if plain else data.for_trial(TRUTH_IMAGES // REDUCTION, 0)
-        features = None if plain else place / f"truth_{backbone}"
-        trainer = make_trainer(few, weights, config, features)
-        config = with_settings(config, changes | {"seed": seed, "training.limit": 0})
-        write_json(kept, trainer.train(config, ignore_epoch).score)
+        data = load_prepared(prepared).training
+        config = configure(BACKBONE, data.images.shape[1], item or FINAL)
+        if item is None:
+            config = with_settings(config, {"training.limit": 0})
+        else:
+            data = data.for_trial(item.count_images(config.search), 0)
+        config = with_settings(config, changes | {"seed": seed})
+        train = make_trainer(data, find_weights(folder, BACKBONE), config, item, place)
+        write_json(kept, train(config, ignore_epoch).score)
     return float(read_json(kept))
 
 
-def compare_truth(prepared: Path, folder: Path, place: Path) -> None:
-    """Print each configuration's scores by the ways, and how far they agree, per backbone."""
-    ways = {"plain": (True, 0), "plain again": (True, 1), "trials": (False, 2)}
-    for backbone, (_, space) in TRUTH.items():
-        drawn = draw_configurations(space, CONFIGURATIONS)
-        scores = {}
-        for way, (plain, seed) in ways.items():
-            run = partial(score, prepared, folder, place, backbone, plain, seed)
-            tasks = {str(number): partial(run, changes) for number, changes in enumerate(drawn)}
-            with Workers(2) as workers:
-                found = dict(workers.run_all(tasks))
-            scores[way] = np.array([found[str(number)] for number in range(CONFIGURATIONS)])
-        truth = (scores["plain"] + scores["plain again"]) / 2
-        for number, changes in enumerate(drawn):
-            values = " ".join(f"{values[number]:.4f}" for values in scores.values())
-            say(f"  {number:2} {values}  {changes}")
-        for way in ("plain again", "trials"):
-            against = [scores["plain"]] if way == "plain again" else [scores["plain"], truth]
-            rank = float(np.mean([spearmanr(one, scores[way]).statistic for one in against]))
-            below = 100 * (truth.max() - truth[scores[way].argmax()])
-            say(f"{backbone}, {way}: rank correlation {rank:.3f}; pick {below:.2f} points below")
+def compare_ranks(prepared: Path, folder: Path, place: Path) -> None:
+    """Print each recipe's scores, and how far the ways agree."""
+    drawn = draw_configurations(EVERYTHING, CONFIGURATIONS)
+    tasks = {
+        f"{way} {number}": partial(score, prepared, folder, place, *WAYS[way], changes)
+        for way in WAYS
+        for number, changes in enumerate(drawn)
+    }
+    with Workers(count_cores()) as workers:
+        found = dict(workers.run_all(tasks))
+    scores = {
+        way: np.array([found[f"{way} {number}"] for number in range(CONFIGURATIONS)])
+        for way in WAYS
+    }
+    for number, changes in enumerate(drawn):
+        values = " ".join(f"{values[number]:.4f}" for values in scores.values())
+        say(f"  {number:2} {values}  {changes}")
+    truth = (scores["long"] + scores["long again"]) / 2
+    for way, (item, _) in WAYS.items():
+        others = [other for other in ("long", "long again") if other != way]
+        against = others if item else others[:1]
+        rank = np.mean([spearmanr(scores[way], scores[other]).statistic for other in against])
+        below = 100 * (truth.max() - truth[scores[way].argmax()])
+        say(f"{way}: rank correlation {rank:.3f}; its pick is {below:.2f} points below the best")
 
 
-PARTS = {"speed": compare_speed, "memory": compare_memory, "truth": compare_truth}
+# -- recipe
+
+
+def find_recipe(prepared: Path, folder: Path, place: Path, minutes: float) -> dict[str, Any]:
+    """Return the settings that a search from the baseline's recipe changes; kept in `place`."""
+    kept = place / "recipe.json"
+    if not kept.is_file():
+        data = load_prepared(prepared)
+        search = Search(
+            config=with_settings(Config(), PRESETS["baseline"] | {"model.backbone": BACKBONE}),
+            weights=find_weights(folder, BACKBONE),
+            folder=place,
+            data={"splits": data.fingerprint},
+            backend=keras.config.backend(),
+            side=data.training.images.shape[1],
+            slot=Slot(time.time(), time.time() + 60 * minutes),
+        )
+        write_json(kept, search_backbone(search, data.training, place / "features"))
+    return dict(read_json(kept))
+
+
+def compare_recipes(
+    prepared: Path, folder: Path, place: Path, minutes: float, training_minutes: float
+) -> None:
+    """Print the accuracies on the test after trainings of equal length, one after the other."""
+    found = find_recipe(prepared, folder, place, minutes)
+    say(f"found from the baseline's recipe: {found}")
+    data, weights = load_prepared(prepared), find_weights(folder, BACKBONE)
+    recipes = {"baseline": PRESETS["baseline"], "found": PRESETS["baseline"] | found, "default": {}}
+    seconds = 60 * training_minutes
+    for name, changes in recipes.items():
+        config = with_settings(Config(), changes | {"model.backbone": BACKBONE})
+        slot = Slot(time.time(), time.time() + seconds)
+        run = train_run(config, data, weights, place / name, TrainingTime(slot, slot.end, seconds))
+        evaluate_run(config, data, run)
+        values = collect_values(read_metrics(run)["test"], METRICS["accuracy"])
+        say(f"{name}: {', '.join(f'{key} {value:.4f}' for key, value in values.items())}")
 
 
 def main() -> None:
     """Print what is asked for, or all."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    prepared, folder, place = map(Path, sys.argv[1:4])
-    place.mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[4:] or PARTS:
-        PARTS[name](prepared, folder, place)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("place", type=Path)
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--training", type=float, default=20.0)
+    asked = parser.parse_args()
+    parts: dict[str, Callable[[Path, Path, Path], None]] = {
+        "speed": compare_speed,
+        "memory": compare_memory,
+        "ranks": compare_ranks,
+        "recipe": partial(compare_recipes, minutes=asked.minutes, training_minutes=asked.training),
+    }
+    asked.place.mkdir(parents=True, exist_ok=True)
+    for name in asked.parts or parts:
+        parts[name](asked.prepared, asked.weights, asked.place)
 
 
 if __name__ == "__main__":

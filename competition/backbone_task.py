@@ -28,6 +28,7 @@ SCORING_SHARE = 0.15
 SCORING_SECONDS = 100.0
 MOST_SCORING = 0.3
 EPOCHS = "training.fine_tuning_epochs"
+SHORTEST_SEARCH = 300.0  # seconds; in less, trials are too few to tell a gain from chance
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class BackboneTask:
         search_share, train_share = self._plan_shares(search, slot.length if slot else None)
         if request.wants("search"):
             begin_part(0.0, search_share)
-            search = replace(search, slot=slot and slot.next_part(search_share))
-            search_backbone(search, self.data.training, paths.features)
+            if search_share:
+                search = replace(search, slot=slot and slot.next_part(search_share))
+                search_backbone(search, self.data.training, paths.features)
         if request.wants("train") or not runs_of(paths.runs, self.data, self.name):
             begin_part(search_share, search_share + train_share / self._num_recipes)
             self._train(search, slot, scoring_share=1 - search_share - train_share)
@@ -78,7 +80,9 @@ class BackboneTask:
         """Return what will happen, and the time that it has."""
         search = self._make_search()
         parts = []
-        if self.request.wants("search") and search.rounds:
+        if self.request.wants("search") and self._is_too_short(search):
+            parts.append("no search, its time is too short and goes to training")
+        elif self.request.wants("search") and search.rounds:
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
         elif self.request.wants("search"):
@@ -87,6 +91,10 @@ class BackboneTask:
         parts += self._describe_lengths(search)
         title = get_backbone(self.name).title
         return f"{title}, {self.weights.origin} weights: {', '.join(parts)}"
+
+    def _is_too_short(self, search: Search) -> bool:
+        seconds = self.turn.planned_seconds if self.turn else None
+        return self.turn is not None and not self._plan_shares(search, seconds)[0]
 
     def _describe_lengths(self, search: Search) -> list[str]:
         if self.turn:
@@ -150,6 +158,8 @@ class BackboneTask:
         if seconds is not None:
             scoring = min(MOST_SCORING, max(SCORING_SHARE, SCORING_SECONDS / max(1.0, seconds)))
             searching = (1 - scoring) * config.search.share if searches else 0.0
+            if searching * seconds < SHORTEST_SEARCH:
+                searching = 0.0
             return searching, 1 - scoring - searching
         searching, training, scoring = self._count_passes(search)
         total = searching + training + scoring

@@ -230,13 +230,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The search per backbone; its trials train on fewer images and for fewer epochs."""
+    """The search per backbone; its trials are trainings in miniature."""
 
     trials: int = number(100, "trials of the head, and most trials of any round", low=1)
-    fine_tuning_trials: int = number(12, "trials of both stages (0: none)")
-    scratch_trials: int = number(100, "trials of a network from random weights (0: none)")
+    fine_tuning_trials: int = number(27, "trials of whole recipes on small images (0: none)")
+    scratch_trials: int = number(27, "trials of a network from random weights (0: none)")
     finalists: int = number(
-        3, "settings, those as given among them, that are tried again on more images (0 or 1: none)"
+        3, "settings in the final, those as given among them (0 or 1: no trial goes on)"
     )
     share: float = number(
         0.35,
@@ -249,12 +249,10 @@ class SearchConfig:
         30, "seconds between signs of life; a trial that misses four is retried", low=1, high=3600
     )
     trial_images: int = number(
-        1000,
-        "images per trial, finals take four times as many; from random weights a quarter",
-        low=1,
+        1000, "images per trial; semifinals take 1.5 times as many, finals 4.5 times", low=1
     )
-    trial_frozen_epochs: int = number(4, "frozen epochs of a final", low=1)
-    trial_fine_tuning_epochs: int = number(3, "fine-tuning epochs of a final; trials take double")
+    trial_epochs: int = number(8, "epochs per trial, of both stages together", low=1)
+    trial_head_epochs: int = number(4, "epochs per trial of a head", low=1)
     cached_copies: int = number(4, "augmented copies per image in the cache", low=1, high=100)
     cache_megabytes: float = number(4096, "most megabytes of cached features", low=1)
 
@@ -282,9 +280,9 @@ class LimitsConfig:
 class SubmissionConfig:
     """The packaged model."""
 
-    competition: str = text("", "where --submit goes, as codabench:4430 or kaggle:titanic")
     batch_size: int = number(128, "images per prediction step on the server", low=1, high=4096)
     float16: bool = switch(False, "store the weights rounded, in half the bytes")
+    competition: str = text("", "where --submit goes, as codabench:4430 or kaggle:titanic")
 
 
 @dataclass(frozen=True)

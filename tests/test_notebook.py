@@ -22,7 +22,7 @@ OPTIONS = {
         "training.frozen_epochs": 0,
         "training.fine_tuning_epochs": 6,
         "training.head_learning_rate": 0.01,
-        "search.trial_fine_tuning_epochs": 1,
+        "search.trial_epochs": 2,
         "evaluation.tta_views": 1,
         "search.finalists": 0,
     },

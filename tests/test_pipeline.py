@@ -43,9 +43,9 @@ TRIALS = [
     "--trials",
     "2",
     "--set",
-    "search.trial_fine_tuning_epochs=1",
+    "search.trial_epochs=2",
     "--set",
-    "search.trial_frozen_epochs=1",
+    "search.trial_head_epochs=1",
 ]
 
 WITHOUT_TENSORFLOW = """
@@ -350,8 +350,9 @@ def test_a_forced_search_begins_its_own_studies_anew_and_leaves_others(
 def test_where_everything_is_set_there_is_nothing_to_search(
     tmp_path: Path, blobs_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["model.head_units=9", "model.dropout=0.1", "model.l2=0"]
-    settings.append("training.head_learning_rate=0.001")
+    settings = ["model.head_units=9", "model.dropout=0.1", "model.l2=0", "augmentation=mild"]
+    settings += ["training.head_learning_rate=0.001", "training.label_smoothing=0"]
+    settings += ["training.optimizer=adam", "training.schedule=cosine"]
     arguments = [item for setting in settings for item in ("--set", setting)]
     assert call(tmp_path, "--search", "--data", str(blobs_path), *arguments) == 0
     output = capsys.readouterr().out

@@ -1,6 +1,5 @@
 """The network in training: built by the settings, frozen at block borders, penalised."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -69,34 +68,12 @@ def find_border(backbone: keras.Model, share: float) -> int:
     return min([0, *block_borders(backbone)], key=lambda index: abs(index - wanted))
 
 
-def lower_part(network: keras.Model, borders: Sequence[int]) -> keras.Model:
-    """Return the model: images -> the tensors at all `borders`, and the pooled output (n, d)."""
-    backbone = find_backbone(network)
-    x = inputs = keras.Input(network.input_shape[1:])
-    for layer in network.layers[1 : network.layers.index(backbone)]:
-        x = layer(x)
-    crossing = [backbone.layers[border - 1].output for border in borders]
-    *crossed, last = keras.Model(backbone.input, [*crossing, backbone.output])(x)
-    return keras.Model(inputs, [*crossed, keras.layers.GlobalAveragePooling2D()(last)])
-
-
-def upper_part(network: keras.Model, border: int | None) -> keras.Model:
-    """Return the model of the same layers: the tensor at a border -> probabilities.
-
-    border: None for the pooled output.
-    """
-    backbone = find_backbone(network)
-    rest = network.layers[network.layers.index(backbone) + 1 :]
-    if border is None:
-        x = inputs = keras.Input(backbone.output_shape[-1:])
-        rest = rest[1:]
-    else:
-        crossing = backbone.layers[border - 1].output
-        inputs = keras.Input(crossing.shape[1:])
-        x = keras.Model(crossing, backbone.output)(inputs)
-    for layer in rest:
-        x = layer(x)
-    return keras.Model(inputs, x)
+def pooled_part(network: keras.Model) -> keras.Model:
+    """Return the model of the same layers: images -> the pooled output of the backbone (n, d)."""
+    pooling = next(
+        layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)
+    )
+    return keras.Model(network.inputs, pooling.output)
 
 
 def backbone_side(network: keras.Model) -> int:

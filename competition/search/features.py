@@ -1,15 +1,13 @@
-"""What the frozen part of a network makes of images: computed once, and trained on by trials.
+"""What a frozen backbone makes of images: computed once, and trained on by trials of a head.
 
-Nothing below the border from which a trial trains ever changes. So some augmented copies of each
-training image, and each validation image, pass it once. One pass gives what crosses every border
-that a trial may train from, and the pooled output of the whole backbone for heads. Training on
-this differs in three ways: an epoch sees one of the copies instead of a fresh one, rounded to
-float16, and no block below the border is dropped at random.
+Nothing in the backbone changes while only the head trains. So some augmented copies of each
+training image, and each validation image, pass it once. Training on its pooled output differs in
+three ways: an epoch sees one of the copies instead of a fresh one, rounded to float16, and no block
+of the backbone is dropped at random.
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import keras
@@ -31,7 +29,7 @@ from competition.common.files import (
 from competition.common.settings import flatten
 from competition.config import Config
 from competition.data.arrays import TrainingData, one_hot
-from competition.networks.layers import find_backbone, find_border, lower_part
+from competition.networks.layers import pooled_part
 from competition.networks.weights import Weights
 from competition.training.train import build_network
 
@@ -40,27 +38,19 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Features:
-    """The cached activations in `folder`, mapped when they are asked for."""
+    """The pooled outputs of the backbone.
 
-    folder: Path
+    copies: (K, n, d) float16, of K augmented copies. labels: (K, n, classes) float32.
+    validation: (m, d) float16.
+    """
 
-    def training(self, border: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies (K, n, ...) float16 and labels (K, n, classes) float32 above a border.
-
-        border: None for the pooled output of the whole backbone.
-        """
-        copies = map_array(self.folder / f"training_{_name(border)}.npy")
-        return copies, map_array(self.folder / "labels.npy")
-
-    def validation(self, border: int | None) -> np.ndarray:
-        """Return the validation images (m, ...) float16 above a border."""
-        return map_array(self.folder / f"validation_{_name(border)}.npy")
+    copies: np.ndarray
+    labels: np.ndarray
+    validation: np.ndarray
 
 
-def cache_features(
-    config: Config, data: TrainingData, weights: Weights, shares: Sequence[float], folder: Path
-) -> Features:
-    """Return the features of `data` for each share of the backbone that may train.
+def cache_features(config: Config, data: TrainingData, weights: Weights, folder: Path) -> Features:
+    """Return the features of `data`, mapped from files.
 
     folder: takes one subfolder, named after a hash of what went in; others are removed. What is
     missing or damaged is computed. Raises UserError where not one copy of each image fits the disk
@@ -68,7 +58,7 @@ def cache_features(
     """
     settings = {key: value for key, value in flatten(config).items() if "augmentation." in key}
     made_of = [settings, config.seed, config.model.input_size, config.search.cached_copies]
-    made_of += [config.search.cache_megabytes, sorted(shares), weights.fingerprint]
+    made_of += [config.search.cache_megabytes, weights.fingerprint]
     arrays = data.images, data.labels, data.validation_images, data.validation_labels
     inputs = digest(*arrays, *made_of, keras.backend.backend())
     place = folder / inputs
@@ -78,10 +68,10 @@ def cache_features(
             for other in folder.iterdir():
                 if other.is_dir():
                     shutil.rmtree(other)
-            _compute(config, data, weights, shares, place)
+            _compute(config, data, weights, place)
             files = {path.name: _stamp(path) for path in sorted(place.glob("*.npy"))}
             mark_done(place / "features.json", inputs, files=files)
-    return Features(place)
+    return Features(*(map_array(place / f"{field.name}.npy") for field in fields(Features)))
 
 
 def _is_whole(place: Path, inputs: str) -> bool:
@@ -104,62 +94,43 @@ def _stamp(path: Path) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def _compute(
-    config: Config, data: TrainingData, weights: Weights, shares: Sequence[float], place: Path
-) -> None:
-    """Pass all images through the frozen part, and write what crosses each border into `place`."""
-    network = build_network(config, data, weights)
-    backbone = find_backbone(network)
-    numbers = sorted({find_border(backbone, share) for share in shares} - {0})
-    borders: list[int | None] = [*numbers, None]
-    lower = lower_part(network, numbers)
-    shapes = [tuple(shape[1:]) for shape in lower.output_shape]
-    copies = _count_copies(config, data, shapes, place)
+def _compute(config: Config, data: TrainingData, weights: Weights, place: Path) -> None:
+    """Pass all images through the backbone, and write its pooled outputs into `place`."""
+    pooled = pooled_part(build_network(config, data, weights))
+    size = pooled.output_shape[-1]
     count, checked = len(data.labels), len(data.validation_labels)
+    copies = _count_copies(config, count, checked, size, place)
     place.mkdir()
-
-    def create(kind: str, *sizes: int) -> list[np.memmap]:
-        paths = [place / f"{kind}_{_name(border)}.npy" for border in borders]
-        return [
-            np.lib.format.open_memmap(path, "w+", np.dtype(np.float16), (*sizes, *shape))
-            for path, shape in zip(paths, shapes, strict=True)
-        ]
-
-    training = create("training", copies, count)
-    validation = create("validation", checked)
+    training = np.empty((copies, count, size), np.float16)
+    validation = np.empty((checked, size), np.float16)
     labels = np.empty((copies, count, data.num_classes), np.float32)
     augment = compile_augmentation(config.augmentation, data.images.shape[1:], data.num_classes)
     targets = one_hot(data.labels, data.num_classes)
     batches = [
         (copy, slice(start, start + BATCH_SIZE))
-        for copy, size in [*((copy, count) for copy in range(copies)), (None, checked)]
-        for start in range(0, size, BATCH_SIZE)
+        for copy, total in [*((copy, count) for copy in range(copies)), (None, checked)]
+        for start in range(0, total, BATCH_SIZE)
     ]
     title = f"features of {config.model.backbone}"
     for number, (copy, chosen) in enumerate(progress(batches, title, unit="batch")):
         tell_progress(0.0, f"features {number}/{len(batches)}")
         if copy is None:
             images = data.validation_images[chosen].astype(np.float32)
-            kept = [array[chosen] for array in validation]
+            validation[chosen] = pooled.predict_on_batch(images)
         else:
             state = np.array([config.seed, number << 16], np.uint32)
             images, mixed = augment(state, data.images[chosen], targets[chosen])
             labels[copy, chosen] = keras.ops.convert_to_numpy(mixed)
-            kept = [array[copy, chosen] for array in training]
-        for array, values in zip(kept, lower.predict_on_batch(images), strict=True):
-            array[:] = values
-    for written in (*training, *validation):
-        written.flush()  # before its size and time are noted
+            training[copy, chosen] = pooled.predict_on_batch(images)
+    np.save(place / "copies.npy", training)
     np.save(place / "labels.npy", labels)
+    np.save(place / "validation.npy", validation)
 
 
-def _count_copies(
-    config: Config, data: TrainingData, shapes: list[tuple[int, ...]], place: Path
-) -> int:
+def _count_copies(config: Config, count: int, checked: int, size: int, place: Path) -> int:
     """Return how many copies of each image fit; raises UserError where not one does."""
-    per_image = sum(2 * int(np.prod(shape)) for shape in shapes) / 2**20
-    fixed = per_image * len(data.validation_labels)
-    per_copy = per_image * len(data.labels)
+    per_image = 2 * size / 2**20
+    fixed, per_copy = per_image * checked, per_image * count
     allowed, wanted = config.search.cache_megabytes, config.search.cached_copies
     copies = min(wanted, int((allowed - fixed) / per_copy))
     if copies < 1:
@@ -172,7 +143,3 @@ def _count_copies(
         say(f"{copies} of {wanted} copies of each image fit into {allowed:.0f} MB of cache.")
     require_disk(place, fixed + copies * per_copy)
     return copies
-
-
-def _name(border: int | None) -> str:
-    return "pooled" if border is None else f"border_{border}"

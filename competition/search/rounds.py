@@ -5,27 +5,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from competition.config import Config, SearchConfig
+from competition.config import Config, SearchConfig, with_settings
 from competition.networks.layers import SMALLEST_INPUT
 from competition.networks.weights import Weights
 from competition.time_budget import Slot
+from competition.training.stages import FROZEN_COST
 
 # What is searched, by dotted key: (low, high, logarithmic) or the choices.
 Space = dict[str, tuple[Any, ...]]
+AS_GIVEN = "as given"  # the choice that leaves a section of the settings as it is
 HEAD_SPACE: Space = {
     "model.head_units": (64, 128, 256, 512, 1024),
     "model.dropout": (0.0, 0.6, False),
     "model.l2": (1e-7, 1e-2, True),
     "training.head_learning_rate": (3e-4, 4e-3, True),
 }
-FINE_TUNING_SPACE: Space = {
-    "training.fine_tuning_learning_rate": (1e-5, 3e-3, True),
-    "training.fine_tuning_l2": (1e-7, 3e-2, True),
-    "training.unfreeze": (0.2, 0.4, 0.66, 1.0),  # each a border of cached features
+# Whole recipes. Numbers of the augmentation are choices, since each is compiled and kept for good.
+RECIPE_SPACE: Space = {
+    "augmentation": (AS_GIVEN, "mild", "strong"),
+    "augmentation.num_operations": (1, 2, 3, 4),
+    "augmentation.magnitude": (0.2, 0.4, 0.5, 0.6),
+    "training.label_smoothing": (0.0, 0.1),
+    "training.optimizer": ("adam", "adamw", "lion"),
+    "training.schedule": ("plateau", "cosine"),
 }
-FEWEST_IMAGES = 250  # on fewer, a few epochs teach a network from random weights nothing
-HEAD_COST, UPPER_COST = 0.02, 0.5  # of an epoch on features, beside one that trains everything
-REDUCTION = 4  # successive halving: one in so many trials goes on, to so many times the images
+FINE_TUNING_SPACE: Space = RECIPE_SPACE | {
+    "training.fine_tuning_learning_rate": (3e-5, 3e-3, True),
+    "training.fine_tuning_l2": (1e-7, 3e-2, True),
+    "training.unfreeze": (0.2, 0.4, 0.66, 1.0),
+    "training.batch_norm": ("inference", "training"),
+}
+HEAD_COST = 0.02  # of an epoch on features, beside one that trains everything
+SMALL = 2 / 3  # of the side of the images, where a round makes them small
+REDUCTION = 3  # successive halving: one in so many trials goes on, to so many times the work
 
 
 def is_range(options: tuple[Any, ...]) -> bool:
@@ -35,60 +47,76 @@ def is_range(options: tuple[Any, ...]) -> bool:
 
 def inside_space(settings: dict[str, Any], space: Space) -> dict[str, Any]:
     """Return the settings of `space`, at the nearest place in it."""
-    return {
-        key: min(max(settings[key], options[0]), options[1])
-        if is_range(options)
-        else min(options, key=lambda option: abs(option - settings[key]))
-        for key, options in space.items()
-    }
+    return {key: _nearest(settings.get(key, AS_GIVEN), space[key]) for key in space}
+
+
+def _nearest(value: Any, options: tuple[Any, ...]) -> Any:
+    if is_range(options):
+        return min(max(value, options[0]), options[1])
+    if isinstance(value, str):
+        return value if value in options else options[0]
+    return min(options, key=lambda option: abs(option - value))
+
+
+def list_changes(params: dict[str, Any]) -> dict[str, Any]:
+    """Return what the parameters of a trial change, a section before its parts."""
+    return {key: params[key] for key in sorted(params) if params[key] != AS_GIVEN}
 
 
 @dataclass(frozen=True)
 class Round:
     """One round of a search, a study of its own.
 
-    space: what is searched; of the last round, what may differ among those that came so far.
-    trials: the setting that counts its trials. images: training images per trial, as a multiple of
-    `search.trial_images`. fine_tuning: multiple of `search.trial_fine_tuning_epochs`, 0: a head on
-    the frozen backbone. half_size: images are half as large. is_final: only the settings as given
-    and the best of the round before are tried.
+    space: what is searched. trials: the setting that counts its trials. images: training images per
+    trial, as a multiple of `search.trial_images`. is_head: a trial trains a head on the frozen
+    backbone, else a whole training in miniature. is_small: images are smaller than given.
+    is_promoted: nothing is drawn; the best of the round before are tried again, and the settings as
+    given.
     """
 
     name: str
     space: Space
     trials: str
     images: float = 1.0
-    fine_tuning: int = 1
-    half_size: bool = False
-    is_final: bool = False
+    is_head: bool = False
+    is_small: bool = False
+    is_promoted: bool = False
 
     def count_images(self, search: SearchConfig) -> int:
         """Return how many training images a trial sees."""
-        images = round(self.images * search.trial_images)
-        return max(images, min(search.trial_images, FEWEST_IMAGES))
+        return round(self.images * search.trial_images)
 
-    def settings(self, search: SearchConfig, side: int) -> dict[str, Any]:
-        """Return what a trial trains, by dotted key; side: of the images, in pixels."""
-        half = max(min(side, SMALLEST_INPUT), side // 2)
+    def settings(self, config: Config, side: int) -> dict[str, Any]:
+        """Return what a trial trains, by dotted key; side: of the images, in pixels.
+
+        A training in miniature keeps the shares of its stages.
+        """
+        search, training = config.search, config.training
+        epochs = max(1, training.frozen_epochs + training.fine_tuning_epochs)
+        frozen = math.ceil(search.trial_epochs * training.frozen_epochs / epochs)
+        small = max(min(side, SMALLEST_INPUT), round(SMALL * side))
         return {
             "training.limit": self.count_images(search),
-            "training.frozen_epochs": search.trial_frozen_epochs,
-            "training.fine_tuning_epochs": self.fine_tuning * search.trial_fine_tuning_epochs,
-            **({"model.input_size": half} if self.half_size else {}),
+            "training.frozen_epochs": search.trial_head_epochs if self.is_head else frozen,
+            "training.fine_tuning_epochs": 0 if self.is_head else search.trial_epochs - frozen,
+            **({"model.input_size": small} if self.is_small else {}),
         }
 
 
-# From pretrained weights trials train on cached features of the frozen part. From random weights
-# there are none, and nothing is fine-tuned.
+# Each round after the first has about as much work as the one before: fewer trials, of more work.
+# Heads train on cached features; small images make a trial three times as fast.
 EVERYTHING = HEAD_SPACE | FINE_TUNING_SPACE
 PRETRAINED = (
-    Round("head", HEAD_SPACE, "trials", fine_tuning=0),
-    Round("fine_tuning", FINE_TUNING_SPACE, "fine_tuning_trials", fine_tuning=2),
-    Round("final", EVERYTHING, "finalists", images=REDUCTION, is_final=True),
+    Round("head", HEAD_SPACE, "trials", is_head=True),
+    Round("fine_tuning", FINE_TUNING_SPACE, "fine_tuning_trials", is_small=True),
+    Round("semifinal", EVERYTHING, "finalists", images=1.5, is_promoted=True),
+    Round("final", EVERYTHING, "finalists", images=4.5, is_promoted=True),
 )
+SCRATCH_SPACE = HEAD_SPACE | RECIPE_SPACE
 FROM_RANDOM = (
-    Round("scratch", HEAD_SPACE, "scratch_trials", images=1 / REDUCTION, half_size=True),
-    Round("final", HEAD_SPACE, "finalists", is_final=True),
+    Round("scratch", SCRATCH_SPACE, "scratch_trials", is_small=True),
+    Round("semifinal", SCRATCH_SPACE, "finalists", images=1.5, is_promoted=True),
+    Round("final", SCRATCH_SPACE, "finalists", images=4.5, is_promoted=True),
 )
 
 
@@ -134,27 +162,53 @@ class Search:
         return [item for item in self.all_rounds if self.space(item) and self.count_trials(item)]
 
     def space(self, item: Round) -> Space:
-        """Return what a round searches: its space without what the user set."""
-        return {key: options for key, options in item.space.items() if key not in self.fixed}
+        """Return what a round searches: its space without what the user set.
+
+        Presets of the augmentation that change nothing are left out.
+        """
+        space = {key: options for key, options in item.space.items() if not self.is_fixed(key)}
+        if "augmentation" in space:
+            presets = tuple(filter(self._changes, space["augmentation"][1:]))
+            space["augmentation"] = (AS_GIVEN, *presets)
+            if not presets:
+                del space["augmentation"]
+        return space
+
+    def is_fixed(self, key: str) -> bool:
+        """Tell whether the user set a key, its section or a part of it."""
+        return any(
+            key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
+            for other in self.fixed
+        )
+
+    def _changes(self, preset: str) -> bool:
+        """Tell whether a preset of the augmentation changes anything."""
+        return self.with_params({"augmentation": preset}) != self.with_params({})
+
+    def with_params(self, params: dict[str, Any]) -> Config:
+        """Return the settings as given with those of a trial."""
+        return with_settings(self.config, list_changes(params))
 
     def count_trials(self, item: Round) -> int:
         """Return how many trials a round has: no more than asked for in all, no final of one."""
         search = self.config.search
-        if not item.is_final:
+        if not item.is_promoted:
             return min(search.trials, getattr(search, item.trials))
-        pretrained = self.weights.is_pretrained
-        trials = search.fine_tuning_trials if pretrained else search.scratch_trials
-        finalists = min(search.finalists, math.ceil(min(trials, search.trials) / REDUCTION))
-        return finalists if finalists > 1 else 0
+        before = self.all_rounds[self.all_rounds.index(item) - 1]
+        promoted = math.ceil(self.count_trials(before) / REDUCTION)
+        if item is self.all_rounds[-1] or search.finalists < 2:
+            promoted = min(promoted, search.finalists)
+        return promoted if promoted > 1 else 0
 
     def trial_settings(self, item: Round) -> dict[str, Any]:
         """Return what a trial of a round trains, by dotted key."""
-        return item.settings(self.config.search, self.config.model.input_size or self.side)
+        return item.settings(self.config, self.config.model.input_size or self.side)
 
     def count_passes(self, item: Round) -> float:
-        """Return how many images pass the network in a round, as if each trained all of it."""
+        """Return how many images of full size pass the network in a round, with gradients."""
         settings = self.trial_settings(item)
-        frozen_cost, cost = (HEAD_COST, UPPER_COST) if self.weights.is_pretrained else (1.0, 1.0)
-        epochs = frozen_cost * settings["training.frozen_epochs"]
-        epochs += cost * settings["training.fine_tuning_epochs"]
-        return self.count_trials(item) * settings["training.limit"] * epochs
+        frozen = FROZEN_COST if self.weights.is_pretrained else 1.0
+        epochs = (HEAD_COST if item.is_head else frozen) * settings["training.frozen_epochs"]
+        epochs += settings["training.fine_tuning_epochs"]
+        cost = SMALL**2 if item.is_small else 1.0
+        return self.count_trials(item) * settings["training.limit"] * epochs * cost

@@ -1,6 +1,7 @@
 """The search of one backbone: its rounds one after the other, and what they settle."""
 
 import errno
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from competition.common.console import say
 from competition.common.errors import TrialFailedError
 from competition.common.files import read_json, write_json
 from competition.common.settings import flatten
-from competition.config import PRESETS, with_settings
+from competition.config import with_settings
 from competition.data.arrays import TrainingData, count_skipped
 from competition.evaluation.metrics import mcnemar
 from competition.search.features import cache_features
 from competition.search.report import write_report
-from competition.search.rounds import FINE_TUNING_SPACE, Round, Search, inside_space
+from competition.search.rounds import REDUCTION, Round, Search, inside_space, list_changes
 from competition.search.study import (
     QUEUED,
     REASON,
@@ -35,6 +36,7 @@ from competition.search.study import (
     told_by_name,
 )
 from competition.search.trial import TrialTrainer
+from competition.time_budget import Slot
 from competition.training.chance import beats_chance
 
 # A full disk or a storage that is gone are nothing that another trial would do better.
@@ -70,7 +72,8 @@ def read_best(search: Search) -> dict[str, Any]:
     best: dict[str, Any] = read_json(path, shape, cure)
     if not _list_facts(search).items() <= best.items():
         return {}
-    return {key: value for key, value in best["settings"].items() if key not in search.fixed}
+    found = best["settings"].items()
+    return {key: value for key, value in found if not search.is_fixed(key)}
 
 
 def _list_facts(search: Search) -> dict[str, Any]:
@@ -85,39 +88,50 @@ def _list_facts(search: Search) -> dict[str, Any]:
 def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dict[str, Any], str]:
     """Return the settings that all rounds changed, and why."""
     given = flatten(search.config)
-    best: list[dict[str, Any]] = []  # settings that a round found, best first
+    ranked: list[dict[str, Any]] = []  # settings that the round before found, best first
     settled: dict[str, Any] = {}
     decision = "no trial was finished; the settings stay as given"
-    for item in search.rounds:
-        if item.is_final and len(best) < 2:
-            continue
-        current = replace(search, config=with_settings(search.config, settled))
-        first = best if item.is_final else _list_first(current, item)
-        study = open_study(current, item, first[: search.count_trials(item)])
+    for number, item in enumerate(search.rounds):
+        current = replace(search, slot=_next_slot(search, number))
+        base = inside_space(given, search.space(item))
+        first = [base]
+        if item.is_promoted:
+            first += [one for one in ranked if one != base]
+            promoted = min(search.count_trials(item), math.ceil(len(first) / REDUCTION))
+            first = first[: max(2, promoted)]
+            if len(first) < 2:
+                continue
+        else:
+            current = replace(current, config=with_settings(search.config, settled))
+        study = open_study(current, item, first)
         _run_round(current, item, study, data, features)
         if search.worker == 0:
             write_report(study, search.folder, f"{search.backbone}_{item.name}")
         trials = rank(study)
         if not trials:
             continue
-        base = inside_space(given, search.space(item))
         winner, decision = _settle(search, item, study, base, data.validation_labels)
         say(f"{search.backbone} {item.name}: {decision}")
-        # To the final go the settings as given, then the best others.
         space = search.space(search.rounds[-1])
-        found = [given, *(given | settled | trial.params for trial in trials)]
-        found = [inside_space(settings, space) for settings in found]
-        best = [one for index, one in enumerate(found) if one not in found[:index]]
-        changed = {} if winner == base else winner
-        settled = changed if item.is_final else settled | changed
+        ranked = [inside_space(given | settled | trial.params, space) for trial in trials]
+        changed = {} if winner == base else _list_new(winner, given)
+        settled = changed if item.is_promoted else settled | changed
     return settled, decision
 
 
-def _list_first(search: Search, item: Round) -> list[dict[str, Any]]:
-    """Return what a round tries first: the settings as given and the baseline's."""
-    given = flatten(search.config)
-    space = search.space(item)
-    return [inside_space(known, space) for known in (given, given | PRESETS["baseline"])]
+def _list_new(winner: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a winner changes; a preset keeps all that goes with it."""
+    changes = list_changes(winner)
+    is_new = {key: "augmentation" in changes or changes[key] != given[key] for key in changes}
+    return {key: value for key, value in changes.items() if is_new[key]}
+
+
+def _next_slot(search: Search, number: int) -> Slot | None:
+    """Return the slot of a round: its share of the work that is left, from now on."""
+    if search.slot is None:
+        return None
+    first, *others = (search.count_passes(item) for item in search.rounds[number:])
+    return search.slot.next_part(first / (first + sum(others)))
 
 
 def _run_round(
@@ -125,7 +139,7 @@ def _run_round(
 ) -> None:
     """Run what is missing of the trials of a round."""
     title = f"{search.backbone} {item.name} trial"
-    asked = None if item.is_final else search.count_trials(item)
+    asked = None if item.is_promoted else search.count_trials(item)
     finished, total = count_trials(study, asked)
     if finished >= total:
         say(f"{title}s: {finished} are done already; --trials asks for more.")
@@ -134,27 +148,25 @@ def _run_round(
         return
     few = data.for_trial(item.count_images(search.config.search), search.config.seed)
     cached = None
-    if search.weights.is_pretrained:
-        shares = FINE_TUNING_SPACE["training.unfreeze"]
-        if "training.unfreeze" in search.fixed:
-            shares = (search.config.training.unfreeze,)
-        place = features / search.backbone / ("final" if item.is_final else "trials")
-        cached = cache_features(search.config, few, search.weights, shares, place)
+    if item.is_head:
+        cached = cache_features(search.config, few, search.weights, features / search.backbone)
     trainer = TrialTrainer(few, search.weights, cached)
     run_trials(search, study, title, asked, _objective(search, item, trainer))
 
 
 def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[Trial], float]:
-    train = trainer.train_head if item.fine_tuning == 0 else trainer.train
+    train = trainer.train_head if item.is_head else trainer.train
 
     def objective(trial: Trial) -> float:
         suggested = suggest(trial, search.space(item))
-        config = with_settings(search.config, suggested | search.trial_settings(item))
+        config = with_settings(search.with_params(suggested), search.trial_settings(item))
 
-        def report(score: float, epoch: int) -> None:
-            trial.report(score, epoch)
+        def report(score: float | None, epoch: int) -> None:
             if search.slot is not None and search.slot.is_over:
                 raise TimeoutError  # it counts as interrupted
+            if score is None:
+                return
+            trial.report(score, epoch)
             if not trial.user_attrs.get(QUEUED) and trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -188,12 +200,15 @@ def _settle(
     """
     trials = rank(study)
     best = trials[0]
-    found = f"best of {len(trials)} trials {best.value:.4f} with {describe_settings(best.params)}"
+    others = {key: value for key, value in best.params.items() if value != base[key]}
+    found = f"best of {len(trials)} trials {best.value:.4f}"
+    if others:
+        found += f" with {describe_settings(others)}"
     scored = labels[:: count_skipped(len(labels), item.count_images(search.config.search))]
     if not beats_chance(best.value, scored):
         return base, f"{found}: no better than naming one class always, the settings stay as given"
-    if item.half_size:
-        return base, f"{found}: images of half the size decide nothing without a final"
+    if item.is_small:
+        return base, f"{found}: small images decide nothing, the best go on"
     if best.params == base:
         return base, f"{found}: these are the settings as given"
     tried = [trial for trial in study.get_trials(deepcopy=False) if trial.params == base]

@@ -135,7 +135,7 @@ def open_study(search: Search, item: Round, queued: list[dict[str, Any]]) -> opt
     if name not in known:
         _tell_of_others(storage, name, known, facts)
         study.set_user_attr("facts", facts)
-    pruner = "none" if item.is_final else search.config.search.pruner
+    pruner = "none" if item.is_promoted else search.config.search.pruner
     trained = with_settings(search.config, search.trial_settings(item))
     study.pruner = PRUNERS[pruner](plan_stages(trained, search.weights)[-1].epochs)
     # Another seed per process and whenever the study has gone on, or draws would repeat.
@@ -290,7 +290,7 @@ def describe_trial(trial: FrozenTrial) -> str:
 def describe_settings(settings: dict[str, Any]) -> str:
     """Return settings in words: head_units 256, dropout 0.3."""
     values = {
-        key.partition(".")[2]: f"{value:.3g}" if isinstance(value, float) else str(value)
+        key.rpartition(".")[2]: f"{value:.3g}" if isinstance(value, float) else str(value)
         for key, value in settings.items()
     }
     return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -1,4 +1,4 @@
-"""One trial of a search: a head on cached features, both stages on them, or all layers."""
+"""One trial of a search: a head on cached features, or a whole training in miniature."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ import numpy as np
 
 from competition.config import Config
 from competition.data.arrays import TrainingData
-from competition.networks.layers import find_backbone, find_border, network_spec, upper_part
+from competition.networks.layers import network_spec
 from competition.networks.submission_model import build_head
 from competition.networks.weights import Weights
 from competition.search.features import Features
-from competition.training.batches import copied_batches, image_batches
+from competition.training.batches import Batches, copied_batches, image_batches
 from competition.training.keepers import Keeper
 from competition.training.stages import Stage, plan_stages
 from competition.training.train import build_network, fit_stage
 
-Report = Callable[[float, int], None]
+Report = Callable[[float | None, int], None]
+VALIDATED_FROM = 2 / 3  # of a stage: before that a score tells little of the last one
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class TrialResult:
 class TrialTrainer:
     """Trains what trials ask for on `data`, all of them on the same images.
 
-    features: of these images, where `weights` are pretrained. Its methods take a report, which is
-    told the score and the number of each epoch of the last stage, and may raise to end a trial;
-    they raise TrialFailedError where a loss diverges.
+    features: of these images, which heads train on. Its methods take a report, which is told the
+    score (None where it was not validated) and the number of each epoch of the last stage, and may
+    raise to end a trial. They raise TrialFailedError where a loss diverges.
     """
 
     data: TrainingData
@@ -45,48 +46,45 @@ class TrialTrainer:
         """Train the head alone, on the pooled output of the frozen backbone."""
         assert self.features is not None
         keras.utils.set_random_seed(config.seed)
-        inputs = keras.Input(self.features.validation(None).shape[1:])
+        inputs = keras.Input(self.features.validation.shape[1:])
         spec = network_spec(config.model, self.data.images.shape[1:], self.data.num_classes)
         head = keras.Model(inputs, build_head(inputs, spec))
-        return self._fit(head, None, plan_stages(config, self.weights)[0], config, report)
+        batches = copied_batches(self.features.copies, self.features.labels, self.data, config)
+        stage = plan_stages(config, self.weights)[0]
+        return self._fit(head, batches, self.features.validation, stage, config, report)
 
     def train(self, config: Config, report: Report) -> TrialResult:
-        """Train all stages: on features of the frozen part, or from random weights on images."""
+        """Train all stages on the images."""
         keras.utils.set_random_seed(config.seed)
         network = build_network(config, self.data, self.weights)
+        batches = image_batches(self.data, config)
         stages = plan_stages(config, self.weights)
         results = []
         for stage in stages:
             stage.prepare(network, config.training.batch_norm_momentum)
-            border = find_border(find_backbone(network), stage.share) if stage.share else None
-            on_images = self.features is None or border == 0  # nothing is cached below it
-            part = network if on_images else upper_part(network, border)
             told = report if stage is stages[-1] else ignore_epoch
-            results.append(self._fit(part, border, stage, config, told))
+            validation = self.data.validation_images
+            results.append(self._fit(network, batches, validation, stage, config, told))
         return max(results, key=lambda result: result.score)
 
     def _fit(
         self,
-        part: keras.Model,
-        border: int | None,
+        network: keras.Model,
+        batches: Batches,
+        validation: np.ndarray,
         stage: Stage,
         config: Config,
         report: Report,
     ) -> TrialResult:
-        """Train one stage of `part`, all that is above `border`, and load its best weights."""
+        """Train one stage, and load its best weights."""
+        needs_scores = config.training.schedule == "plateau" or config.training.stopping_patience
+        keeper = Keeper(report, 0.0 if needs_scores else VALIDATED_FROM)
         labels = self.data.validation_labels
-        if self.features is not None and border != 0:
-            batches = copied_batches(*self.features.training(border), self.data, config)
-            validation = self.features.validation(border)
-        else:
-            batches = image_batches(self.data, config)
-            validation = self.data.validation_images
-        keeper = Keeper(report)
-        fit_stage(part, batches, (validation, labels), stage, config, keeper)
-        keeper.load_best(part)
+        fit_stage(network, batches, (validation, labels), stage, config, keeper)
+        keeper.load_best(network)
         assert keeper.predictions is not None
         return TrialResult(keeper.best_score, keeper.predictions.argmax(axis=1) == labels)
 
 
-def ignore_epoch(score: float, epoch: int) -> None:
+def ignore_epoch(score: float | None, epoch: int) -> None:
     """Take no notice of an epoch."""

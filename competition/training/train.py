@@ -179,7 +179,7 @@ def fit_stage(
             average.update()
             average.swap()
         predictions = None
-        if step >= len(batches):
+        if step >= len(batches) and progress >= keeper.validated_from:
             predictions = predict(network, validation[0])
         metric = get_metric(config.metric)
         row = _describe_epoch(stage, epoch, progress, losses, predictions, validation[1], metric)

@@ -15,12 +15,11 @@ from competition.networks.layers import (
     find_backbone,
     find_border,
     list_blocks,
-    lower_part,
     network_spec,
     penalise_head,
+    pooled_part,
     resized_network,
     set_trainable,
-    upper_part,
 )
 from competition.networks.weights import RANDOM
 
@@ -145,15 +144,12 @@ def test_the_penalty_of_the_head_is_the_sum_of_squares() -> None:
     assert not network.losses
 
 
-def test_the_lower_and_the_upper_part_are_the_network(images: np.ndarray) -> None:
-    network = make_network("custom_cnn")
-    probabilities = predict(network, images)
-    borders = block_borders(find_backbone(network))
-    *crossing, pooled = lower_part(network, borders).predict_on_batch(images)
-    assert len(crossing) == len(borders) > 2
-    for border, below in zip([*borders, None], [*crossing, pooled], strict=True):
-        upper = upper_part(network, border)
-        np.testing.assert_allclose(predict(upper, below), probabilities, atol=1e-5)
+def test_the_pooled_part_is_the_network_below_its_head(images: np.ndarray) -> None:
+    network = make_network("custom_cnn", input_size=48)
+    pooled = pooled_part(network)
+    head = keras.Model(pooled.output, network.output)
+    probabilities = predict(head, pooled.predict_on_batch(images))
+    np.testing.assert_allclose(probabilities, predict(network, images), atol=1e-5)
 
 
 @pytest.mark.parametrize("input_size", [0, 48])

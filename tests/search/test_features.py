@@ -13,56 +13,61 @@ import pytest
 from competition.common.errors import UserError
 from competition.config import Config, with_settings
 from competition.data.arrays import one_hot
-from competition.networks.layers import create_network, network_spec, upper_part
+from competition.networks.layers import create_network, network_spec
+from competition.networks.submission_model import build_head
 from competition.networks.weights import RANDOM, Weights
 from competition.search import features as module
 from competition.search.features import Features, cache_features
 from tests.factories import CONFIG, make_data
 
-SHARES = (0.5, 1.0)  # of all there is nothing to cache
-
 
 def cache(config: Config, folder: Path, weights: Weights = RANDOM) -> Features:
     keras.utils.set_random_seed(1)
-    return cache_features(config, make_data(), weights, SHARES, folder)
+    return cache_features(config, make_data(), weights, folder)
 
 
-def read_all(features: Features) -> dict[str, np.ndarray]:
-    return {path.name: np.load(path) for path in sorted(features.folder.glob("*.npy"))}
+def find_place(folder: Path) -> Path:
+    (place,) = (path for path in folder.iterdir() if path.is_dir())
+    return place
+
+
+def read_all(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.load(path) for path in sorted(find_place(folder).glob("*.npy"))}
 
 
 @pytest.mark.parametrize(
     ("backbone", "fixture"), [("tiny_cnn", "pretrained"), ("efficientnetlite0", "imagenet")]
 )
-def test_the_upper_part_makes_of_features_what_the_network_makes_of_images(
+def test_a_head_makes_of_features_what_the_network_makes_of_images(
     backbone: str, fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     data = make_data()
     weights: Weights = request.getfixturevalue(fixture)
     plain = {"augmentation.cutmix": 0.0, "augmentation.mixup": 0.0, "model.backbone": backbone}
     config = with_settings(CONFIG, plain)
-    features = cache_features(config, data, weights, SHARES, tmp_path)
-    network = create_network(network_spec(config.model, (32, 32, 3), 3), weights)
-    files = features.folder.glob("training_border*")
-    borders = [None, *(int(path.stem.split("_")[2]) for path in files)]
-    assert len(borders) == 2
-    for images, answers in (
-        (data.validation_images, lambda border: features.validation(border)),
-        (data.images, lambda border: features.training(border)[0][1]),
+    features = cache_features(config, data, weights, tmp_path)
+    spec = network_spec(config.model, (32, 32, 3), 3)
+    network = create_network(spec, weights)
+    inputs = keras.Input(features.validation.shape[1:])
+    head = keras.Model(inputs, build_head(inputs, spec))
+    head.set_weights(network.get_weights()[-len(head.weights) :])
+    for images, values in (
+        (data.validation_images, features.validation),
+        (data.images, features.copies[1]),
     ):
         expected = network.predict_on_batch(images.astype(np.float32))
-        for border in borders:
-            values = answers(border).astype(np.float32)
-            predicted = upper_part(network, border).predict_on_batch(values)
-            np.testing.assert_allclose(predicted, expected, atol=2e-3)
-    copies, labels = features.training(None)
-    np.testing.assert_array_equal(labels, np.stack([one_hot(data.labels, 3)] * len(copies)))
+        predicted = head.predict_on_batch(np.asarray(values, np.float32))
+        np.testing.assert_allclose(predicted, expected, atol=2e-3)
+    np.testing.assert_array_equal(
+        features.labels, np.stack([one_hot(data.labels, 3)] * len(features.copies))
+    )
 
 
 def test_every_copy_of_an_image_is_another_and_its_labels_are_mixed_with_it(
     tmp_path: Path,
 ) -> None:
-    copies, labels = cache(CONFIG, tmp_path).training(None)
+    features = cache(CONFIG, tmp_path)
+    copies, labels = features.copies, features.labels
     assert len(copies) == CONFIG.search.cached_copies
     assert not np.allclose(copies[0], copies[1])
     assert ((labels > 0).sum(axis=-1) == 2).any()
@@ -73,7 +78,8 @@ def test_every_copy_of_an_image_is_another_and_its_labels_are_mixed_with_it(
 def test_a_computation_that_was_killed_is_not_taken_for_a_whole_one(
     batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = read_all(cache(CONFIG, tmp_path / "whole"))
+    cache(CONFIG, tmp_path / "whole")
+    whole = read_all(tmp_path / "whole")
     with monkeypatch.context() as patch:
 
         def die_after(items: list[Any], *_: Any, **__: Any) -> Any:
@@ -83,7 +89,8 @@ def test_a_computation_that_was_killed_is_not_taken_for_a_whole_one(
         patch.setattr(module, "progress", die_after)
         with pytest.raises(KeyboardInterrupt):
             cache(CONFIG, tmp_path / "killed")
-    again = read_all(cache(CONFIG, tmp_path / "killed"))
+    cache(CONFIG, tmp_path / "killed")
+    again = read_all(tmp_path / "killed")
     assert list(again) == list(whole)
     for name, values in again.items():
         np.testing.assert_array_equal(values, whole[name], err_msg=name)
@@ -93,15 +100,16 @@ def test_a_computation_that_was_killed_is_not_taken_for_a_whole_one(
 def test_damaged_features_are_computed_anew(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    features = cache(CONFIG, tmp_path)
-    before = read_all(features)
-    path = features.folder / "training_pooled.npy"
+    cache(CONFIG, tmp_path)
+    before = read_all(tmp_path)
+    path = find_place(tmp_path) / "copies.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 255
     path.write_bytes(content if damage == "a byte" else content[:-9])
     if damage == "a file":
         path.unlink()
-    after = read_all(cache(CONFIG, tmp_path))
+    cache(CONFIG, tmp_path)
+    after = read_all(tmp_path)
     assert "damaged" in capsys.readouterr().out
     np.testing.assert_array_equal(after[path.name], before[path.name])
 
@@ -109,13 +117,15 @@ def test_damaged_features_are_computed_anew(
 def test_features_at_hand_are_not_computed_again_and_others_of_the_backbone_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = cache(CONFIG, tmp_path)
+    cache(CONFIG, tmp_path)
+    first = find_place(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(module, "build_network", lambda *_: pytest.fail("they were computed"))
         head = with_settings(CONFIG, {"model.head_units": 8, "training.head_learning_rate": 0.1})
-        assert cache(head, tmp_path).folder == first.folder
-    other = cache(with_settings(CONFIG, {"augmentation.cutmix": 0.2}), tmp_path)
-    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [other.folder]
+        cache(head, tmp_path)
+        assert find_place(tmp_path) == first
+    cache(with_settings(CONFIG, {"augmentation.cutmix": 0.2}), tmp_path)
+    assert find_place(tmp_path) != first
 
 
 def test_of_two_that_need_the_same_features_at_once_one_computes_them(
@@ -129,26 +139,26 @@ def test_of_two_that_need_the_same_features_at_once_one_computes_them(
         compute(*arguments)
 
     monkeypatch.setattr(module, "_compute", count)
-    found: list[Path] = []
+    found: list[Features] = []
     threads = [
-        threading.Thread(target=lambda: found.append(cache(CONFIG, tmp_path).folder))
-        for _ in range(2)
+        threading.Thread(target=lambda: found.append(cache(CONFIG, tmp_path))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(computed) == 1
-    assert found == computed * 2
+    assert len(found) == 2
+    np.testing.assert_array_equal(found[0].copies, found[1].copies)
 
 
 def test_as_many_copies_are_kept_as_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = with_settings(CONFIG, {"search.cache_megabytes": 1.0})
-    features = cache_features(config, make_data(240), RANDOM, SHARES, tmp_path)
-    copies = len(features.training(None)[0])
-    assert 1 <= copies < 4
-    assert f"{copies} of 4 copies" in capsys.readouterr().out
-    assert sum(path.stat().st_size for path in features.folder.glob("[tv]*.npy")) < 2**20
+    few = {"search.cache_megabytes": 1.0, "search.cached_copies": 100}
+    features = cache_features(with_settings(CONFIG, few), make_data(600), RANDOM, tmp_path)
+    copies = len(features.copies)
+    assert 1 <= copies < 100
+    assert f"{copies} of 100 copies" in capsys.readouterr().out
+    assert features.copies.nbytes + features.validation.nbytes < 2**20
 
 
 def test_too_little_room_is_told_before_the_work(
@@ -156,8 +166,8 @@ def test_too_little_room_is_told_before_the_work(
 ) -> None:
     config = with_settings(CONFIG, {"search.cache_megabytes": 1.0})
     with pytest.raises(UserError, match=r"search\.cache_megabytes is 1; raise it"):
-        cache_features(config, make_data(1200), RANDOM, SHARES, tmp_path)
+        module._count_copies(config, 1200, 36, 576, tmp_path)
     full = dataclasses.make_dataclass("Usage", ["free"])(2**17)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(UserError, match="has 0 MB free"):
-        cache(CONFIG, tmp_path)
+        module._count_copies(CONFIG, 1200, 36, 576, tmp_path)

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from competition.config import Config, SearchConfig, with_settings
+from competition.config import Config, with_settings
 from competition.networks.weights import RANDOM, Weights
 from competition.search.rounds import (
+    AS_GIVEN,
     EVERYTHING,
     FINE_TUNING_SPACE,
     FROM_RANDOM,
     HEAD_SPACE,
     PRETRAINED,
+    SCRATCH_SPACE,
     Search,
     inside_space,
 )
@@ -36,32 +38,39 @@ def count(search: Search) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("settings", "counts"),
     [
-        ({}, {"head": 100, "fine_tuning": 12, "final": 3}),
-        ({"trials": 8}, {"head": 8, "fine_tuning": 8, "final": 2}),
-        ({"trials": 4}, {"head": 4, "fine_tuning": 4}),
-        ({"fine_tuning_trials": 40, "finalists": 5}, {"head": 100, "fine_tuning": 40, "final": 5}),
-        ({"finalists": 1}, {"head": 100, "fine_tuning": 12}),
-        ({"finalists": 0}, {"head": 100, "fine_tuning": 12}),
+        ({}, {"head": 100, "fine_tuning": 27, "semifinal": 9, "final": 3}),
+        ({"trials": 9}, {"head": 9, "fine_tuning": 9, "semifinal": 3}),
+        ({"trials": 3}, {"head": 3, "fine_tuning": 3}),
+        (
+            {"fine_tuning_trials": 50, "finalists": 5},
+            {"head": 100, "fine_tuning": 50, "semifinal": 17, "final": 5},
+        ),
+        ({"fine_tuning_trials": 0}, {"head": 100}),
+        ({"finalists": 1}, {"head": 100, "fine_tuning": 27}),
+        ({"finalists": 0}, {"head": 100, "fine_tuning": 27}),
     ],
 )
-def test_from_pretrained_weights_heads_come_first_then_both_stages_then_the_best_on_more_images(
+def test_from_pretrained_weights_heads_come_first_then_recipes_of_which_the_best_third_goes_on(
     settings: dict[str, Any], counts: dict[str, int], tmp_path: Path
 ) -> None:
-    search = make(tmp_path, IMAGENET, **settings)
-    assert count(search) == counts
-    head, fine_tuning, *_ = search.rounds
+    assert count(make(tmp_path, IMAGENET, **settings)) == counts
+
+
+def test_the_space_of_recipes_is_what_moves_the_score(tmp_path: Path) -> None:
+    head, fine_tuning, _, final = (search := make(tmp_path, IMAGENET)).rounds
     assert search.space(head) == HEAD_SPACE
-    assert search.space(fine_tuning) == FINE_TUNING_SPACE
-    assert search.space(PRETRAINED[2]) == HEAD_SPACE | FINE_TUNING_SPACE
+    assert search.space(fine_tuning).keys() == FINE_TUNING_SPACE.keys()
+    assert search.space(final).keys() == (HEAD_SPACE | FINE_TUNING_SPACE).keys()
 
 
 @pytest.mark.parametrize(
     ("settings", "counts"),
     [
-        ({}, {"scratch": 100, "final": 3}),
-        ({"trials": 5}, {"scratch": 5, "final": 2}),
-        ({"trials": 4}, {"scratch": 4}),
-        ({"fine_tuning_trials": 1}, {"scratch": 100, "final": 3}),
+        ({}, {"scratch": 27, "semifinal": 9, "final": 3}),
+        ({"trials": 5}, {"scratch": 5, "semifinal": 2}),
+        ({"trials": 3}, {"scratch": 3}),
+        ({"fine_tuning_trials": 1}, {"scratch": 27, "semifinal": 9, "final": 3}),
+        ({"scratch_trials": 0}, {}),
     ],
 )
 def test_from_random_weights_there_is_no_second_stage_to_search(
@@ -69,44 +78,64 @@ def test_from_random_weights_there_is_no_second_stage_to_search(
 ) -> None:
     search = make(tmp_path, RANDOM, **settings)
     assert count(search) == counts
-    assert all(search.space(item) == HEAD_SPACE for item in search.rounds)
+    assert all(search.space(item).keys() == SCRATCH_SPACE.keys() for item in search.rounds)
+    assert not any(key.startswith("training.fine_tuning") for key in SCRATCH_SPACE)
 
 
-def test_what_each_round_trains_from_pretrained_weights(tmp_path: Path) -> None:
+def test_a_preset_of_the_augmentation_that_changes_nothing_is_not_searched(tmp_path: Path) -> None:
     search = make(tmp_path, IMAGENET)
-    settings = [search.trial_settings(item) for item in search.rounds]
-    assert [list(each.values()) for each in settings] == [[1000, 4, 0], [1000, 4, 6], [4000, 4, 3]]
-    keys = ["training.limit", "training.frozen_epochs", "training.fine_tuning_epochs"]
-    assert list(settings[0]) == keys, "images have their full size"
+    for given, choices in (
+        ("strong", (AS_GIVEN, "mild")),
+        ("mild", (AS_GIVEN, "strong")),
+        ("baseline", (AS_GIVEN, "mild", "strong")),
+    ):
+        config = with_settings(search.config, {"augmentation": given})
+        other = dataclasses.replace(search, config=config)
+        assert other.space(PRETRAINED[1])["augmentation"] == choices
 
 
-def test_what_each_round_trains_from_random_weights(tmp_path: Path) -> None:
-    search = make(tmp_path, RANDOM)
-    trial, final = (search.trial_settings(item) for item in search.rounds)
-    assert list(trial.values()) == [250, 4, 3, 48]
-    assert list(final.values()) == [1000, 4, 3]
-
-
-@pytest.mark.parametrize(
-    ("images", "trial", "final"), [(2000, 500, 2000), (400, 250, 400), (60, 60, 60)]
-)
-def test_from_random_weights_a_trial_sees_enough_images_to_learn_from(
-    images: int, trial: int, final: int
+@pytest.mark.parametrize("set_by_user", ["augmentation", "augmentation.rotation"])
+def test_no_preset_replaces_an_augmentation_that_the_user_set(
+    set_by_user: str, tmp_path: Path
 ) -> None:
-    search = SearchConfig(trial_images=images)
-    assert [item.count_images(search) for item in FROM_RANDOM] == [trial, final]
+    search = make(tmp_path, IMAGENET, {set_by_user})
+    space = search.space(PRETRAINED[1])
+    assert "augmentation" not in space
+    assert ("augmentation.magnitude" in space) == (set_by_user == "augmentation.rotation")
+
+
+def test_a_trial_is_a_training_in_miniature(tmp_path: Path) -> None:
+    search = make(tmp_path, IMAGENET)
+    head, fine_tuning, semifinal, final = map(search.trial_settings, search.rounds)
+    keys = ["training.limit", "training.frozen_epochs", "training.fine_tuning_epochs"]
+    assert head == dict(zip(keys, [1000, 4, 0], strict=True))
+    assert fine_tuning == dict(zip([*keys, "model.input_size"], [1000, 1, 7, 64], strict=True))
+    assert semifinal == dict(zip(keys, [1500, 1, 7], strict=True))
+    assert final == dict(zip(keys, [4500, 1, 7], strict=True))
 
 
 @pytest.mark.parametrize(
-    ("input_size", "side", "half"), [(0, 96, 48), (160, 96, 80), (0, 48, 32), (0, 24, 24)]
+    ("frozen", "fine_tuning", "expected"), [(5, 20, [2, 6]), (0, 9, [0, 8]), (4, 0, [8, 0])]
 )
-def test_half_the_size_is_no_smaller_than_networks_can_read(
-    input_size: int, side: int, half: int, tmp_path: Path
+def test_a_miniature_keeps_the_shares_of_the_stages(
+    frozen: int, fine_tuning: int, expected: list[int], tmp_path: Path
+) -> None:
+    search = make(tmp_path, IMAGENET)
+    epochs = {"training.frozen_epochs": frozen, "training.fine_tuning_epochs": fine_tuning}
+    search = dataclasses.replace(search, config=with_settings(search.config, epochs))
+    assert list(search.trial_settings(PRETRAINED[2]).values())[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("input_size", "side", "small"), [(0, 96, 64), (160, 96, 107), (0, 40, 32), (0, 24, 24)]
+)
+def test_small_images_are_no_smaller_than_networks_can_read(
+    input_size: int, side: int, small: int, tmp_path: Path
 ) -> None:
     search = make(tmp_path, RANDOM)
     config = with_settings(search.config, {"model.input_size": input_size})
     search = dataclasses.replace(search, config=config, side=side)
-    assert search.trial_settings(FROM_RANDOM[0])["model.input_size"] == half
+    assert search.trial_settings(FROM_RANDOM[0])["model.input_size"] == small
 
 
 def test_what_the_user_set_is_not_searched(tmp_path: Path) -> None:
@@ -117,9 +146,21 @@ def test_what_the_user_set_is_not_searched(tmp_path: Path) -> None:
 
 def test_a_round_with_nothing_to_search_is_left_out(tmp_path: Path) -> None:
     heads_known = make(tmp_path, IMAGENET, set(HEAD_SPACE))
-    assert list(count(heads_known)) == ["fine_tuning", "final"]
+    assert list(count(heads_known)) == ["fine_tuning", "semifinal", "final"]
     assert make(tmp_path, IMAGENET, set(HEAD_SPACE | FINE_TUNING_SPACE)).rounds == []
-    assert make(tmp_path, RANDOM, set(HEAD_SPACE)).rounds == []
+    assert make(tmp_path, RANDOM, set(SCRATCH_SPACE)).rounds == []
+
+
+@pytest.mark.parametrize("weights", [RANDOM, IMAGENET])
+def test_rounds_after_the_first_have_about_as_much_work_each(
+    weights: Weights, tmp_path: Path
+) -> None:
+    search = make(tmp_path, weights)
+    work = [search.count_passes(item) for item in search.rounds if not item.is_head]
+    assert max(work) < 1.3 * min(work)
+    if weights is IMAGENET:
+        head = search.count_passes(search.rounds[0])
+        assert 0 < 5 * head < min(work), "a quick first round"
 
 
 @pytest.mark.parametrize("weights", [RANDOM, IMAGENET])
@@ -130,7 +171,7 @@ def test_the_work_of_a_round_grows_with_trials_images_and_epochs(
     changes: tuple[dict[str, Any], ...] = (
         {"trials": 24, "fine_tuning_trials": 24, "finalists": 4},
         {"trials": 12, "trial_images": 2000},
-        {"trials": 12, "trial_frozen_epochs": 8},
+        {"trials": 12, "trial_epochs": 16, "trial_head_epochs": 8},
     )
     for settings in changes:
         more = make(tmp_path, weights, **settings)
@@ -138,19 +179,22 @@ def test_the_work_of_a_round_grows_with_trials_images_and_epochs(
             assert more.count_passes(item) > less.count_passes(item) > 0
 
 
-def test_a_trial_of_a_head_costs_a_small_part_of_one_of_both_stages(tmp_path: Path) -> None:
-    search = make(tmp_path, IMAGENET)
-    head, fine_tuning, final = (
-        search.count_passes(item) / search.count_trials(item) for item in search.rounds
-    )
-    assert 10 * head < fine_tuning < final
-
-
 def test_settings_outside_the_space_are_tried_at_the_nearest_place_in_it() -> None:
-    given = {"model.dropout": 0.9, "training.unfreeze": 0.34, "model.head_units": 100, "x": 1}
+    given: dict[str, Any] = {
+        "model.dropout": 0.9,
+        "training.unfreeze": 0.34,
+        "model.head_units": 100,
+        "x": 1,
+    }
+    given |= {"training.schedule": "linear", "training.optimizer": "lion"}
     space = {key: EVERYTHING[key] for key in given if key != "x"}
     assert inside_space(given, space) == {
         "model.dropout": 0.6,
         "training.unfreeze": 0.4,
         "model.head_units": 128,
+        "training.schedule": "plateau",
+        "training.optimizer": "lion",
+    }
+    assert inside_space(given, {"augmentation": EVERYTHING["augmentation"]}) == {
+        "augmentation": AS_GIVEN
     }

@@ -16,12 +16,12 @@ from scipy.stats import binomtest
 
 from competition.common.errors import TrialFailedError
 from competition.common.files import read_json
-from competition.config import PRESETS, Config, with_settings
+from competition.config import MILD_AUGMENTATION, Config, with_settings
 from competition.data.arrays import TrainingData
 from competition.networks.weights import Weights
 from competition.search import rounds
 from competition.search import search as module
-from competition.search.rounds import FINE_TUNING_SPACE, HEAD_SPACE, Search
+from competition.search.rounds import EVERYTHING, FINE_TUNING_SPACE, SCRATCH_SPACE, Search
 from competition.search.search import CORRECT, compare_answers, read_best, search_backbone
 from competition.search.trial import TrialResult, TrialTrainer
 from competition.time_budget import Slot
@@ -97,17 +97,28 @@ def decide(search: Search) -> str:
 # -- what is tried
 
 
-def test_the_first_trials_are_the_settings_as_given_and_the_baselines(
+def test_the_first_trial_is_the_settings_as_given(search: Search, trained: list[Config]) -> None:
+    run(search)
+    given, second, third = trained
+    assert (given.model, given.augmentation) == (
+        dataclasses.replace(search.config.model, input_size=64),
+        search.config.augmentation,
+    )
+    assert len({config.model.dropout for config in (given, second, third)}) == 3
+    assert [config.training.limit for config in trained] == [1000] * 3
+    assert {config.model.input_size for config in trained} == {search.side * 2 // 3}
+
+
+def test_a_preset_of_the_augmentation_and_its_numbers_are_tried_together(
     search: Search, trained: list[Config]
 ) -> None:
-    run(search)
-    given, baseline, third = trained
-    assert given.model.l2 == search.config.model.l2
-    assert baseline.model.l2 == PRESETS["baseline"]["model.l2"] != given.model.l2
-    dropout = search.config.model.dropout
-    assert given.model.dropout == baseline.model.dropout == dropout != third.model.dropout
-    assert [config.training.limit for config in trained] == [250] * 3
-    assert {config.model.input_size for config in trained} == {search.side // 2}
+    run(more_trials(search, 12))
+    mild = [config.augmentation for config in trained if config.augmentation.flips]
+    mild = [augmentation for augmentation in mild if not augmentation.transposition]
+    assert 0 < len(mild) < 12
+    plain = [dataclasses.replace(item, num_operations=2, magnitude=0.4) for item in mild]
+    assert set(plain) == {MILD_AUGMENTATION}
+    assert len({item.num_operations for item in mild}) > 1
 
 
 def test_one_trial_is_the_settings_as_given(search: Search, trained: list[Config]) -> None:
@@ -122,7 +133,7 @@ def test_what_the_user_set_is_not_searched(search: Search, trained: list[Config]
 
 
 def test_nothing_is_tried_where_the_user_set_all(search: Search, trained: list[Config]) -> None:
-    assert run(dataclasses.replace(search, fixed=frozenset(HEAD_SPACE))) == {}
+    assert run(dataclasses.replace(search, fixed=frozenset(SCRATCH_SPACE))) == {}
     assert trained == []
 
 
@@ -147,9 +158,9 @@ def test_a_finished_study_computes_no_features(
     monkeypatch.setattr(module, "cache_features", lambda *arguments: computed.append(arguments[-1]))
     search = dataclasses.replace(search, weights=pretrained)
     run(search)
-    assert [path.name for path in computed] == ["trials", "trials"]
+    assert [path.name for path in computed] == ["tiny_cnn"]
     run(search)
-    assert len(computed) == 2
+    assert len(computed) == 1
 
 
 # -- what goes wrong
@@ -227,7 +238,7 @@ def test_a_hopeless_trial_is_given_up_but_never_one_that_was_queued(
     monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: True)
     run(search)
     trials = read_trials(search)
-    states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert [trial.state for trial in trials] == states
     assert trials[2].value == 1 - trials[2].params["model.dropout"]
     run(search)
@@ -268,7 +279,7 @@ def test_settings_that_were_not_compared_with_those_as_given_change_nothing(
     search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        rounds, "FROM_RANDOM", (dataclasses.replace(rounds.FROM_RANDOM[0], half_size=False),)
+        rounds, "FROM_RANDOM", (dataclasses.replace(rounds.FROM_RANDOM[0], is_small=False),)
     )
 
     def cut_the_first(train: Train, *arguments: Any) -> TrialResult:
@@ -289,7 +300,7 @@ def test_where_the_settings_as_given_fail_the_best_others_take_their_place(
     search: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        rounds, "FROM_RANDOM", (dataclasses.replace(rounds.FROM_RANDOM[0], half_size=False),)
+        rounds, "FROM_RANDOM", (dataclasses.replace(rounds.FROM_RANDOM[0], is_small=False),)
     )
     monkeypatch.setattr(module, "SIGNIFICANCE", 0.0)
 
@@ -328,7 +339,7 @@ def test_two_trials_are_compared_by_mcnemars_exact_test(gained: int, lost: int, 
 
 @pytest.mark.parametrize(
     ("finalists", "gained", "changes"),
-    [(2, 4, False), (2, 5, True), (4, 5, False), (4, 6, True)],  # 1/16, 1/32; 3/32, 3/64
+    [(2, 4, False), (2, 5, True), (3, 5, False), (3, 6, True)],  # 1/16, 1/32; 2/32, 2/64
 )
 def test_settings_change_only_where_chance_does_not_explain_the_gain_of_the_best_of_many(
     finalists: int,
@@ -339,7 +350,7 @@ def test_settings_change_only_where_chance_does_not_explain_the_gain_of_the_best
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SIGNIFICANCE", 0.05)
-    search = make_search(tmp_path, trials=5 if finalists == 2 else 13)
+    search = make_search(tmp_path, trials=5 if finalists == 2 else 9)
     search = more_trials(search, search.config.search.trials, **{"search.finalists": finalists})
     finals: list[Config] = []
 
@@ -380,7 +391,7 @@ def test_from_random_weights_trials_on_small_images_alone_decide_nothing(
 ) -> None:
     assert run(search) == {}
     assert min(trained, key=lambda config: config.model.dropout) is not trained[0]
-    assert "images of half the size decide nothing without a final" in decide(search)
+    assert "small images decide nothing, the best go on" in decide(search)
 
 
 def test_trials_are_scored_on_about_twice_as_many_images_as_they_train_on(
@@ -399,7 +410,7 @@ def test_trials_are_scored_on_about_twice_as_many_images_as_they_train_on(
     images, labels = draw_blobs(240, 3, seed=4)
     data = dataclasses.replace(data, validation_images=images, validation_labels=labels)
     run(more_trials(search, 5, **{"search.trial_images": 30}), data)
-    assert seen == [(30, 60)] * 7
+    assert seen == [(30, 60)] * 5 + [(45, 80)] * 2
 
 
 # -- the final
@@ -418,7 +429,7 @@ def test_the_best_trials_are_tried_again_on_more_images_of_full_size(
     assert len(trials) == 5
     assert given.model.dropout == with_final.config.model.dropout
     assert best.model.dropout == min(trial.model.dropout for trial in trials)
-    assert best.training.limit == given.training.limit == 4 * trials[0].training.limit
+    assert best.training.limit == given.training.limit == 1.5 * trials[0].training.limit
     assert (best.model.input_size, given.model.input_size) == (0, 0)
     assert found == {}, "what the final says counts"
     assert "these are the settings as given" in decide(with_final)
@@ -433,7 +444,7 @@ def test_the_settings_as_given_are_in_the_final_even_as_the_worst(
     assert given.model.dropout == 0.6
     assert found["model.dropout"] == best.model.dropout
     assert best.model.dropout == min(trial.model.dropout for trial in trials)
-    assert set(found) == set(HEAD_SPACE)
+    assert set(found) <= set(SCRATCH_SPACE)
 
 
 def test_a_finalist_is_tried_once_whatever_trials_come_after(
@@ -485,8 +496,8 @@ def test_results_lie_in_files(with_final: Search, trained: list[Config]) -> None
     assert best["select_by"] == with_final.config.training.select_by
     assert best["decision"].startswith("best of 2 trials ")
     assert len(pd.read_csv(with_final.folder / "tiny_cnn_scratch_trials.csv")) == 5
-    assert len(pd.read_csv(with_final.folder / "tiny_cnn_final_trials.csv")) == 2
-    assert (with_final.folder / "tiny_cnn_final.md").is_file()
+    assert len(pd.read_csv(with_final.folder / "tiny_cnn_semifinal_trials.csv")) == 2
+    assert (with_final.folder / "tiny_cnn_semifinal.md").is_file()
 
 
 def test_a_helper_takes_part_and_writes_no_files(with_final: Search, trained: list[Config]) -> None:
@@ -520,31 +531,26 @@ def test_heads_fine_tuning_and_a_final_search_a_pretrained_network_from_end_to_e
     monkeypatch.setattr(rounds, "REDUCTION", 1)
     monkeypatch.setattr("keras.utils.clear_session", lambda **_: None)
     few = {"fine_tuning_trials": 2, "finalists": 2, "trial_images": 30, "cached_copies": 2}
-    few |= {"trial_frozen_epochs": 2, "trial_fine_tuning_epochs": 1}
+    few |= {"trial_head_epochs": 2, "trial_epochs": 3}
     search = make_search(tmp_path, trials=3, weights=pretrained, backend="tensorflow")
     changes = {f"search.{key}": value for key, value in few.items()}
     config = with_settings(search.config, changes | {"training.batch_size": 16})
     search = dataclasses.replace(search, config=config)
-    assert [item.name for item in search.rounds] == ["head", "fine_tuning", "final"]
+    names = ["head", "fine_tuning", "semifinal", "final"]
+    assert [item.name for item in search.rounds] == names
     found = run(search)
-    head, fine_tuning, final = (read_trials(search, item.name) for item in search.rounds)
-    assert [len(trials) for trials in (head, fine_tuning, final)] == [3, 2, 2]
-    assert {trial.state for trial in head + fine_tuning + final} == {TrialState.COMPLETE}
+    head, fine_tuning, semifinal, final = (read_trials(search, name) for name in names)
+    assert [len(trials) for trials in (head, fine_tuning, semifinal, final)] == [3, 2, 2, 2]
+    every = head + fine_tuning + semifinal + final
+    assert {trial.state for trial in every} == {TrialState.COMPLETE}
     assert fine_tuning[0].params["training.unfreeze"] == config.training.unfreeze
     assert head[2].params["model.dropout"] != config.model.dropout
-    assert set(final[0].params) == set(HEAD_SPACE | FINE_TUNING_SPACE)
+    assert set(final[0].params) == set(EVERYTHING)
     assert final[0].params.items() >= (head[0].params | fine_tuning[0].params).items()
     assert final[1].params != final[0].params
-    assert [len(trial.intermediate_values) for trial in (head[0], fine_tuning[0], final[0])] == [
-        2,
-        2,
-        1,
-    ]
-    assert all(0 < trial.value <= 1 for trial in head + fine_tuning + final)
-    assert sorted(path.name for path in (tmp_path / "features" / "tiny_cnn").iterdir()) == [
-        "final",
-        "trials",
-    ]
+    reported = [len(trial.intermediate_values) for trial in (head[1], fine_tuning[0], final[0])]
+    assert reported == [1, 1, 1], "the last epochs"
+    assert all(0 < trial.value <= 1 for trial in every)
     assert read_best(search) == found
     assert (tmp_path / "tiny_cnn_fine_tuning.md").is_file()
 
@@ -561,6 +567,7 @@ def test_the_best_head_is_what_fine_tuning_starts_from(
     heads, fine_tuned = trained[:4], trained[4:]
     best = min(heads, key=lambda config: config.model.dropout)
     assert best.model.dropout < search.config.model.dropout
-    assert [config.model for config in fine_tuned] == [best.model] * 4
+    small = dataclasses.replace(best.model, input_size=64)
+    assert [config.model for config in fine_tuned[:4]] == [small] * 4
     assert found.items() >= {"model.dropout": best.model.dropout}.items()
     assert not set(found) & set(FINE_TUNING_SPACE), "nothing was better than as given"
