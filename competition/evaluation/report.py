@@ -23,6 +23,7 @@ from competition.distortion.profiles import TABLES, VERSIONS, severities
 from competition.evaluation.grad_cam import confident_mistakes
 from competition.evaluation.leaderboard import read_rows
 from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
+from competition.metric import get_metric
 from competition.paths import (
     ENVIRONMENT,
     FILES,
@@ -36,15 +37,15 @@ from competition.paths import (
 )
 from competition.training.runs import read_config, read_history
 
-# What keeps the page below 10 MB, however many runs there are.
-DETAILED = 40  # runs, the best ones, whose answers are looked into
+# These keep the page below 10 MB, however many runs there are.
+DETAILED = 40  # runs, the best ones, that the page shows in detail
 POINTS = 40  # of a learning curve
 PLOT_BYTES = 2_500_000  # of all plots of studies together
 COLUMNS = 24  # images per row and column of a sheet
 SIDE, QUALITY = 96, 70  # of an image: longest side in pixels, JPEG quality
 BINS = 10  # of a reliability diagram
 DEFAULTS = flatten(Config())
-CURVES = ("loss", "val_loss", "val_accuracy", "learning_rate")
+CURVES = ("loss", "val_loss", "score", "learning_rate")
 ROW = (
     "rank",
     "run",
@@ -62,6 +63,7 @@ ROW = (
     "zip MB",
     "select by",
     "splits",
+    "metric",
 )
 
 
@@ -92,12 +94,19 @@ def write_report(paths: Paths) -> Path | None:
         "files": _name_files(paths.data / FILES, images["indices"]),
         "sheet": {"columns": COLUMNS, "size": data.test.versions["clean"].shape[2:0:-1]},
         "studies": _read_studies(paths.studies),
+        "metrics": {name: _describe_metric(name) for name in table["metric"].unique()},
     }
     path = paths.experiments / REPORT
     template = Path(__file__).with_name("report.html")
     title = f"{paths.name}: report of runs"
     write_page(path, template, paths.name, title, content, images["sheets"])
     return path
+
+
+def _describe_metric(name: str) -> dict[str, Any]:
+    metric = get_metric(name)
+    facts = {"title": metric.title, "isShare": metric.is_share}
+    return facts | {"greaterIsBetter": metric.greater_is_better}
 
 
 def _clean(values: Iterable[Any]) -> list[Any]:
@@ -124,20 +133,23 @@ def _describe_run(paths: Paths, row: dict[Any, Any]) -> dict[str, Any]:
         **environment,
         "data": row["splits"],
         "distortion": row["distortion"],
+        "metric": row["metric"],
         "selected by": row["select by"],
         "looks at the test": row["test looks"],
         "not scored": row["not scored"],
     }
+    history = read_history(run) if (run / HISTORY).is_file() else None
     return {
-        "curves": _read_curves(read_history(run)) if (run / HISTORY).is_file() else None,
+        "curves": None if history is None else _read_curves(history, row["metric"]),
         "command": _reproduce(paths.name, config),
         "facts": {name: value for name, value in facts.items() if pd.notna(value)},
     }
 
 
-def _read_curves(table: pd.DataFrame) -> dict[str, Any]:
-    """Return at most POINTS epochs of a history: the last ones, and others evenly spread."""
+def _read_curves(table: pd.DataFrame, metric: str) -> dict[str, Any]:
+    """Return at most POINTS epochs of a history, evenly spread; `score` is the metric's value."""
     places = np.unique(np.linspace(0, len(table) - 1, min(POINTS, len(table))).round().astype(int))
+    table = table.rename(columns={get_metric(metric).column: "score"})
     columns = {name: table[name].to_numpy(float)[places] for name in CURVES if name in table}
     curves = {name: _clean(values.tolist()) for name, values in columns.items()}
     return {
@@ -159,7 +171,7 @@ def _reproduce(name: str, config: dict[str, Any]) -> str:
     if budget := config.get("time_budget_seconds"):
         words += ["--time-budget", f"{budget:.0f}s"]
     for key, value in settings.items():
-        if key != "model.backbone" and value != DEFAULTS.get(key, value):
+        if key not in ("model.backbone", "live") and value != DEFAULTS.get(key, value):
             words += ["--set", f"{key}={value}"]
     return shlex.join(words)
 
@@ -168,7 +180,7 @@ def _reproduce(name: str, config: dict[str, Any]) -> str:
 
 
 def _describe_answers(run: Path, data: PreparedData) -> dict[str, Any]:
-    """Return what a run answered on the test."""
+    """Return the details of a run's predictions on the test."""
     scored, metrics, config = data.test, read_metrics(run, "test"), read_config(run)
     shapes = {"labels": scored.labels.shape}
     answers = read_arrays(run / name_predictions("test"), shapes)
@@ -214,7 +226,7 @@ def _bin_confidence(labels: np.ndarray, probabilities: np.ndarray) -> list[list[
 
 
 def _compare_views(labels: np.ndarray, views: np.ndarray) -> dict[str, Any]:
-    """Return what averaging `views` (views, n, K) changed of the first view's answers."""
+    """Return the changes that averaging `views` (views, n, K) makes to the first view's labels."""
     one, all_views = (
         probabilities.argmax(axis=1) == labels for probabilities in (views[0], views.mean(axis=0))
     )
@@ -301,7 +313,7 @@ def _name_files(path: Path, indices: list[int]) -> list[str]:
 
 
 def _read_studies(folder: Path) -> list[dict[str, Any]]:
-    """Return the page of each study, and Optuna's plots as long as there is room for them."""
+    """Return the page of each study, and Optuna's plots within PLOT_BYTES."""
     studies, room = [], PLOT_BYTES
     for page in sorted(folder.glob("*.md")):
         lines = [line for line in page.read_text(encoding="utf-8").splitlines()[1:] if line]

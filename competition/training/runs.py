@@ -25,7 +25,7 @@ from competition.common.files import (
 from competition.common.settings import flatten
 from competition.common.settings_files import write_settings
 from competition.common.version import __version__
-from competition.config import Config, training_settings, unflatten
+from competition.config import Config, training_settings
 from competition.data.arrays import PreparedData
 from competition.metric import Metric, get_metric
 from competition.networks.layers import create_network, network_spec
@@ -165,7 +165,8 @@ def read_history(run: Path) -> pd.DataFrame:
 
 def metric_of(run: Path) -> Metric:
     """Return the metric that a run was trained by; raises UserError where it is unknown."""
-    return get_metric(unflatten(read_config(run, "settings")["settings"]).metric)
+    settings = read_config(run, "settings")["settings"]
+    return get_metric(str(settings.get("metric", "accuracy")))  # the first runs had no choice
 
 
 def _finish_run(run: Path, keeper: Checkpoint) -> None:

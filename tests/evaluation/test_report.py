@@ -190,8 +190,8 @@ def test_the_page_fits_and_is_drawn(width: int, scheme: str, page: Any, tmp_path
     assert "small batches" in texts(page, "#board tbody tr:first-child td")
     assert "a, b/10" in texts(page, "#about .tile .file")[0]
     titles = {
-        *("Selection score, %", "Confusion", "Recall of each class", "Reliability"),
-        *("Accuracy by distortion and severity", "What test-time augmentation changed"),
+        *("Selection score, accuracy in %", "Confusion", "Recall of each class", "Reliability"),
+        *("Accuracy by distortion and severity", "Effect of test-time augmentation"),
         *("The most confident mistakes", "Train it again"),
     }
     assert titles <= set(texts(page, "#about h3"))
@@ -207,6 +207,33 @@ def test_grad_cam_is_switched_on_from_the_keyboard(page: Any) -> None:
     button.send_keys(Keys.ENTER)
     assert canvas.is_displayed()
     assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_scores_are_shown_as_values_of_the_metric_of_the_run(
+    project: Paths, browser: Any, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path, "cells")
+    shutil.copytree(project.data, paths.data)
+    shutil.copytree(project.runs, paths.runs)
+    run = paths.runs / "tiny_cnn_001"
+    metrics = read_json(run / "metrics.json") | {"metric": "log_loss", "selection_score": -0.25}
+    for version in metrics["test"].values():
+        for views in version.keys() & {"plain", "augmented"}:
+            version[views]["log_loss"] = 1.5
+    write_json(run / "metrics.json", metrics)
+    config = read_json(run / "config.json")
+    config["settings"]["metric"] = "log_loss"
+    write_json(run / "config.json", config)
+    text = (run / "history.csv").read_text("utf-8").replace("val_accuracy", "val_log_loss")
+    write_text(run / "history.csv", text)
+    write_report(paths)
+    browser.get((paths.experiments / "report.html").as_uri())
+    assert {"0.2500", "1.5000"} <= set(texts(browser, "#board tbody td"))
+    assert "log-loss 1.5000 on the hidden test" in browser.find_element("id", "summary").text
+    assert texts(browser, "#about h3")[0] == "Selection score, log-loss"
+    browser.find_element("css selector", "#board th[data-name=expected] button").click()
+    header = browser.find_element("css selector", "#board th[data-name=expected]")
+    assert header.get_attribute("aria-sort") == "ascending"  # less is better
 
 
 def shorten(metrics: dict[str, Any]) -> dict[str, Any]:
