@@ -50,7 +50,7 @@ class Metric:
     @property
     def description(self) -> str:
         """Its title and how to read it, for people."""
-        direction = "" if self.greater_is_better else " (less is better)"
+        direction = "" if self.greater_is_better else ", less is better"
         return f"{self.title}{' in percent' if self.is_share else direction}"
 
     @property

@@ -242,13 +242,13 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
 def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
     """Write leaderboard.csv and leaderboard.md into `folder`; return the text for the terminal.
 
-    with_references: add the rows of the published baseline, which have no rank.
+    with_references: add the rows of the published baseline, which have no rank, to accuracies.
     """
     table = read_rows(runs)
     if table.empty:
         return "The leaderboard is empty: no run was scored yet."
     rows = table.to_dict("records")
-    if with_references:
+    if with_references and "accuracy" in set(table["metric"]):
         rows += [
             {
                 "run": f"published: {name}",
@@ -284,7 +284,7 @@ def _describe_metrics(names: Iterable[str]) -> str:
     metrics = [get_metric(name) for name in sorted(names)]
     if metrics == [ACCURACY]:
         return ""
-    return f"scores: {', '.join(metric.description for metric in metrics)}.\n"
+    return f"scores: {'; '.join(metric.description for metric in metrics)}.\n"
 
 
 def to_markdown(table: pd.DataFrame) -> str:

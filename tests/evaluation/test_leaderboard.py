@@ -104,12 +104,13 @@ def test_log_loss_ranks_the_least_first_and_is_shown_as_it_is(tmp_path: Path) ->
     assert table["run"].tolist() == ["mobilenetv3large_002", "mobilenetv3large_001"]
     assert table["selection"].tolist() == [0.3, 0.5]
     assert table["expected, 95 %"][0] == "0.4000 (0.3800-0.4200)"
-    lines = write_leaderboard(tmp_path, tmp_path, with_references=False).splitlines()
+    lines = write_leaderboard(tmp_path, tmp_path, with_references=True).splitlines()
+    assert "published" not in " ".join(lines)  # whose scores are accuracies
     head = ["run", "weights", "selection", "clean", "revealed", "expected", "public"]
     assert lines[0].split() == head
     row = ["0.3000", "0.2500", "0.5000", "0.4000", "(0.3800-0.4200)", "1.2500"]
     assert lines[1].split()[2:] == row
-    assert "scores: log-loss (less is better)." in lines
+    assert "scores: log-loss, less is better." in lines
     assert max(map(len, lines)) <= 100
 
 
@@ -120,7 +121,7 @@ def test_runs_of_another_metric_have_ranks_of_their_own_and_are_told_apart(tmp_p
     lines = write_leaderboard(tmp_path, tmp_path, with_references=True).splitlines()
     assert lines[0].split()[-1] == "metric"
     assert [line.split()[2] for line in lines[1:3]] == ["70.0", "0.8000"]
-    assert "scores: accuracy in percent, quadratic weighted kappa." in lines
+    assert "scores: accuracy in percent; quadratic weighted kappa." in lines
     record_public_score(tmp_path, "two_001", -0.1)
     with pytest.raises(UserError, match="expected a share from 0 to 1"):
         record_public_score(tmp_path, "one_001", -0.1)
