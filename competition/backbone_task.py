@@ -23,7 +23,7 @@ from competition.search.search import read_best, search_backbone
 from competition.time_budget import Slot, TrainingTime, Turn
 from competition.training.runs import train_run
 
-# Of a backbone's slot, scoring has a share, or so many seconds if they are no more than that share.
+# Scoring gets this share of a backbone's slot, or so many seconds, but at most MOST_SCORING.
 SCORING_SHARE = 0.15
 SCORING_SECONDS = 100.0
 MOST_SCORING = 0.3
@@ -33,10 +33,10 @@ SHORTEST_SEARCH = 300.0  # seconds; in less, trials are too few to tell a gain f
 
 @dataclass(frozen=True)
 class BackboneTask:
-    """What is asked of one backbone, picklable.
+    """The work on one backbone; picklable.
 
-    turn: its place in the time budget (None: the settings' numbers hold). told: the file in which
-    it tells its progress. compared: settings of another recipe that is trained beside its own.
+    turn: its turn in the time budget (None: the epochs of the settings hold). told: the file that
+    takes its progress. compared: the settings of another recipe that is trained beside its own.
     """
 
     request: Request
@@ -48,7 +48,7 @@ class BackboneTask:
     compared: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Search, train and evaluate, as far as that is asked for and not done."""
+        """Search, train and evaluate: the steps that were requested and are not done yet."""
         console.begin_task(self.told)
         request = self.request
         paths = request.paths
@@ -77,7 +77,7 @@ class BackboneTask:
         search_backbone(search, self.data.training, self.request.paths.features)
 
     def describe(self) -> str:
-        """Return what will happen, and the time that it has."""
+        """Return the steps of this task, and the time of each, as a line for people."""
         search = self._make_search()
         parts = []
         if self.request.wants("search") and self._is_too_short(search):
@@ -194,9 +194,9 @@ def plan_tasks(
     turns: Mapping[str, Turn],
     folder: Path,
 ) -> dict[str, BackboneTask]:
-    """Return the task of each backbone that has a turn, of all where there is no time budget.
+    """Return a task per backbone that has a turn, or per backbone where there is no time budget.
 
-    folder: where they tell their progress. In the demo the cheapest pretrained backbone is trained
+    folder: takes the progress of each task. In the demo the cheapest pretrained backbone is trained
     by the baseline's recipe, too, and those from random weights beside it train for few epochs.
     """
     tasks = {

@@ -385,7 +385,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.fine_tuning_learning_rate": 1e-4,
         "training.batch_norm": "inference",
     },
-    # What the drawn images need, in some seven minutes on two cores; the command line wins over it.
+    # Enough for the drawn images, some seven minutes on two cores; the command line wins over it.
     # So few epochs do not bear images that are mixed, nor distortions that `revealed` lacks.
     "demo": {
         "augmentation.cutmix": 0.0,

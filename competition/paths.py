@@ -1,4 +1,4 @@
-"""Where everything lies: the folders of one data set, and the names of the files in them."""
+"""The folders of one data set, and the names of the files in them."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stages in order: what was asked for, and what that needs that is missing or stale."""
+"""The stages in order: those that were requested, and those that these need and lack."""
 
 import time
 from collections.abc import Mapping
@@ -65,10 +65,10 @@ from competition.training.runs import describe_environment, read_config
 
 
 def run(request: Request) -> None:
-    """Do what a request asks for, and what that needs that is missing or stale.
+    """Run the stages of a request, and those before them that are missing or stale.
 
-    Raises UserError where something failed, NotCheckedError where all is done but --check-server
-    could not check, and WorthlessError where what is packaged is no better than chance.
+    Raises UserError where a stage failed, NotCheckedError where all is done but --check-server
+    could not check, and WorthlessError where the packaged network is no better than chance.
     """
     paths, config, results = request.paths, request.config, Results()
     if request.from_zip is not None:
@@ -131,7 +131,7 @@ def run(request: Request) -> None:
 
 
 def introduce(request: Request) -> None:
-    """Say what computes, and refuse a --storage that cannot be used before any work."""
+    """Say which device computes, and refuse a --storage that cannot be used, before any work."""
     config = request.config
     environment = describe_environment()
     device = f"{environment['device']}, keras {environment['keras']}"
@@ -177,7 +177,7 @@ def run_backbones(
     workers = request.workers or count_workers(len(request.backbones), has_accelerator())
     costs = {name: get_backbone(name).cost for name in request.backbones}
     first = request.final
-    if first == "best":  # what is most likely to be it
+    if first == "best":  # the most likely one
         first = max(costs, key=lambda name: (weights[name].is_pretrained, costs[name]))
     queues = [sorted(costs, key=lambda name: (name != first, -costs[name]))]
     turns: dict[str, Turn] = {}
@@ -211,7 +211,7 @@ def run_backbones(
 
 
 def describe_plan(request: Request, tasks: Mapping[str, BackboneTask]) -> None:
-    """Say what will happen, in which order, and the time that each backbone has."""
+    """Say the steps of each backbone in their order, and their time."""
     headline("Plan")
     for task in tasks.values():
         say(task.describe())
@@ -227,7 +227,7 @@ def describe_plan(request: Request, tasks: Mapping[str, BackboneTask]) -> None:
 
 
 def package(request: Request, data: PreparedData, results: Results) -> None:
-    """Package the best run or the ensemble, prove the zip, and say what it is worth."""
+    """Package the best run or the ensemble, verify the zip, and estimate its score."""
     if not request.wants("package"):
         return
     headline("Package")
@@ -273,7 +273,7 @@ def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Pa
 
 
 def answer_images(request: Request, zip_path: Path) -> None:
-    """Write what a packaged zip answers to the images of --predict as a CSV."""
+    """Write the predictions of a packaged zip for the images of --predict as a CSV."""
     assert request.predict is not None
     headline("Predict")
     target = request.paths.submissions / f"{zip_path.stem}.csv"
@@ -381,7 +381,7 @@ def folds_share(costs: Mapping[str, float], first: str, folds: int) -> float:
 
 
 def ask_server(request: Request, data: PreparedData) -> None:
-    """Do what was asked of the server at home, on distorted validation images or --on-test."""
+    """Run the actions of the server at home, on distorted validation images or --on-test."""
     paths, config = request.paths, request.config
     if request.bundle:
         write_bundle(paths.bundle, data, config)

@@ -30,21 +30,22 @@ DEFAULT_FINAL = "mobilenetv3large"
 
 @dataclass(frozen=True)
 class Request:
-    """What one call asks for.
+    """The options of one call, typed and checked.
 
-    data: the training file or folder (None: the demo's). published: where `data` is downloaded
-    from. stages: those of STAGES that were named. final: the backbone that is packaged,
-    `best`, or empty: see `with_final`. budget_seconds: the time budget. fixed_keys: settings that
-    no search changes: those that --set names, and where nothing is searched those of --preset.
-    submit: what is handed in and where. record: a run and its public score.
-    compare, explain_gap: runs to say more about.
+    stages: those of STAGES that were named.
+    data: the training file or folder (None: the demo's). published: where `data` comes from.
+    final: the backbone that is packaged, `best`, or empty: see `with_final`.
+    budget_seconds: the time budget (None: the epochs and trials of the settings hold).
+    workers: the processes (None: one per backbone, as far as cores and memory go).
+    fixed_keys: settings that no search changes: those of --set, without a search those of --preset.
     ensemble: the runs that are averaged, `best` or `folds`. server: requirements of --check-server.
-    workers: the processes asked for (None: as many as serve best). quiet: only the result is
-    printed. as_json: the same, as one JSON object. predict: images to answer; from_zip: by this
-    zip alone (None: by what is packaged); sample: the sample submission whose form the answers
-    take; skip_unreadable: the commonest class is the answer to an image that cannot be read.
-    started: when the call was read, seconds since the epoch; loading the libraries counts as its
-    time.
+    submit: what is handed in and where. record: a run and its public score.
+    compare, explain_gap: runs to describe.
+    predict: images to predict. from_zip: the zip that predicts (None: the packaged one). sample:
+    the sample submission, whose form the CSV takes. skip_unreadable: an image that cannot be read
+    gets the commonest class.
+    quiet: only the result is printed. as_json: the same, as one JSON object.
+    started: when the call was read, seconds since the epoch; loading the libraries counts.
     """
 
     stages: frozenset[str]
@@ -94,7 +95,7 @@ class Request:
 
     @property
     def asks_server(self) -> bool:
-        """Whether it asks for something of the server at home."""
+        """Whether it asks for an action of the server at home."""
         return self.bundle or self.dry_run is not None or self.grade is not None
 
 
@@ -262,7 +263,7 @@ def _configure(options: argparse.Namespace, is_demo: bool, recipe: dict[str, Any
             raise UserError(
                 f"--set got '{assignment}', and expects KEY=VALUE, as training.batch_size=16."
             )
-        changes.pop(key, None)  # what is given last is applied last
+        changes.pop(key, None)  # the last one is applied last
         changes[key] = value
     config = with_settings(Config(), changes)
     select_by = "+".join(selected_versions(config.training.select_by))  # one order, one fingerprint
@@ -305,7 +306,7 @@ def _read_record(given: list[str] | None) -> tuple[str, float] | None:
 
 
 def _check(request: Request) -> None:
-    """Raise UserError where something named is not there, or options do not go together."""
+    """Raise UserError where a named file or run is missing, or options contradict each other."""
     if request.trains:
         check_live_views(request.config.live)
         for name in request.backbones:

@@ -10,7 +10,7 @@ from competition.config import ModelConfig
 from competition.networks.submission_model import build_network
 from competition.networks.weights import Weights, load_backbone
 
-SMALLEST_INPUT = 32  # the backbones halve their input five times; smaller images are enlarged
+SMALLEST_INPUT = 32  # side in pixels; the backbones halve it five times, smaller images grow
 
 
 def network_spec(
@@ -49,7 +49,7 @@ def set_trainable(
 
     share: 0 freezes the backbone. batch_norm: `inference` keeps statistics and scales of the
     backbone's BatchNorm layers; `training` lets those of the upper share learn new ones, with a
-    momentum that follows within a few dozen steps.
+    momentum low enough to follow within a few dozen steps.
     """
     backbone = find_backbone(network)
     backbone.trainable = share > 0
@@ -83,7 +83,7 @@ def backbone_side(network: keras.Model) -> int:
 
 
 def resized_network(network: keras.Model, side: int) -> keras.Model:
-    """Return the same layers and weights for images whose backbone reads `side` pixels a side."""
+    """Return a model of the same layers and weights whose backbone reads `side` pixels."""
     backbone = find_backbone(network)
     x = inputs = keras.Input((side, side, 3))
     for layer in network.layers[network.layers.index(backbone) :]:

@@ -1,7 +1,7 @@
 """A run as a submission: a zip that is proven to run before it is called done.
 
-The zip holds `model.py`, its settings and the weights. It runs in a process of its own, has to
-answer as the trained networks do, and has to keep within the limits of the server.
+The zip holds `model.py`, its settings and the weights. It runs in a process of its own. Its
+predictions must be those of the trained networks, within the limits of the server.
 """
 
 import shutil

@@ -55,11 +55,11 @@ def train(
     keeper: Checkpoint,
     time_for: TrainingTime | None,
 ) -> None:
-    """Train the network of `keeper` in all its stages, or go on where `keeper` is; load the best.
+    """Train the network of `keeper` in all its stages, or resume at its checkpoint; load the best.
 
     time_for: each stage takes its share of the slot; None: the stages have as many epochs as the
-    settings say. Should the network be no better than chance when its slot is over, it trains on
-    for as long again, while its limit allows. Raises TrialFailedError where the loss diverges.
+    settings say. A network that is no better than chance when its slot is over trains on for as
+    long again, within its limit. Raises TrialFailedError where the loss diverges.
     """
     batches = image_batches(data.limited(config.training.limit, config.seed), config)
     validation = data.validation_images, data.validation_labels
@@ -121,7 +121,7 @@ def fit_stage(
     validation: inputs (m, ...) and labels (m,), predicted after each whole epoch. Progress is the
     share of the epochs that is done, or of the slot's time, added to what was done before it
     began. It drives the learning rate and the input size, so that each training ends annealed.
-    Raises TrialFailedError where the loss is no number.
+    Raises TrialFailedError where the loss becomes infinite or NaN.
     """
     training = config.training
     average = Average(network, training.average) if training.average else None
@@ -146,7 +146,7 @@ def fit_stage(
 
         def must_stop(done: int, epoch: int = epoch, side: int = side) -> bool:
             progress = clock.progress(epoch, done)
-            if isinstance(keeper, Checkpoint):  # a trial is told as a whole
+            if isinstance(keeper, Checkpoint):  # the progress of a trial is that of its search
                 tell_progress(progress, f"{stage.name} {progress:.0%}")
             return progress >= 1 or trainer.side(progress) != side
 
@@ -269,7 +269,7 @@ def build_optimizer(
 
 
 def _decay_by_layer(network: keras.Model, decay: float) -> dict[str, float]:
-    """Return by variable's path what its rate is multiplied by: `decay` per block below the head.
+    """Return the factor of each variable's rate by its path: `decay` per block from the head.
 
     Clark et al. 2020, ELECTRA (arXiv 2003.10555), appendix A.
     """
@@ -307,7 +307,7 @@ def shape_rate(progress: float, config: TrainingConfig) -> float:
 
 
 def plateau_factor(scores: Sequence[float], config: TrainingConfig) -> float:
-    """Return what the rate is multiplied by after epochs with these scores, by the plateau rule."""
+    """Return the factor of the rate after epochs with these scores, by the plateau rule."""
     factor, best, wait = 1.0, -math.inf, 0
     for score in scores if config.schedule == "plateau" else ():
         wait = 0 if score > best else wait + 1
@@ -361,7 +361,7 @@ def _describe_epoch(
 
 
 def diverged(stage: Stage) -> TrialFailedError:
-    """Return the error of a stage whose loss is no number any more."""
+    """Return the error of a stage whose loss became infinite or NaN."""
     return TrialFailedError(
         f"The loss of stage '{stage.name}' became infinite or NaN at a learning rate of "
         f"{stage.learning_rate:g}; a lower rate is needed (--set training.head_learning_rate=... "
