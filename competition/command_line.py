@@ -15,9 +15,9 @@ from competition.request import SERVER_ACTIONS, STAGES, parse_duration, read_req
 
 DESCRIPTION = "python run.py --search goes from the training file to a verified submission."
 EPILOG = """
-stages: --search does everything, from cleaning to the leaderboard; each other flag does that stage
-and whatever it needs that is missing or stale. With no data of your own, a demo competition is
-drawn and played. With no option at all: where things stand.
+stages: --search does everything, from cleaning to the leaderboard. Each other flag does its stage,
+and first the stages that this one needs and that are missing or stale. Without data of your own, a
+demo competition is drawn and played. Without any option: where things stand.
 Exit codes: 0 all done, 1 the file system failed, 2 a mistake or a failed check,
 3 done but --check-server could not check, 4 done but no better than chance, 130 stopped.
 
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     _add_stages(parser.add_argument_group("stages").add_argument)
-    _add_answers(parser.add_argument_group("answers as a CSV").add_argument)
+    _add_answers(parser.add_argument_group("predictions as a CSV").add_argument)
     _add_server(parser.add_argument_group("the server at home").add_argument)
     _add_data(parser.add_argument_group("data").add_argument)
     _add_work(parser.add_argument_group("work").add_argument)
@@ -64,8 +64,7 @@ def _add_stages(add: Any) -> None:
     for stage in STAGES:
         add(f"--{stage}", action="store_true", help=STAGE_HELP[stage])
     averaged = (
-        "package the average of these runs, of those that are best on validation together, or of "
-        "the --folds"
+        "average in one zip: these runs, the best ones on validation together, or the --folds"
     )
     add("--ensemble", nargs="+", metavar="RUN|best|folds", help=averaged)
     submit = "hand in the latest zip or CSV, or another, wait, and keep its score as --record does"
@@ -75,29 +74,32 @@ def _add_stages(add: Any) -> None:
     add("--record", nargs=2, metavar=score, help="keep the public score of a run, as 0.82")
     pair = ("RUN", "RUN")
     add("--compare", nargs=2, metavar=pair, help="where two runs differ, and whether by chance")
-    add("--explain-gap", metavar="RUN", help="what distortion costs a run, and what to try")
+    gap = "the cost of each distortion and class, and settings to try"
+    add("--explain-gap", metavar="RUN", help=gap)
     add("--settings", action="store_true", help="list all settings for --set, and exit")
 
 
 def _add_answers(add: Any) -> None:
-    source = "answer an .npz, a folder of images or a CSV that names them: submissions/<name>/*.csv"
+    source = "predict an .npz, a folder of images or a CSV of their names: submissions/<name>/*.csv"
     add("--predict", type=Path, metavar="PATH", help=source)
-    add("--from", dest="from_zip", type=Path, metavar="ZIP", help="by this packaged zip alone")
+    alone = "predict by this packaged zip alone"
+    add("--from", dest="from_zip", type=Path, metavar="ZIP", help=alone)
     like = (
-        "a sample submission: the answers take its columns and order; a run: --train and --search "
-        "begin with its settings"
+        "a sample submission, whose columns and order the CSV takes; or a run, with whose settings "
+        "--train and --search begin"
     )
     add("--like", action="append", default=[], metavar="SAMPLE.csv|RUN", help=like)
-    skip = "an image that cannot be read is answered with the commonest class"
+    skip = "give the commonest class to images that cannot be read"
     add("--skip-unreadable", action="store_true", help=skip)
 
 
 def _add_server(add: Any) -> None:
     add("--dry-run", type=Path, metavar="ZIP", help="run a zip as the server does, and score it")
     add("--grade", type=Path, metavar="FOLDER", help="run all zips of a folder into one table")
-    add("--on-test", action="store_true", help="with these two: the test split, looks are counted")
+    test = "with --dry-run and --grade: score on the test split; each look is counted"
+    add("--on-test", action="store_true", help=test)
     add("--bundle", action="store_true", help="write the whole competition as a Codabench bundle")
-    versions = "with --package: try the zip under tensorflow==2.17.0,keras==3.4.1"
+    versions = "with --package: run the zip under the server's own, tensorflow==2.17.0,keras==3.4.1"
     add("--check-server", metavar="VERSIONS", help=versions)
 
 
@@ -108,23 +110,24 @@ def _add_data(add: Any) -> None:
     )
     add("--data", type=Path, metavar="PATH|NAME", help=path)
     add("--name", help="name of the data set's folders (default: from --data)")
-    folders = "where data/, experiments/ and submissions/ lie (default: here)"
-    add("--workdir", type=Path, default=Path(), help=folders)
+    folders = "folder of data/, experiments/ and submissions/ (default: here)"
+    add("--workdir", type=Path, default=Path(), metavar="FOLDER", help=folders)
     add("--weights", help="auto, imagenet, none, a folder or a file (default: auto)")
 
 
 def _add_work(add: Any) -> None:
-    compared = f"repeatable (default: {', '.join(COMPARED)})"
+    compared = f"backbone to train; repeatable (default: {', '.join(COMPARED)})"
     add("--backbone", action="append", metavar="NAME", help=compared)
     final = "backbone that is packaged (default: mobilenetv3large if pretrained, else best)"
     add("--final", metavar="NAME|best", help=final)
-    add("--trials", type=int, help="trials of each search's first round (default: 100)")
-    budget = "the time for everything: searches and trainings end when their share is over"
+    trials = "trials of each search's first round (default: 100)"
+    add("--trials", type=int, metavar="N", help=trials)
+    budget = "time for everything; each search and each training ends with its share of it"
     add("--time-budget", type=parse_duration, metavar="90m", help=budget)
     workers = "processes at once (default: one per core without a GPU, else one)"
     add("--workers", type=int, metavar="N", help=workers)
     add("--folds", type=int, default=0, metavar="K", help="train the packaged run on K folds, too")
-    add("--preset", choices=sorted(PRESETS), help="a whole recipe")
+    add("--preset", choices=sorted(PRESETS), help="the settings of a whole recipe")
     file = "settings from a TOML file, as settings.toml beside each run"
     add("--config", type=Path, metavar="FILE.toml", help=file)
     setting = "one setting, as training.batch_size=16"
@@ -134,9 +137,9 @@ def _add_work(add: Any) -> None:
         "(default: clean+revealed)"
     )
     add("--select-by", metavar="NAMES", help=select_by)
-    metric = f"what decides: {', '.join(METRICS)} (default: accuracy)"
+    metric = f"metric that decides: {', '.join(METRICS)} (default: accuracy)"
     add("--metric", metavar="NAME", help=metric)
-    add("--seed", type=int, help="of everything that is drawn (default: 0)")
+    add("--seed", type=int, metavar="N", help="seed of all random numbers (default: 0)")
     storage = "an Optuna storage URL that other hosts may share (default: SQLite in experiments/)"
     add("--storage", metavar="URL", help=storage)
     events = "show each epoch of a training in TensorBoard: --logdir experiments/<name>/runs"

@@ -30,7 +30,7 @@ class DataConfig:
     size: int = number(96, "side in pixels of images from files, or not square", low=16, high=1024)
     resize: str = choice("stretch", "how an image becomes square", ("stretch", "pad", "crop"))
     fill: str = choice("reflect", "padding: the image mirrored, or black", FILLS)
-    background: str = choice("white", "what transparent parts show", ("white", "black"))
+    background: str = choice("white", "colour behind transparent parts", ("white", "black"))
     limit: int = number(0, "read only this many images, the first ones (0: all)")
     unreadable: float = number(
         0.05, "largest share of the files that may be unreadable; those are left out", high=1
@@ -313,7 +313,7 @@ class CodabenchConfig:
 class Config:
     """All settings of a run; a file of them lies beside every result."""
 
-    seed: int = number(0, "seed of everything that is drawn", high=2**31 - 1)
+    seed: int = number(0, "seed of all random numbers", high=2**31 - 1)
     recipe: str = text("", "name of the recipe, for the leaderboard")
     weights: str = text("auto", "initial weights: auto, imagenet, none, a folder or a file")
     metric: str = choice("accuracy", "the competition's metric, which decides", tuple(METRICS))
