@@ -268,7 +268,7 @@ def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Pa
         fewer = len(set(members)) - 1
         if not (most and fewer):
             raise
-        say(f"{run.name}: {error} {fewer} networks at most are tried next.")
+        say(f"{run.name}: {error} An ensemble of at most {fewer} networks follows.")
         return package_fitting(request, data, fewer)
 
 

@@ -16,7 +16,6 @@ import pytest
 from competition import backbone_task, command_line, pipeline
 from competition.common.errors import CheckFailedError, NotCheckedError, TrialFailedError
 from competition.config import Config
-from competition.evaluation import ensemble
 from competition.evaluation.leaderboard import read_rows
 from competition.submission.package import Package
 from tests.factories import draw_blobs
@@ -216,22 +215,23 @@ def test_the_best_ensemble_is_smaller_where_its_zip_fails_a_check(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tried = []
+    allowed: list[int] = []
 
-    def package(run: Path, members: list[Path], *_: Any) -> Package:
-        tried.append([member.name for member in members])
-        if len(tried) == 1:
+    def make(runs: Path, splits: str, config: Config, most: int) -> Path:
+        allowed.append(most)
+        return runs / "tiny_cnn_001"
+
+    def package(run: Path, members: list[str], *_: Any) -> Package:
+        if len(set(members)) == 2:
             raise CheckFailedError("It is too slow.")
         return Package(finished / "submissions/blobs/tiny_cnn_001.zip", {}, "")
 
-    def select(_: Any, limits: Any, most: int) -> tuple[str, ...]:
-        return ("tiny_cnn_001", "tiny_cnn_001", "tiny_cnn_002")[: 3 if most > 1 else 1]
-
+    monkeypatch.setattr(pipeline, "make_best_ensemble", make)
+    monkeypatch.setattr(pipeline, "members_of", lambda run: ["a", "a", "b"][: 4 - len(allowed)])
     monkeypatch.setattr(pipeline, "package_run", package)
-    monkeypatch.setattr(ensemble, "select_members", select)
     assert call(finished, "--ensemble", "best", "--data", str(blobs_path)) == 0
-    assert tried == [["tiny_cnn_001", "tiny_cnn_001", "tiny_cnn_002"], ["tiny_cnn_001"]]
-    assert "It is too slow. 1 networks at most are tried next." in capsys.readouterr().out
+    assert allowed == [25, 1]
+    assert "It is too slow. An ensemble of at most 1 networks follows." in capsys.readouterr().out
 
 
 def test_folds_answer_what_they_never_saw_and_are_packaged_as_one(
