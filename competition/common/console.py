@@ -171,10 +171,10 @@ def quiet_import() -> Iterator[None]:
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Say that a step begins, and how long it took when it ends."""
+    """Say how long a step took when it ends; until then a terminal shows that it runs."""
     started = time.perf_counter()
-    say(f"{what} ...")
-    yield
+    with draw_bar(desc=what, bar_format="{desc} ..."):
+        yield
     say(f"{what}: done in {describe_seconds(time.perf_counter() - started)}")
 
 

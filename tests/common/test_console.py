@@ -69,12 +69,12 @@ def test_what_is_said_stands_in_the_log_file_too_with_its_time(
     assert [line[9:] if ":" in line[:3] else line for line in lines] == ["one", "two", "lines"]
 
 
-def test_a_stage_says_when_it_begins_and_how_long_it_took(
+def test_a_step_says_in_one_line_how_long_it_took(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with timed("cleaning"):
         pass
-    assert capsys.readouterr().out == "cleaning ...\ncleaning: done in 0 s\n"
+    assert capsys.readouterr().out == "cleaning: done in 0 s\n"
 
 
 def test_a_bar_is_silent_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
