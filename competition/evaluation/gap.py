@@ -14,7 +14,6 @@ SHOWN = 8  # kinds of distortion in the table, the dearest ones
 # Kind of distortion -> the setting that practises it. Those of `unseen` have none, on purpose.
 PRACTICE = {
     "noise": "augmentation.noise (more noise)",
-    "impulse_noise": "augmentation.noise (more noise)",
     "defocus_blur": "augmentation.blur (a larger sigma)",
     "motion_blur": "augmentation.blur (a larger sigma)",
     "pixelate": "augmentation.resize (loss of resolution)",
@@ -26,7 +25,6 @@ PRACTICE = {
     "contrast_up": "augmentation.magnitude (stronger RandAugment)",
     "contrast_down": "augmentation.magnitude (stronger RandAugment)",
     "saturate": "augmentation.hue and augmentation.channel_shift (other colours)",
-    "channel_misregistration": "augmentation.channel_shift (other colours)",
     PROFILE: "augmentation.magnitude, augmentation.num_operations and augmentation.black_shift",
 }
 ANYTHING = "augmentation.rate and augmentation.occasional_rate (more of all distortions)"
