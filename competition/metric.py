@@ -1,4 +1,4 @@
-"""The metrics that may decide a competition: one row each, with its direction and its looks."""
+"""The metrics that may decide a competition: one row each, with its direction and its format."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,10 @@ class Metric:
     """One metric.
 
     title: its name for people. compute: labels (n,) in 0..K-1 and probabilities (n, K) -> value.
-    greater_is_better: its direction. needs_probabilities: whether labels alone do not do as
-    answers. needs_all_classes: whether it says little where a class has no image. is_calibrated:
-    whether one temperature is fitted to the probabilities first. low, high: the values that it
-    takes. is_share: people read it in percent.
+    greater_is_better: its direction. needs_probabilities: it cannot be computed from labels alone.
+    needs_all_classes: it says little where a class has no image. is_calibrated: one temperature is
+    fitted to the probabilities first. low, high: the bounds of its values. is_share: people read
+    it in percent.
     """
 
     name: str

@@ -29,7 +29,7 @@ FACTS = ("labels", "wrong_labels")  # the arrays of it that are no answers
 PREFIX = "ensemble"
 ROUNDS = 25  # of the selection, as in AutoGluon
 DRAWS = 500  # of the bootstrap
-# What the metrics of its members must hold.
+# The shape of its members' metrics.
 MEMBER_KEYS = (
     "select_by",
     "views",
@@ -44,7 +44,7 @@ MEMBER_KEYS = (
 def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) -> Path:
     """Return the run that averages the scored runs `names`, written unless it is there already.
 
-    Its folder holds the files of a scored run but for weights; `members` of its config.json names
+    Its folder holds the files of a scored run, without weights. `members` of its config.json names
     the runs, and `shares` the weight of each. names: a run as often as it counts. splits: the
     fingerprint that they must have. Raises UserError for unknown runs, fewer than two, and runs of
     other data, views, selection or image shapes.
@@ -207,9 +207,9 @@ def select_members(
     """Return the names of the best ensemble, each as often as it counts; the best single run first.
 
     Each round adds the candidate, with replacement, whose average with those before is best on
-    validation, and among equals that of the lowest log-loss. The first of the best rounds counts.
-    So do Caruana et al. 2004, Ensemble selection from libraries of models, and AutoGluon. All
-    networks together keep within the limits; where no single one does, packaging says so.
+    validation; among equals it adds the one of the lowest log-loss. The first of the best rounds
+    counts. This is ensemble selection (Caruana et al. 2004), as AutoGluon has it. All networks
+    together keep within the limits; where no single one does, packaging says so.
     most: networks at most.
     """
     able = [one for one in candidates if _fits({one}, limits)] or candidates
@@ -237,7 +237,7 @@ def select_members(
 def estimate_gain(
     labels: np.ndarray, ours: np.ndarray, others: np.ndarray, metric: Metric, seed: int
 ) -> tuple[float, float, float]:
-    """Return by how much probabilities `ours` are better than `others`, and its 95 % interval.
+    """Return the gain of probabilities `ours` over `others`, and its 95 % interval.
 
     ours, others: (n, K), of the same images, which the bootstrap draws in pairs (Efron and
     Tibshirani 1993).

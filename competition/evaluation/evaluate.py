@@ -137,11 +137,11 @@ def _score(
 def score_selection(
     labels: np.ndarray, predictions: dict[str, np.ndarray], select_by: str, metric: Metric
 ) -> dict[str, Any]:
-    """Return the selection score, with one view, and what goes with it in metrics.json.
+    """Return the selection score, with one view, and the entries of metrics.json beside it.
 
-    labels: (n,) of validation. predictions: (views, n, K) by version. Whether a network beats
-    chance is told by its accuracy, whatever the metric. `temperature` makes the probabilities fit
-    validation, where the metric asks for that; it is the mean of all views that it calibrates.
+    labels: (n,) of validation. predictions: (views, n, K) by version. `beats_chance` goes by the
+    accuracy, whatever the metric. `temperature` calibrates the mean of all views on validation,
+    where the metric asks for that.
     """
     versions = selected_versions(select_by)
     repeated = np.tile(labels, len(versions))

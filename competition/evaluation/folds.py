@@ -1,4 +1,4 @@
-"""Cross-validation: the settings of one run on each fold, and what each fold's network answers."""
+"""Cross-validation: the settings of one run on each fold, and the out-of-fold predictions."""
 
 import shutil
 import time
@@ -32,8 +32,8 @@ FOLDS_SHAPE = {"run": str, "splits": str, "runs": [str]}
 class FoldTask:
     """One fold to train and score, picklable.
 
-    config: settings of its training; scored_by: those of its scoring. turn: its place in the time
-    budget of `budget` seconds (None: the settings' numbers hold). told: the file in which it tells
+    config: settings of its training; scored_by: those of its scoring. turn: its turn in the time
+    budget of `budget` seconds (None: the epochs of the settings hold). told: the file that takes
     its progress. folder: takes the run.
     """
 
@@ -68,8 +68,8 @@ def summarise_folds(
 ) -> None:
     """Say how the selection score varies over folds; write oof.npz and, last, folds.json.
 
-    run: whose settings they have. folds: their scored runs. indices: the validation images of each,
-    in the training file.
+    run: the one whose settings they have. folds: their scored runs. indices: the validation images
+    of each, in the training file.
     """
     known = [read_metrics(fold, "selection_score", "select_by") for fold in folds]
     facts = read_config(run, "splits", "class_names")
@@ -94,7 +94,7 @@ def write_out_of_fold(
     versions: Sequence[str],
     class_names: Sequence[str],
 ) -> None:
-    """Write what each fold's network answered to the images that it was not trained on.
+    """Write the out-of-fold predictions: of each image by the network that was not trained on it.
 
     indices: those images of each run, in the training file. The file holds indices (n,), sorted,
     labels (n,), versions (v,), probabilities (v, n, K) float32 with one view, and class_names (K,).

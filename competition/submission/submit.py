@@ -16,7 +16,7 @@ from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import read_json
 
-WAIT_SECONDS = 3600  # for the score
+WAIT_SECONDS = 3600  # for the score, at most
 SECRETS = ("PASSWORD", "TOKEN", "KEY")  # in names of variables whose values are never printed
 
 
@@ -24,10 +24,10 @@ SECRETS = ("PASSWORD", "TOKEN", "KEY")  # in names of variables whose values are
 class Service:
     """A service that takes submissions, and its command for the terminal.
 
-    program: the command. install: what gets it. login: what logs in. words: its arguments, from the
-    competition, the file and a path for results. read_score: a score from its output and that
-    path, None where there is none. refused: parts of its output that tell that nobody is logged in.
-    suffix: of the files that it takes.
+    program: the command. install: the command that installs it. login: the step that logs in.
+    words: (competition, file, path for results) -> its arguments. read_score: (output, path for
+    results) -> the score, None where there is none. refused: parts of its output that mean that
+    nobody is logged in. suffix: of the files that it takes.
     """
 
     title: str
@@ -98,7 +98,7 @@ LATEST = "latest"
 
 @dataclass(frozen=True)
 class Target:
-    """What is handed in and where.
+    """The file to hand in, and its competition.
 
     file: its path, the run that it is of, or LATEST. service: a name in SERVICES. competition: its
     name or number there.
