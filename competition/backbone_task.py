@@ -109,9 +109,9 @@ class BackboneTask:
             ]
         training = self.request.config.training
         if not self.weights.is_pretrained:
-            return [f"{training.frozen_epochs + training.fine_tuning_epochs} epochs"]
+            return [f"epochs: {training.frozen_epochs + training.fine_tuning_epochs}"]
         return [
-            f"{training.frozen_epochs} epochs with a frozen backbone",
+            f"epochs: {training.frozen_epochs} with a frozen backbone",
             f"{training.fine_tuning_epochs} of fine-tuning",
         ]
 
