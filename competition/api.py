@@ -1,4 +1,4 @@
-"""The harness in Python: `from competition import run` does what the command line does."""
+"""The harness in Python: `from competition import run` does the same as the command line."""
 
 import warnings
 from collections.abc import Mapping

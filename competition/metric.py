@@ -32,7 +32,7 @@ class Metric:
     is_share: bool = False
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
-        """Return a number of which more is better: the metric, or its negative."""
+        """Return the metric, or its negative where less is better, so that more is better."""
         return self.flip(self.compute(labels, probabilities))
 
     def flip(self, number: float) -> float:

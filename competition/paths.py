@@ -24,13 +24,13 @@ PREPARED = "prepared"  # a folder: images in all versions, mapped from disk
 DATA_MARKER = "data.json"  # the data set that these results are of
 LOG = "log.txt"  # all that the terminal said
 FOLDS = "folds"  # a folder: runs on each fold
-OUT_OF_FOLD = "oof.npz"  # in it: what each fold's network answers to the images it never saw
+OUT_OF_FOLD = "oof.npz"  # in it: the out-of-fold predictions
 FOLDS_MARKER = "folds.json"  # in it: its runs, and their selection scores
 GRADES = "grades"  # a folder: results of graded zips
 TEST_LOOKS = "test_looks.json"  # how often --on-test looked at the test split
 LEADERBOARD = "leaderboard.csv"
 LEADERBOARD_MARKDOWN = "leaderboard.md"
-COMPARISONS = "comparisons"  # a folder: what --compare and --explain-gap found
+COMPARISONS = "comparisons"  # a folder: results of --compare and --explain-gap
 
 # experiments/<name>/runs/<backbone>_<nnn>, in the order in which they are written
 CONFIG = "config.json"  # settings, network, and the data that it was trained on

@@ -39,7 +39,7 @@ class Request:
     workers: the processes (None: one per backbone, as far as cores and memory go).
     fixed_keys: settings that no search changes: those of --set, without a search those of --preset.
     ensemble: the runs that are averaged, `best` or `folds`. server: requirements of --check-server.
-    submit: what is handed in and where. record: a run and its public score.
+    submit: the file to hand in, and its competition. record: a run and its public score.
     compare, explain_gap: runs to describe.
     predict: images to predict. from_zip: the zip that predicts (None: the packaged one). sample:
     the sample submission, whose form the CSV takes. skip_unreadable: an image that cannot be read

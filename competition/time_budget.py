@@ -158,8 +158,8 @@ def packaging_seconds(budget: float) -> float:
 class JobClock:
     """The time that a command has used, over all its calls until it is done; a context.
 
-    A command that was stopped and is given again goes on with what it has left of its budget. While
-    tasks run, the time left is shown. Without a budget it is estimated from what is done so far.
+    A command that was stopped and is given again goes on with the rest of its budget. While tasks
+    run, the time left is shown. Without a budget it is estimated from the progress so far.
     """
 
     TICK_SECONDS = 5.0
@@ -225,7 +225,7 @@ class JobClock:
         self.watched = time.time()
 
     def describe(self) -> str:
-        """Return the time used, the time left, and what each task is doing."""
+        """Return the time used, the time left, and the present step of each task."""
         told = {}
         for path in sorted((self.folder / TASKS).glob("*.json")):
             with contextlib.suppress(OSError, ValueError):  # just being replaced

@@ -175,7 +175,7 @@ def read_overrides(path: Path, dataset: Dataset) -> list[Issue]:
 
     Columns: index, action (keep, drop, relabel) and label (a class name or number, read for relabel
     alone). Others are ignored, so that rows of issues.csv may be pasted. Raises UserError, with the
-    line, for what does not fit.
+    line, for a row that does not fit.
     """
     if not path.is_file():
         return []

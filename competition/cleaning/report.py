@@ -12,7 +12,7 @@ from competition.common.page import write_page
 from competition.config import Config, ReportConfig
 from competition.data.arrays import CleanedData, Dataset
 
-# Images per row and column of a sheet, which keeps it within what browsers decode at once.
+# Images per row and column of a sheet: browsers decode no larger image at once.
 COLUMNS = 24
 EXTENT = 10_000  # coordinates are whole numbers from 0 to here
 

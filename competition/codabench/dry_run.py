@@ -82,7 +82,7 @@ class Reference:
     """The truth that the scoring program compares with.
 
     labels: (n,). images: those of which it may show mistakes, once the phase is over, or None.
-    metric: what the ranking goes by.
+    metric: the one that ranks.
     """
 
     labels: np.ndarray

@@ -245,7 +245,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder that a stranger filled, however deep: what lies inside is first moved up."""
+    """Remove a folder that a stranger filled, however deep: its contents are first moved up."""
     pending = [folder]
     while pending:
         current = pending.pop()

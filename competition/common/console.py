@@ -19,7 +19,7 @@ ESCAPE = "backslashreplace"  # writes as numbers the letters that a console or f
 STATUS_SECONDS = 60.0  # between two lines of status, where no terminal shows a bar
 # Of this process: the line of its bars, the log file, the file in which a task tells its progress
 # with the part of the task that is under way, and when the status was last said.
-# quiet: whether only the log file gets what is said.
+# quiet: whether `say` writes to the log file alone.
 _here: dict[str, Any] = {
     "position": 0,
     "log": None,

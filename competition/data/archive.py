@@ -152,7 +152,7 @@ def _check_images(path: Path, archive: np.lib.npyio.NpzFile, prefix: str) -> _He
     received = f"{path} has '{name}' of shape {shape} and type {header.dtype}"
     expected = "expected (n, height, width, 3) uint8 in 0..255"
     if header.dtype.hasobject:
-        return _Header(archive[name].shape, False, header.dtype)  # raises, for what is pickled
+        return _Header(archive[name].shape, False, header.dtype)  # raises for pickled objects
     is_grey = bool(prefix) and len(shape) == 3  # as some of MedMNIST's are
     if not is_grey and (len(shape) != 4 or shape[-1] != 3):
         raise UserError(f"{received}; {expected}: {_mend_shape(shape)}.")

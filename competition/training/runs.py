@@ -1,4 +1,4 @@
-"""Runs: full trainings in folders of their own, found again by what they were made of."""
+"""Runs: full trainings in folders of their own, found again by the hash of their inputs."""
 
 import platform
 import re
