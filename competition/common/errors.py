@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user's; the message names the value received, the one expected, and the cure."""
+    """A mistake of the user's; the message names the received value, the expected one, the cure."""
 
 
 class DamagedFileError(UserError):

@@ -158,5 +158,7 @@ def _advise(
             "report's mistakes; --set training.class_weights=true where the class is rare."
         )
     if len(lines) == 1:
-        return ["Distortion costs this run next to nothing; only the clean accuracy can still be raised."]
+        return [
+            "Distortion costs this run next to nothing; only its clean accuracy can still rise."
+        ]
     return lines
