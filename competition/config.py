@@ -50,7 +50,7 @@ class CleaningConfig:
 
     backbone: str = text(
         "mobilenetv3small",
-        "its ImageNet features describe the images; without its weights, pixels do",
+        "its ImageNet features describe the images, else EfficientNet-Lite0's, else pixels",
     )
     perplexity: float = number(30.0, "perplexity of the t-SNE map", low=2)
     iterations: int = number(500, "iterations of the t-SNE map", low=250)

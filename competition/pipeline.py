@@ -42,8 +42,8 @@ from competition.evaluation.results import choose_run, claim_folder, describe_wo
 from competition.metric import get_metric, require_classes
 from competition.networks.weights import (
     Weights,
+    choose_embedding,
     choose_weights,
-    find_embedding_weights,
     resolve_weights,
 )
 from competition.paths import (
@@ -101,7 +101,10 @@ def run(request: Request) -> None:
             read_sample(request.sample, dataset.class_names)  # a mistake is told before the work
         claim_folder(paths.experiments, dataset, source, request.force)
         headline("Clean")
-        embedding = find_embedding_weights(config.weights, config.cleaning.backbone, paths.weights)
+        describer, embedding = choose_embedding(
+            config.weights, config.cleaning.backbone, paths.weights
+        )
+        config = with_settings(config, {"cleaning.backbone": describer})
         cleaned = clean(dataset, paths.data, config, embedding, request.forces("clean"))
         if request.wants("split") or request.trains or request.asks_server:
             headline("Split")

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.backbones import get_backbone
 from competition.cleaning.copies import Copy, find_copies, group_copies
-from competition.cleaning.embedding import embed, lay_out, take_components
+from competition.cleaning.embedding import describe_features, embed, lay_out, take_components
 from competition.cleaning.faults import find_faults, find_odd_images, measure_images
 from competition.cleaning.issues import (
     WRONG_LABEL_ACTIONS,
@@ -50,7 +49,7 @@ from competition.paths import (
 )
 
 # Enters the hash of the stage: raise it with every change of the findings.
-CLEANING_VERSION = 8
+CLEANING_VERSION = 9
 CLEANED_ARRAYS = ("keep", "groups", "labels", "training_labels")  # (n,) each
 MOST_ON_SHEET = 600  # images on the sheet of dropped ones
 
@@ -136,7 +135,7 @@ def _find(
             return found
     marker.unlink(missing_ok=True)
     settings = config.cleaning
-    features = "pixels" if weights is None else f"{get_backbone(settings.backbone).title} features"
+    features = describe_features(settings.backbone, weights)
     with timed(f"embedding {len(dataset.images)} images by {features}"):
         # Nothing else holds the features, which are large.
         points = take_components(

@@ -27,11 +27,25 @@ def embed(images: np.ndarray, backbone: str, weights: Path | None, seed: int) ->
     """Return one row of features per image: (n, h, w, 3) uint8 -> (n, d) float32.
 
     With `weights`, they are the pooled output of the ImageNet `backbone`; without, the principal
-    components of the pixels. Raises UserError for an unknown backbone or weights of another one.
+    components of the pixels. Beside features that come by wheel stand those of the pixels, as each
+    overlooks what the other sees. Raises UserError for an unknown backbone or weights of another
+    one.
     """
     if weights is None:
         return _reduce(lambda part: _read_pixels(images[part]), len(images), seed)
-    return _embed_by_backbone(images, backbone, weights)
+    features = _embed_by_backbone(images, backbone, weights)
+    if not get_backbone(backbone).by_wheel:
+        return features
+    both = take_components(features, seed), embed(images, backbone, None, seed)
+    return np.concatenate([_scale(points) for points in both], axis=1)
+
+
+def describe_features(backbone: str, weights: Path | None) -> str:
+    """Return in words how `embed` describes images."""
+    if weights is None:
+        return "pixels"
+    entry = get_backbone(backbone)
+    return f"{entry.title} features{' and pixels' if entry.by_wheel else ''}"
 
 
 def take_components(features: np.ndarray, seed: int, number: int = NUM_COMPONENTS) -> np.ndarray:
@@ -112,6 +126,11 @@ def batches(rows: np.ndarray, title: str, size: int = BATCH_SIZE) -> Iterator[np
     """Yield the rows (images, indices) `size` at a time, with a progress bar."""
     for start in progress(range(0, len(rows), size), title, unit="batch"):
         yield rows[start : start + size]
+
+
+def _scale(points: np.ndarray) -> np.ndarray:
+    """Return (n, d) centred points at a mean distance of 1 from the origin."""
+    return np.asarray(points / max(1e-6, float(np.sqrt(np.square(points).sum(1).mean()))))
 
 
 def _read_pixels(images: np.ndarray) -> np.ndarray:

