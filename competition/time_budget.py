@@ -21,6 +21,7 @@ SHORTEST_TURN = 150.0  # seconds below which a busy machine trains a network to 
 PACKAGED_SHARE = 2.0  # the backbone that is packaged gets this many times its cost
 PACKAGING_SHARE = 0.05  # of the budget, for packaging and the leaderboard ...
 PACKAGING_SECONDS = (40.0, 90.0)  # ... within these bounds
+TELLING_SHARE = 0.1  # of the work; before, the start of the processes says too much
 TASKS = "tasks"  # the folder in which tasks tell their progress
 STATUS_POSITION = 4  # the line of the status, below the bars
 
@@ -235,7 +236,8 @@ class JobClock:
         else:
             done = sum(self.costs.get(name, 0.0) * task["share"] for name, task in told.items())
             share = done / (sum(self.costs.values()) or 1.0)
-            rest = (time.time() - self.watched) * (1 - share) / share if share > 0.01 else None
+            seconds = time.time() - self.watched
+            rest = seconds * (1 - share) / share if share >= TELLING_SHARE else None
             left = (
                 "time left not known yet"
                 if rest is None

@@ -216,6 +216,8 @@ def test_without_a_budget_the_time_left_follows_from_what_is_done(
         job.watch({"small": 1.0, "large": 3.0})
         clock.now += 60
         assert job.describe() == "-- 1 min 30 s gone, time left not known yet"
+        tell(job, "small", 0.3)
+        assert "time left not known yet" in job.describe()
         tell(job, "small", 0.8)
         tell(job, "large", 0.0)
         # A fifth of all costs took a minute.
