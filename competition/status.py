@@ -117,9 +117,9 @@ def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 def show_results(request: Request, results: Results, clock: JobClock) -> None:
     """Write the leaderboard; print it, the files, the expected score and the next command."""
     paths, folder = request.paths, request.paths.experiments
-    table = write_leaderboard(paths.runs, folder, with_references=not request.is_demo)
+    rows, table = write_leaderboard(paths.runs, folder, with_references=not request.is_demo)
     try:
-        write_report(paths)
+        write_report(paths, rows)
     except DamagedFileError as error:
         results.failures.append(f"report: {error}")
     made = {"submission": results.packaged and results.packaged[1], "report": folder / REPORT}

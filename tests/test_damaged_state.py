@@ -186,7 +186,8 @@ def test_copies_and_renamed_folders_of_runs_are_left_out_and_named(
     project = Project(tmp_path)
     for name in ("tiny_cnn_001 (copy)", "tiny_cnn_001_old", "tiny_cnn_old"):
         shutil.copytree(tmp_path / RUN, project.paths.runs / name)
-    table = write_leaderboard(project.paths.runs, project.paths.experiments, with_references=False)
+    folders = project.paths.runs, project.paths.experiments
+    _, table = write_leaderboard(*folders, with_references=False)
     assert table.count("LEFT OUT") == 3
     assert project.train().name in ("tiny_cnn_001", "tiny_cnn_002")
     project.rank()

@@ -239,14 +239,16 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
     write_json(runs / run / PUBLIC_SCORE, {"score": score})
 
 
-def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
-    """Write leaderboard.csv and leaderboard.md into `folder`; return the text for the terminal.
+def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> tuple[pd.DataFrame, str]:
+    """Write leaderboard.csv and leaderboard.md into `folder`.
+
+    Returns the rows of the runs, and the text for the terminal.
 
     with_references: add the rows of the published baseline, which have no rank, to accuracies.
     """
     table = read_rows(runs)
     if table.empty:
-        return "The leaderboard is empty: no run was scored yet."
+        return table, "The leaderboard is empty: no run was scored yet."
     rows = table.to_dict("records")
     if with_references and "accuracy" in set(table["metric"]):
         rows += [
@@ -276,7 +278,7 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> str:
         f"{folder.name}: LEFT OUT; a run's folder is named <backbone>_<number>, so rename this one."
         for folder in sorted(others)
     ]
-    return f"{_lay_out(whole)}\n\n" + "\n".join([legend, *notices])
+    return table, f"{_lay_out(whole)}\n\n" + "\n".join([legend, *notices])
 
 
 def _describe_metrics(names: Iterable[str]) -> str:

@@ -21,7 +21,6 @@ from competition.data.arrays import PreparedData, ScoredSet, find_prepared
 from competition.data.prepare import distortion_seed
 from competition.distortion.profiles import TABLES, VERSIONS, severities
 from competition.evaluation.grad_cam import confident_mistakes
-from competition.evaluation.leaderboard import read_rows
 from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
 from competition.metric import get_metric
 from competition.paths import (
@@ -67,12 +66,12 @@ ROW = (
 )
 
 
-def write_report(paths: Paths) -> Path | None:
+def write_report(paths: Paths, table: pd.DataFrame) -> Path | None:
     """Write experiments/<name>/report.html, which needs no network, and return it.
 
-    None where nothing was scored or prepared yet. Raises DamagedFileError.
+    table: the rows of `read_rows`. None where nothing was scored or prepared yet. Raises
+    DamagedFileError.
     """
-    table = read_rows(paths.runs)
     data = find_prepared(paths.data / PREPARED)
     if table.empty or data is None:
         return None

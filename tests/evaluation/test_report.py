@@ -25,6 +25,7 @@ from competition.data.arrays import PreparedData
 from competition.distortion.profiles import TABLES, VERSIONS
 from competition.evaluation import report as report_module
 from competition.evaluation.evaluate import evaluate_run
+from competition.evaluation.leaderboard import read_rows
 from competition.evaluation.report import write_report
 from competition.paths import FILES, PREPARED, SPLITS, Paths
 from competition.training.keepers import PREDICTIONS
@@ -78,7 +79,7 @@ def project(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) ->
     evaluate_run(SETTINGS, prepared, run)
     write_text(paths.studies / "tiny_cnn_head.md", f"# tiny cnn head\n\n- trial 0: {NASTY}\n")
     shutil.copy(run / "confusion.png", paths.studies / "tiny_cnn_head_history.png")
-    write_report(paths)
+    write_report(paths, read_rows(paths.runs))
     return paths
 
 
@@ -153,7 +154,7 @@ def test_plots_that_have_no_room_are_left_out(
 
 
 def test_there_is_no_report_before_something_was_scored(tmp_path: Path) -> None:
-    assert write_report(Paths(tmp_path, "cells")) is None
+    assert write_report(Paths(tmp_path, "cells"), read_rows(tmp_path)) is None
 
 
 # -- in a browser
@@ -226,7 +227,7 @@ def test_scores_are_shown_as_values_of_the_metric_of_the_run(
     write_json(run / "config.json", config)
     text = (run / "history.csv").read_text("utf-8").replace("val_accuracy", "val_log_loss")
     write_text(run / "history.csv", text)
-    write_report(paths)
+    write_report(paths, read_rows(paths.runs))
     browser.get((paths.experiments / "report.html").as_uri())
     assert {"0.2500", "1.5000"} <= set(texts(browser, "#board tbody td"))
     assert "log-loss 1.5000 on the hidden test" in browser.find_element("id", "summary").text
@@ -264,7 +265,7 @@ def test_two_thousand_runs_are_drawn_in_time_and_sorted(
         for name in ("config.json", "history.csv", "predictions_test.npz"):
             if is_detailed or name != "predictions_test.npz":
                 (run / name).hardlink_to(first / name)
-    path = write_report(paths)
+    path = write_report(paths, read_rows(paths.runs))
     assert path
     assert path.stat().st_size < 10e6
     started = time.monotonic()
