@@ -175,6 +175,11 @@ class TrainingConfig:
 
     batch_size: int = number(64, "images per training step", low=1, high=4096)
     optimizer: str = choice("adamw", "update rule", ("adam", "adamw", "lion"))
+    precision: str = choice(
+        "float32",
+        "what layers compute with; mixed_bfloat16 is for accelerators, slower on processors",
+        ("float32", "mixed_bfloat16"),
+    )
     weight_decay: float = number(4e-3, "decoupled weight decay of AdamW and Lion", high=1)
     clip_norm: float = number(1.0, "largest norm of all gradients together (0: none)", high=1000)
     average: float = number(
@@ -407,6 +412,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 DEMO_FROM_RANDOM: dict[str, Any] = {"recipe": "few epochs", "training.fine_tuning_epochs": 4}
 
 
+# Settings that earlier versions lacked, with the value that those worked by. It is left out of what
+# decides the result of a training, so that runs of these versions are found again.
+NEWER = {"metric": "accuracy", "training.precision": "float32"}
+
+
 def with_settings(config: Config, changes: Mapping[str, Any]) -> Config:
     """Return `config` with dotted keys set to values, which may be text of them.
 
@@ -440,10 +450,12 @@ def unflatten(table: Mapping[str, Any]) -> Config:
 
 def training_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide the result of a training, by dotted key."""
-    sections = ["seed", "split", "augmentation", "model", "training"]
-    if config.metric != "accuracy":  # so that runs of earlier versions are found again
-        sections.append("metric")
-    return {key: value for key, value in flatten(config).items() if key.split(".")[0] in sections}
+    sections = ("seed", "metric", "split", "augmentation", "model", "training")
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key.split(".")[0] in sections and NEWER.get(key) != value
+    }
 
 
 def describe_settings() -> str:

@@ -30,9 +30,19 @@ def network_spec(
     }
 
 
-def create_network(spec: dict[str, Any], weights: Weights) -> keras.Model:
-    """Return the network of `spec` with `weights` in its backbone and a random head."""
-    network = build_network(spec)
+def create_network(
+    spec: dict[str, Any], weights: Weights, precision: str = "float32"
+) -> keras.Model:
+    """Return the network of `spec` with `weights` in its backbone and a random head.
+
+    precision: Keras' dtype policy of all layers but the last; weights are float32 under each.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        network = build_network(spec)
+    finally:
+        keras.config.set_dtype_policy(before)
     load_backbone(find_backbone(network), weights)
     return network
 
@@ -112,19 +122,20 @@ def block_borders(backbone: keras.Model) -> list[int]:
     pooling, or a normalisation that no activation follows (the linear bottleneck of MobileNet and
     EfficientNet).
     """
-    layers = backbone.layers
-    position = {id(layer): index for index, layer in enumerate(layers)}
-    consumers: list[list[int]] = [[] for _ in layers]
-    for index, layer in enumerate(layers):
-        for node in layer._inbound_nodes:
+    operations = backbone.operations  # the layers, and additions without one, as in ConvNeXt
+    position = {id(operation): index for index, operation in enumerate(operations)}
+    consumers: list[list[int]] = [[] for _ in operations]
+    for index, operation in enumerate(operations):
+        for node in operation._inbound_nodes:
             for tensor in node.input_tensors:
                 source = position.get(id(tensor._keras_history.operation))
                 if source is not None and source < index:
                     consumers[source].append(index)
-    borders, reach = [], 0
+    borders, reach, layers = [], 0, 0
     for index, used in enumerate(consumers[:-1]):
-        if reach <= index and _ends_block(layers[index], [layers[item] for item in used]):
-            borders.append(index + 1)
+        layers += isinstance(operations[index], keras.layers.Layer)
+        if reach <= index and _ends_block(operations[index], [operations[item] for item in used]):
+            borders.append(layers)
         reach = max([reach, *used])
     return borders
 
@@ -144,4 +155,4 @@ def _ends_block(layer: Any, consumers: list[Any]) -> bool:
             isinstance(t._keras_history.operation, keras.layers.Add)
             for t in layer._inbound_nodes[0].input_tensors
         )
-    return isinstance(layer, ends)
+    return isinstance(layer, ends) or type(layer).__name__ == "Add"

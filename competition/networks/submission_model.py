@@ -139,7 +139,7 @@ def build_head(x: Any, spec: dict[str, Any]) -> Any:
     """Return probabilities (n, classes) of the backbone's pooled output (n, d)."""
     x = keras.layers.Dense(spec["head_units"], activation="relu")(x)
     x = keras.layers.Dropout(spec["dropout"])(x)
-    return keras.layers.Dense(spec["num_classes"], activation="softmax")(x)
+    return keras.layers.Dense(spec["num_classes"], activation="softmax", dtype="float32")(x)
 
 
 def predict_views(

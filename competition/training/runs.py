@@ -143,10 +143,11 @@ def train_run(
     write_json(run / CONFIG, facts)
     write_json(run / ENVIRONMENT, describe_environment())
     started = time.monotonic()
+    precision = config.training.precision
     keras.utils.set_random_seed(config.seed)
     try:
         with open_live_views(config.live, run) as show:
-            network, metric = create_network(spec, weights), get_metric(config.metric)
+            network, metric = create_network(spec, weights, precision), get_metric(config.metric)
             keeper = Checkpoint(run / CHECKPOINT, network, show, metric)
             train(config, data.training, weights, keeper, time_for)
     except TrialFailedError:  # it would diverge again from its checkpoint

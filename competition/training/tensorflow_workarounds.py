@@ -58,7 +58,8 @@ def _normalize_batch(
 ) -> Any:
     import tensorflow
 
-    if not (training and layer.trainable and len(inputs.shape) == 4 and mask is None):
+    is_plain = len(inputs.shape) == 4 and mask is None and layer.compute_dtype == "float32"
+    if not (training and layer.trainable and is_plain):
         return type(layer).call(layer, inputs, training=training, mask=mask)
     nothing = tensorflow.zeros([0])
     outputs, mean, variance, *_ = tensorflow.raw_ops.FusedBatchNormV3(

@@ -104,7 +104,7 @@ def _is_at_chance(network: keras.Model, validation: tuple[np.ndarray, np.ndarray
 def build_network(config: Config, data: TrainingData, weights: Weights) -> keras.Model:
     """Return the network of `config` for `data`, with `weights` in its backbone."""
     spec = network_spec(config.model, data.images.shape[1:], data.num_classes)
-    return create_network(spec, weights)
+    return create_network(spec, weights, config.training.precision)
 
 
 def fit_stage(

@@ -337,3 +337,24 @@ def test_a_step_is_traced_once_per_stage(
 ) -> None:
     train_in(tmp_path, CONFIG, pretrained)
     assert traced == [32, 32]
+
+
+def test_in_mixed_precision_weights_are_float32_and_give_the_same_answers_without_it() -> None:
+    data = make_data()
+    config = with_settings(CONFIG, {"training.precision": "mixed_bfloat16"})
+    network = build_network(config, data, RANDOM)
+    assert keras.config.dtype_policy().name == "float32", "others are built as before"
+    assert {layer.compute_dtype for layer in find_backbone(network).layers[1:]} == {"bfloat16"}
+    assert network.layers[-1].compute_dtype == "float32"
+    keeper = keepers.Keeper()
+    stage = Stage("fine-tuning", 1.0, "training", 2, 0.01, 1e-5)
+    stage.prepare(network, 0.9)
+    validation = data.validation_images, data.validation_labels
+    fit_stage(network, image_batches(data, config), validation, stage, config, keeper)
+    assert {str(weight.dtype) for weight in network.trainable_weights} == {"float32"}
+    whole = build_network(CONFIG, data, RANDOM)
+    whole.set_weights(network.get_weights())
+    answers = predict(network, data.validation_images)
+    assert answers.dtype == np.float32
+    np.testing.assert_allclose(predict(whole, data.validation_images), answers, atol=0.05)
+    assert np.ptp(answers) > 0.1
