@@ -123,6 +123,26 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def bootstrap_chance(
+    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: Metric, seed: int
+) -> float:
+    """Return the chance that probabilities `first` are that much better, or more, by chance alone.
+
+    labels: (n,). first, second: (n, K), of the same images. The gain's standard error is that of
+    images drawn in pairs, by the bootstrap of Efron and Tibshirani (1993).
+    """
+    from scipy.stats import norm
+
+    count = len(labels)
+    draws = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
+    gain, *drawn = [
+        metric.score(labels[draw], first[draw]) - metric.score(labels[draw], second[draw])
+        for draw in (np.arange(count), *draws)
+    ]
+    error = float(np.std(drawn))
+    return float(norm.sf(gain / error)) if error else 1.0
+
+
 def mcnemar(first: np.ndarray, second: np.ndarray, alternative: str = "two-sided") -> float:
     """Return the p-value of McNemar's exact test (1947): the chance of so unlike answers by luck.
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from competition.common.console import describe_seconds
 from competition.common.files import replacing, write_text
-from competition.search.study import REASON, describe_trial, rank
+from competition.search.study import REASON, describe_trial, rank, read_metric
 
 BEST_SHOWN = 10
 FEWEST_FOR_IMPORTANCE = 20  # complete trials
@@ -20,7 +20,7 @@ def write_report(study: optuna.Study, folder: Path, stem: str) -> None:
     """Write <stem>_trials.csv, <stem>.md and, where a trial is complete, Optuna's plots of it."""
     with replacing(folder / f"{stem}_trials.csv") as temporary:
         study.trials_dataframe().to_csv(temporary, index=False)
-    ranked = rank(study)
+    ranked, metric = rank(study), read_metric(study)
     plots = _draw_plots(study, folder, stem, len(ranked)) if ranked else []
     trials = study.get_trials(deepcopy=False)
     seconds = sum((trial.duration or datetime.timedelta()).total_seconds() for trial in trials)
@@ -31,7 +31,7 @@ def write_report(study: optuna.Study, folder: Path, stem: str) -> None:
     lines = [
         f"# {stem.replace('_', ' ')}",
         f"{', '.join(counts)}; {describe_seconds(seconds)} in all.",
-        *(f"- trial {t.number}: {describe_trial(t)}" for t in ranked[:BEST_SHOWN]),
+        *(f"- trial {t.number}: {describe_trial(t, metric)}" for t in ranked[:BEST_SHOWN]),
         *(f"- failed: {reason}" for reason in reasons),
         *(f"![{plot.stem}]({plot.name})" for plot in plots),
     ]

@@ -20,7 +20,8 @@ from competition.common.files import read_json, write_json
 from competition.common.settings import flatten
 from competition.config import with_settings
 from competition.data.arrays import TrainingData, count_skipped
-from competition.evaluation.metrics import mcnemar
+from competition.evaluation.metrics import bootstrap_chance, mcnemar
+from competition.metric import ACCURACY, Metric, get_metric
 from competition.search.features import cache_features
 from competition.search.report import write_report
 from competition.search.rounds import REDUCTION, Round, Search, inside_space, list_changes
@@ -38,11 +39,14 @@ from competition.search.study import (
 from competition.search.trial import TrialTrainer
 from competition.time_budget import Slot
 from competition.training.chance import beats_chance
+from competition.training.selection import calibrate
 
 # A full disk or a storage that is gone are nothing that another trial would do better.
 NOT_THE_TRIALS_FAULT = (OSError, OptunaError, SQLAlchemyError)
 SIGNIFICANCE = 0.05  # probability under which chance explains a gain no more
-CORRECT = "correct"  # attribute of a trial: its right answers, as hexadecimal digits
+# Attributes of a trial, as hexadecimal digits: its right answers, and, where the metric is another
+# one than accuracy, its probabilities in float32.
+CORRECT, PROBABILITIES = "correct", "probabilities"
 
 
 def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[str, Any]:
@@ -51,7 +55,8 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
     Any number of processes may do so at the same time; the one of worker 0 writes
     <backbone>_best.json and the reports. features: the folder of cached features.
     Settings change only where the gain over those as given is beyond chance, by McNemar's exact
-    test on the same images, corrected for the number of trials (Bonferroni).
+    test on the same images, corrected for the number of trials (Bonferroni). Other metrics than
+    accuracy have the bootstrap instead of that test.
     Raises UserError where the storage cannot be used.
     """
     with told_by_name(search.url):
@@ -69,7 +74,7 @@ def read_best(search: Search) -> dict[str, Any]:
         return {}
     shape = {"settings": dict, "data": str, "weights": str, "select_by": str}
     cure = "delete it, and --search again, which goes on with its trials."
-    best: dict[str, Any] = read_json(path, shape, cure)
+    best: dict[str, Any] = {"metric": "accuracy"} | read_json(path, shape, cure)
     if not _list_facts(search).items() <= best.items():
         return {}
     found = best["settings"].items()
@@ -82,6 +87,7 @@ def _list_facts(search: Search) -> dict[str, Any]:
         "data": search.data["splits"],
         "weights": search.weights.fingerprint,
         "select_by": search.config.training.select_by,
+        "metric": search.config.metric,
     }
 
 
@@ -182,6 +188,8 @@ def _objective(search: Search, item: Round, trainer: TrialTrainer) -> Callable[[
         finally:
             keras.utils.clear_session(free_memory=True)
         trial.set_user_attr(CORRECT, np.packbits(result.correct).tobytes().hex())
+        if config.metric != "accuracy" and not item.is_small:
+            trial.set_user_attr(PROBABILITIES, result.probabilities.astype("f4").tobytes().hex())
         return result.score
 
     return objective
@@ -201,11 +209,12 @@ def _settle(
     trials = rank(study)
     best = trials[0]
     others = {key: value for key, value in best.params.items() if value != base[key]}
-    found = f"best of {len(trials)} trials {best.value:.4f}"
+    metric = get_metric(search.config.metric)
+    found = f"best of {len(trials)} trials {metric.flip(best.value):.4f}"
     if others:
         found += f" with {describe_settings(others)}"
     scored = labels[:: count_skipped(len(labels), item.count_images(search.config.search))]
-    if not beats_chance(best.value, scored):
+    if not beats_chance(float(_read_correct(best)[: len(scored)].mean()), scored):
         return base, f"{found}: no better than naming one class always, the settings stay as given"
     if item.is_small:
         return base, f"{found}: small images decide nothing, the best go on"
@@ -217,10 +226,14 @@ def _settle(
     given = next((trial for trial in trials if trial.params == base), None)
     if given is None:
         return base, f"{found}: the settings as given were not finished, and stay"
-    probability = compare_answers(best, given) * (len(trials) - 1)
+    if metric == ACCURACY:
+        probability = compare_answers(best, given)
+    else:
+        probability = compare_probabilities(best, given, scored, metric)
+    probability *= len(trials) - 1
     if probability >= SIGNIFICANCE:
-        gain = 100 * (best.value - given.value)
-        return base, f"{found}: {gain:.1f} points above the settings as given, within chance"
+        gain = f"{metric.format(best.value - given.value)}{' points' if metric.is_share else ''}"
+        return base, f"{found}: {gain} above the settings as given, within chance"
     return best.params, f"{found}: beyond chance (p = {probability:.2g})"
 
 
@@ -229,8 +242,19 @@ def compare_answers(better: FrozenTrial, worse: FrozenTrial) -> float:
 
     It is McNemar's exact test, one-sided, on the answers to the same images.
     """
-    first, second = (
-        np.unpackbits(np.frombuffer(bytes.fromhex(trial.user_attrs[CORRECT]), np.uint8)) == 1
-        for trial in (better, worse)
-    )
-    return mcnemar(first, second, alternative="greater")
+    return mcnemar(_read_correct(better), _read_correct(worse), alternative="greater")
+
+
+def _read_correct(trial: FrozenTrial) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(trial.user_attrs[CORRECT]), np.uint8)) == 1
+
+
+def compare_probabilities(
+    better: FrozenTrial, worse: FrozenTrial, labels: np.ndarray, metric: Metric
+) -> float:
+    """Return the same for any metric, by the bootstrap; labels: (m,) of the trials' images."""
+    pair = []
+    for trial in (better, worse):
+        numbers = np.frombuffer(bytes.fromhex(trial.user_attrs[PROBABILITIES]), np.float32)
+        pair.append(calibrate(metric, labels, numbers.reshape(len(labels), -1)))
+    return bootstrap_chance(labels, pair[0], pair[1], metric, seed=0)

@@ -22,6 +22,7 @@ from competition.common.console import describe_seconds, say, tell_progress
 from competition.common.errors import TrialFailedError, UserError
 from competition.common.files import digest
 from competition.config import training_settings, with_settings
+from competition.metric import Metric, get_metric
 from competition.search.rounds import Round, Search, Space, is_range
 from competition.training.stages import plan_stages
 
@@ -260,7 +261,7 @@ def _run_trial(
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
         finished, total = count_trials(study, asked)
-        say(f"{title} {finished}/{total}: {describe_trial(trial)}")
+        say(f"{title} {finished}/{total}: {describe_trial(trial, read_metric(study))}")
 
     try:
         study.optimize(
@@ -274,10 +275,15 @@ def _run_trial(
         raise error.__context__ or error from None
 
 
-def describe_trial(trial: FrozenTrial) -> str:
+def read_metric(study: optuna.Study) -> Metric:
+    """Return the metric that the scores of a study stand for."""
+    return get_metric(study.user_attrs.get("facts", {}).get("metric", "accuracy"))
+
+
+def describe_trial(trial: FrozenTrial, metric: Metric) -> str:
     """Return what became of a trial, how long it took, and its settings, in words."""
     seconds = describe_seconds(trial.duration.total_seconds()) if trial.duration else "?"
-    value = "" if trial.value is None else f"{trial.value:.4f}"
+    value = "" if trial.value is None else f"{metric.flip(trial.value):.4f}"
     words = {
         TrialState.PRUNED: "given up at ",
         TrialState.FAIL: f"failed: {trial.user_attrs.get(REASON, 'interrupted')}",

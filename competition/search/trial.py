@@ -8,6 +8,7 @@ import numpy as np
 
 from competition.config import Config
 from competition.data.arrays import TrainingData
+from competition.metric import get_metric
 from competition.networks.layers import network_spec
 from competition.networks.submission_model import build_head
 from competition.networks.weights import Weights
@@ -23,10 +24,14 @@ VALIDATED_FROM = 2 / 3  # of a stage: before that a score tells little of the la
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The best selection score, and which validation images were right then: (m,) bool."""
+    """The best selection score, and the answers to the validation images then.
+
+    correct: (m,) bool. probabilities: (m, K).
+    """
 
     score: float
     correct: np.ndarray
+    probabilities: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,14 @@ class TrialTrainer:
     ) -> TrialResult:
         """Train one stage, and load its best weights."""
         needs_scores = config.training.schedule == "plateau" or config.training.stopping_patience
-        keeper = Keeper(report, 0.0 if needs_scores else VALIDATED_FROM)
+        validated_from = 0.0 if needs_scores else VALIDATED_FROM
+        keeper = Keeper(report, validated_from, get_metric(config.metric))
         labels = self.data.validation_labels
         fit_stage(network, batches, (validation, labels), stage, config, keeper)
         keeper.load_best(network)
-        assert keeper.predictions is not None
-        return TrialResult(keeper.best_score, keeper.predictions.argmax(axis=1) == labels)
+        answers = keeper.predictions
+        assert answers is not None
+        return TrialResult(keeper.best_score, answers.argmax(axis=1) == labels, answers)
 
 
 def ignore_epoch(score: float | None, epoch: int) -> None:

@@ -14,9 +14,14 @@ def selection_score(metric: Metric, labels: np.ndarray, probabilities: np.ndarra
     labels: (n,). Where the metric is log-loss the probabilities are calibrated first, as those of
     the submission will be: else the search would only find out who is well calibrated.
     """
-    if metric.is_calibrated:
-        probabilities = temper(probabilities, fit_temperature(labels, probabilities))
-    return metric.score(labels, probabilities)
+    return metric.score(labels, calibrate(metric, labels, probabilities))
+
+
+def calibrate(metric: Metric, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return probabilities (n, K) that fit labels (n,) best, where the metric asks for that."""
+    if not metric.is_calibrated:
+        return probabilities
+    return temper(probabilities, fit_temperature(labels, probabilities))
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:

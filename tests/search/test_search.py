@@ -18,11 +18,19 @@ from competition.common.errors import TrialFailedError
 from competition.common.files import read_json
 from competition.config import MILD_AUGMENTATION, Config, with_settings
 from competition.data.arrays import TrainingData
+from competition.metric import METRICS
 from competition.networks.weights import Weights
 from competition.search import rounds
 from competition.search import search as module
 from competition.search.rounds import EVERYTHING, FINE_TUNING_SPACE, SCRATCH_SPACE, Search
-from competition.search.search import CORRECT, compare_answers, read_best, search_backbone
+from competition.search.search import (
+    CORRECT,
+    PROBABILITIES,
+    compare_answers,
+    compare_probabilities,
+    read_best,
+    search_backbone,
+)
 from competition.search.trial import TrialResult, TrialTrainer
 from competition.time_budget import Slot
 from tests.factories import draw_blobs, make_data, make_search
@@ -33,7 +41,7 @@ Train = Callable[[TrialTrainer, Config, Any], TrialResult]
 def answer(score: float, number: int = 36) -> TrialResult:
     """Return a result whose first answers are right."""
     correct = np.arange(number) < round(score * number)
-    return TrialResult(float(correct.mean()), correct)
+    return TrialResult(float(correct.mean()), correct, np.where(correct[:, None], [0.9, 0.1], 0.5))
 
 
 @pytest.fixture
@@ -373,6 +381,64 @@ def test_settings_change_only_where_chance_does_not_explain_the_gain_of_the_best
         assert f"{100 * gained / 36:.1f} points above the settings as given, within chance" in (
             decide(search)
         )
+
+
+@pytest.mark.parametrize("sure", [0.9, 0.5])
+def test_another_metric_is_shown_as_it_is_and_decides_by_the_bootstrap(
+    sure: float, with_final: Search, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SIGNIFICANCE", 0.05)
+    search = more_trials(with_final, 5, metric="log_loss", **{"search.finalists": 2})
+    data, finals = make_data(), list[Config]()
+    generator = np.random.default_rng(0)
+
+    def know(train: Train, trainer: TrialTrainer, config: Config, report: Any) -> TrialResult:
+        result = train(trainer, config, report)
+        if not config.model.input_size:
+            finals.append(config)
+        share = sure if len(finals) == 2 else 0.5
+        own = generator.uniform(share - 0.05, share + 0.05, 36)
+        probabilities = np.tile((1 - own[:, None]) / 2, (1, 3))
+        probabilities[np.arange(36), data.validation_labels] = own
+        loss = -float(np.log(own).mean())
+        return dataclasses.replace(
+            result, score=-loss, correct=np.ones(36, bool), probabilities=probabilities
+        )
+
+    replace_training(monkeypatch, know)
+    found = run(search, data)
+    if sure > 0.5:
+        assert found["model.dropout"] == finals[1].model.dropout
+        assert "best of 2 trials 0.0997" in decide(search)  # not -0.0997
+        assert "beyond chance" in decide(search)
+    else:
+        assert found == {}
+    assert "probabilities" not in read_trials(search)[0].user_attrs, "small images decide nothing"
+    assert read_best(search) == found
+    accuracy = dataclasses.replace(
+        search, config=with_settings(search.config, {"metric": "accuracy"})
+    )
+    assert read_best(accuracy) == {}
+    assert "- trial 0: 0." in (search.folder / "tiny_cnn_scratch.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["log_loss", "auc", "quadratic_kappa"])
+def test_probabilities_that_are_better_by_chance_are_told_from_better_ones(name: str) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+
+    def draw(skill: float) -> FrozenTrial:
+        answers = generator.dirichlet(np.ones(3), 300).astype(np.float32)
+        answers[np.arange(300), labels] += skill
+        answers /= answers.sum(axis=1, keepdims=True)
+        return create_trial(value=0.5, user_attrs={PROBABILITIES: answers.tobytes().hex()})
+
+    good, as_good, bad = draw(0.9), draw(0.9), draw(0.2)
+    metric = METRICS[name]
+    assert compare_probabilities(good, bad, labels, metric) < 0.001
+    assert compare_probabilities(bad, good, labels, metric) > 0.999
+    assert 0.05 < compare_probabilities(good, as_good, labels, metric) < 0.95
+    assert compare_probabilities(good, good, labels, metric) == 1.0
 
 
 def test_trials_that_learnt_nothing_change_no_settings(

@@ -10,11 +10,13 @@ import pytest
 from competition.common.errors import TrialFailedError
 from competition.config import Config, with_settings
 from competition.data.arrays import TrainingData
+from competition.metric import get_metric
 from competition.networks.weights import RANDOM, Weights
 from competition.search import trial as module
 from competition.search.features import cache_features
 from competition.search.trial import TrialTrainer, ignore_epoch
 from competition.training.batches import Batches
+from competition.training.selection import selection_score
 from competition.training.train import build_network
 from tests.factories import CONFIG, make_data
 
@@ -66,8 +68,19 @@ def test_the_result_has_the_answers_of_the_best_epoch(pretrained: Weights) -> No
     assert result.correct.dtype == bool
     assert result.correct.shape == (36,)
     assert result.correct.mean() == pytest.approx(result.score)
+    assert result.probabilities.shape == (36, 3)
     both = trainer.train(PLAIN, ignore_epoch)
     assert both.correct.mean() == pytest.approx(both.score)
+
+
+def test_the_metric_that_decides_is_the_score_of_a_trial(pretrained: Weights) -> None:
+    data = make_data()
+    trainer = TrialTrainer(data, pretrained, None)
+    result = trainer.train(with_settings(PLAIN, {"metric": "log_loss"}), ignore_epoch)
+    metric = get_metric("log_loss")
+    expected = selection_score(metric, data.validation_labels, result.probabilities)
+    assert result.score == pytest.approx(expected)
+    assert result.score < 0
 
 
 def test_a_schedule_that_follows_the_score_has_every_epoch_validated(pretrained: Weights) -> None:
