@@ -31,6 +31,13 @@ def test_a_bad_duration_is_refused(text: str) -> None:
         parse_duration(text)
 
 
+def test_an_unknown_metric_is_refused_before_any_work() -> None:
+    assert read("--train").config.metric == "accuracy"
+    assert read("--train", "--metric", "quadratic_kappa").config.metric == "quadratic_kappa"
+    with pytest.raises(UserError, match="metric got 'rmse', and expects one of accuracy, balanced"):
+        read("--train", "--metric", "rmse")
+
+
 def test_search_asks_for_all_and_another_stage_for_itself() -> None:
     search = read("--search", "--data", "x.npz")
     assert all(search.wants(stage) for stage in STAGES)

@@ -83,6 +83,19 @@ def test_the_best_run_by_the_selection_score_is_chosen(
     assert choose_run(tmp_path, prepared, "clean", "best").name == "tiny_cnn_004"
 
 
+def test_the_run_is_chosen_among_those_of_the_metric(
+    prepared: PreparedData, tmp_path: Path
+) -> None:
+    write_run(tmp_path, "tiny_cnn_001", 0.8)
+    with pytest.raises(UserError, match="trained by the metric log_loss; add --metric with one of"):
+        choose_run(tmp_path, prepared, "clean+revealed", "best", "log_loss")
+    write_run(tmp_path, "tiny_cnn_002", -0.7, metric="log_loss")
+    write_run(tmp_path, "tiny_cnn_003", -0.6, metric="log_loss")
+    chosen = choose_run(tmp_path, prepared, "clean+revealed", "best", "log_loss")
+    assert chosen.name == "tiny_cnn_003"
+    assert choose_run(tmp_path, prepared, "clean+revealed", "best").name == "tiny_cnn_001"
+
+
 def test_where_no_run_fits_the_error_says_what_to_add(
     prepared: PreparedData, tmp_path: Path
 ) -> None:
@@ -93,6 +106,11 @@ def test_where_no_run_fits_the_error_says_what_to_add(
         choose_run(tmp_path, prepared, "clean+revealed", "tiny_cnn")
     with pytest.raises(UserError, match="add --select-by with one of clean\\+revealed"):
         choose_run(tmp_path, prepared, "unseen", "best")
+
+
+def test_the_loss_of_a_worthless_run_is_told_as_it_is(tmp_path: Path) -> None:
+    bad = write_run(tmp_path, "tiny_cnn_002", -1.25, beats_chance=False, metric="log_loss")
+    assert "ITS SELECTION SCORE OF 1.2500 IS" in describe_worth(bad)
 
 
 def test_a_run_at_chance_is_called_worthless_in_capitals(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from competition.common.errors import CheckFailedError
+from competition.common.files import write_json
 from competition.config import Config, LimitsConfig, SubmissionConfig, with_settings
 from competition.networks.submission_model import Model, predict_views
 from competition.submission import package as module
@@ -73,6 +74,16 @@ def test_a_run_is_packaged_once_its_zip_has_answered_a_few_images(
     output = capsys.readouterr().out
     assert f"{zip_path}: verified. " in output
     assert "on the server, 5000 images on 2 cores: about" in output
+
+
+def test_the_temperature_of_a_run_calibrates_its_submission(run: Path, tmp_path: Path) -> None:
+    calibrated = tmp_path / run.name
+    shutil.copytree(run, calibrated)
+    write_json(calibrated / "metrics.json", {"temperature": 0.5})
+    package_run(calibrated, [calibrated], IMAGES, Config(), tmp_path / "tiny.zip", ())
+    squares = predict_mean([run], IMAGES, 5, 128) ** 2  # logits divided by a half
+    found = Model(tmp_path / "tiny").predict_proba(IMAGES)
+    np.testing.assert_allclose(found, squares / squares.sum(axis=1, keepdims=True), atol=1e-5)
 
 
 @pytest.mark.parametrize("reason", ["answers otherwise", "zip of"])

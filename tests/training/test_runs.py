@@ -10,7 +10,7 @@ import pytest
 
 from competition.common.errors import TrialFailedError
 from competition.common.files import read_json
-from competition.config import Config, with_settings
+from competition.config import Config, training_settings, with_settings
 from competition.data.arrays import PreparedData
 from competition.networks.weights import RANDOM, Weights
 from competition.time_budget import TrainingTime
@@ -101,7 +101,15 @@ def test_a_budget_and_only_the_settings_of_training_make_another_run(
         return fingerprint_run(with_settings(CONFIG, changes), prepared, RANDOM, budget)
 
     assert hash_of({}) == hash_of({"search.trials": 3, "evaluation.tta_views": 1})
-    assert len({hash_of({}), hash_of({}, 60.0), hash_of({}, 90.0), hash_of({"seed": 1})}) == 4
+    others = {
+        hash_of({}, 60.0),
+        hash_of({}, 90.0),
+        hash_of({"seed": 1}),
+        hash_of({"metric": "auc"}),
+    }
+    assert len({hash_of({})} | others) == 5
+    assert hash_of({}) == hash_of({"metric": "accuracy"})
+    assert "metric" not in training_settings(CONFIG), "runs of earlier versions are found again"
 
 
 def test_force_trains_a_finished_run_anew_and_goes_on_with_an_interrupted_one(

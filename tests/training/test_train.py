@@ -13,12 +13,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from competition.common.errors import TrialFailedError, UserError
 from competition.config import Config, with_settings
 from competition.data.arrays import TrainingData, one_hot
+from competition.metric import get_metric
 from competition.networks.layers import find_backbone, find_border
 from competition.networks.weights import RANDOM, Weights
 from competition.training import batches, callbacks, keepers
 from competition.training import train as training
 from competition.training.batches import Batches, image_batches
 from competition.training.keepers import Checkpoint
+from competition.training.selection import selection_score
 from competition.training.stages import Stage
 from competition.training.train import (
     build_network,
@@ -122,6 +124,26 @@ def test_an_unbroken_training_has_all_its_stages_and_epochs(whole: Checkpoint) -
     assert [row["epoch"] for row in whole.history] == [0, 1, 0, 1, 2]
     assert [row["side"] for row in whole.history] == [32, 48, 32, 48, 48]
     assert len({row["val_accuracy"] for row in whole.history}) > 1
+
+
+def test_the_metric_that_decides_chooses_the_epoch_that_is_kept(
+    pretrained: Weights, tmp_path: Path
+) -> None:
+    config = with_settings(LIVELY, {"metric": "log_loss"})
+    data, metric = make_data(), get_metric("log_loss")
+    keras.utils.set_random_seed(config.seed)
+    network = build_network(config, data, pretrained)
+    keeper = Checkpoint(tmp_path, network, metric=metric)
+    train(config, data, pretrained, keeper, None)
+    losses = [row["val_log_loss"] for row in keeper.history]
+    assert keeper.best_score == -min(losses)
+    assert len(set(losses)) == len(losses)
+    predictions = predict(network, data.validation_images)
+    kept = selection_score(metric, data.validation_labels, predictions)
+    assert kept == pytest.approx(-min(losses), abs=1e-5)
+    assert all(0 <= row["val_accuracy"] <= 1 for row in keeper.history)
+    again = Checkpoint(tmp_path, network, metric=metric)
+    assert again.best_score == keeper.best_score
 
 
 def test_both_stages_from_real_weights_learn(imagenet: Weights, tmp_path: Path) -> None:
