@@ -170,7 +170,7 @@ def _reproduce(name: str, config: dict[str, Any]) -> str:
     if budget := config.get("time_budget_seconds"):
         words += ["--time-budget", f"{budget:.0f}s"]
     for key, value in settings.items():
-        if key not in ("model.backbone", "live") and value != DEFAULTS.get(key, value):
+        if key != "model.backbone" and value != DEFAULTS.get(key, value):
             words += ["--set", f"{key}={value}"]
     return shlex.join(words)
 

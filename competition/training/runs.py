@@ -4,6 +4,7 @@ import platform
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,11 @@ def train_run(
     say(f"{run.name}: {'resumes' if resumes else 'starts'}, {weights.origin} weights")
     spec = network_spec(config.model, data.training.images.shape[1:], data.training.num_classes)
     run.mkdir(parents=True, exist_ok=True)
+    recipe = replace(config, live="")  # how a run is watched is no part of it
     counts = np.bincount(data.training.labels, minlength=data.training.num_classes)
     facts: dict[str, Any] = {
         "fingerprint": fingerprint,
-        "settings": flatten(config),
+        "settings": flatten(recipe),
         "splits": data.fingerprint,
         "distortion": data.distortion_hash,
         "network": spec,
@@ -139,7 +141,7 @@ def train_run(
         "class_shares": (counts / counts.sum()).tolist(),
         "time_budget_seconds": budget,
     }
-    write_settings(run / SETTINGS, config)
+    write_settings(run / SETTINGS, recipe)
     write_json(run / CONFIG, facts)
     write_json(run / ENVIRONMENT, describe_environment())
     started = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from competition.common.errors import UserError
+from competition.common.settings_files import read_settings
 from competition.config import with_settings
 from competition.data.arrays import PreparedData
 from competition.networks.weights import RANDOM
@@ -50,6 +51,7 @@ def test_tensorboard_gets_the_numbers_of_the_history_under_the_name_of_the_run(
         assert [value for _, value in scalars] == pytest.approx(table[name].tolist(), rel=1e-6)
     again = train_run(QUICK, prepared, RANDOM, tmp_path)
     assert again == run, "how it is shown makes no other run"
+    assert read_settings(run / "settings.toml")["live"] == ""
 
 
 @contextmanager
