@@ -197,7 +197,7 @@ def plan_tasks(
     """Return a task per backbone that has a turn, or per backbone where there is no time budget.
 
     folder: takes the progress of each task. In the demo the cheapest pretrained backbone is trained
-    by the baseline's recipe, too, and those from random weights beside it train for few epochs.
+    by the baseline's recipe, too. Backbones from random weights train for few epochs there.
     """
     tasks = {
         name: BackboneTask(

@@ -67,8 +67,8 @@ from competition.training.runs import describe_environment, read_config
 def run(request: Request) -> None:
     """Run the stages of a request, and those before them that are missing or stale.
 
-    Raises UserError where a stage failed, NotCheckedError where all is done but --check-server
-    could not check, and WorthlessError where the packaged network is no better than chance.
+    Raises UserError where a stage failed. With all done, it raises NotCheckedError where
+    --check-server could not check, and WorthlessError where the network is no better than chance.
     """
     paths, config, results = request.paths, request.config, Results()
     if request.from_zip is not None:

@@ -51,8 +51,8 @@ def measure_images(images: np.ndarray, config: CleaningConfig) -> Measures:
 def find_faults(measures: Measures, labels: np.ndarray, config: CleaningConfig) -> list[Issue]:
     """Return the images that are `blank`, `broken` or `noise`, each with the first of these.
 
-    labels: (n,) int64. Where nearly all images of some classes have a fault, and hardly any of the
-    others, such classes look like that by nature: their images are kept.
+    labels: (n,) int64. Classes look like a fault by nature where nearly all of their images have it,
+    and hardly any image of the others. Their images are kept.
     """
     broken = measures.flat_edge >= config.broken_share
     broken |= measures.repeated_edge >= config.repeated_share
@@ -78,8 +78,8 @@ def find_faults(measures: Measures, labels: np.ndarray, config: CleaningConfig) 
 def _find_faulty_classes(faulty: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
     """Return the mask (K,) bool of the classes to which a fault belongs; none where it is unclear.
 
-    It is clear where each class has the fault in at least `share` of its images, or in at most
-    1 - `share` of them, and not all classes have it.
+    It is clear where each class has the fault in at least `share` of its images or in at most
+    1 - `share` of them. It is unclear where all classes have it.
     """
     counts = np.maximum(np.bincount(labels), 1)
     shares = np.bincount(labels, faulty) / counts
@@ -161,9 +161,9 @@ def measure_flat_edge(images: np.ndarray, tolerance: float, elsewhere: float) ->
 
     A truncated file decodes like that. A row is of the colour if no channel differs from it by more
     than `tolerance` grey levels. A plain background goes on beside the cell and does not count: of
-    the median row above, less than the share `elsewhere` may be of about that colour. Where the
-    edge is exactly of one colour, only the upper half of the rows above is asked, since a last
-    block may be decoded in part.
+    the median row above, less than the share `elsewhere` may be of about that colour. A last block
+    may be decoded in part. So where the edge is exactly of one colour, only the upper half of the
+    rows above counts.
     """
     share = np.zeros(len(images), np.float32)
     last = images[:, -1].astype(np.int16)
@@ -194,7 +194,7 @@ def measure_roughness(images: np.ndarray) -> np.ndarray:
     """Return how much neighbouring pixels differ, 0 for the smoothest, 1 for independent ones.
 
     (n, h, w, 3) uint8 -> (n,) float32. It is half the mean squared difference of neighbours over
-    the variance (von Neumann's ratio), along the smoother of the two directions, so that stripes
+    the variance (von Neumann's ratio). The smoother of the two directions counts, so that stripes
     are not taken for noise.
     """
     grey = np.einsum("nhwc->nhw", images.astype(np.float32))

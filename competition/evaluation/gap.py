@@ -89,8 +89,8 @@ def _cost_of_classes(
 ) -> list[tuple[str, int, float, float, float, str]]:
     """Return the classes, the dearest first.
 
-    Each has its name, its number of images, its recall when clean and under PROFILE, the points
-    that it adds to the gap, and the class that its lost images are most often taken for.
+    Each has its name, its number of images, its recall when clean and under PROFILE, and the points
+    that it adds to the gap. Last is the class that its lost images are most often taken for.
     """
     names = run.config["class_names"]
     answers = run.answers[PROFILE][0].argmax(axis=1)

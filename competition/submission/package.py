@@ -201,8 +201,8 @@ def verify(
     """Run the zip; return its answers and the largest difference of a probability from `expected`.
 
     expected: (n, K). python: the interpreter (default: this one). Raises CheckFailedError where a
-    probability differs by more than 1e-4, a limit is exceeded, or a label differs that is not as
-    probable within that tolerance.
+    limit is exceeded, a probability differs by more than 1e-4, or a label differs although the
+    trained networks are surer of another one.
     """
     answers = run_ingestion(zip_path, images, limits, python, len(images), elsewhere=True)
     assert answers.probabilities is not None

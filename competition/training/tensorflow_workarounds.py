@@ -83,8 +83,8 @@ def stream(
     """Return the input of `fit`: batches that are prepared while others are trained on.
 
     shapes: (shape without the batch's axis, dtype) of each array of a batch.
-    The tensorflow.data pipeline that Keras makes of a generator tunes itself in a thread, and the
-    end of each epoch waits for that thread: up to 2 s, half the time of a trial of the custom CNN.
+    Keras makes a tensorflow.data pipeline of a generator, and that tunes itself in a thread.
+    The end of each epoch waits for it: up to 2 s, half the time of a trial of the custom CNN.
     """
     if keras.backend.backend() != "tensorflow":
         return batches()

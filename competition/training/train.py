@@ -119,8 +119,8 @@ def fit_stage(
     """Train a network, or its upper part on features, until its progress is 1 or it has stalled.
 
     validation: inputs (m, ...) and labels (m,), predicted after each whole epoch. Progress is the
-    share of the epochs that is done, or of the slot's time, added to what was done before it
-    began. It drives the learning rate and the input size, so that each training ends annealed.
+    share of the epochs that is done; with a slot, the share of its time, on top of the progress
+    before it. It drives the learning rate and the input size, so that each training ends annealed.
     Raises TrialFailedError where the loss becomes infinite or NaN.
     """
     training = config.training
