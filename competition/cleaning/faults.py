@@ -51,8 +51,8 @@ def measure_images(images: np.ndarray, config: CleaningConfig) -> Measures:
 def find_faults(measures: Measures, labels: np.ndarray, config: CleaningConfig) -> list[Issue]:
     """Return the images that are `blank`, `broken` or `noise`, each with the first of these.
 
-    labels: (n,) int64. Classes look like a fault by nature where nearly all of their images have it,
-    and hardly any image of the others. Their images are kept.
+    labels: (n,) int64. Classes look like a fault by nature where nearly all of their images have
+    it, and hardly any image of the others. Their images are kept.
     """
     broken = measures.flat_edge >= config.broken_share
     broken |= measures.repeated_edge >= config.repeated_share
