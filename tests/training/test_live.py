@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from competition.command_line import build_parser
 from competition.common.errors import UserError
 from competition.common.settings_files import read_settings
 from competition.config import with_settings
 from competition.data.arrays import PreparedData
 from competition.networks.weights import RANDOM
+from competition.request import read_request
 from competition.training.keepers import Checkpoint
 from competition.training.live import check_live_views, open_live_views
 from competition.training.runs import read_history, train_run
@@ -93,3 +95,15 @@ def test_a_view_that_is_unknown_or_not_installed_is_refused_in_a_sentence(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install mlflow, or leave out --mlflow"):
         check_live_views("mlflow")
+
+
+def test_the_options_of_the_command_line_open_the_views_and_are_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--train", "--workdir", str(tmp_path), "--mlflow", "--tensorboard"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    request = read_request(build_parser().parse_args(given))
+    assert request.config.live == "tensorboard+mlflow"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package tensorboard"):
+        read_request(build_parser().parse_args(given))
