@@ -95,35 +95,35 @@ def test_the_packaged_backbone_counts_twice(clock: Clock) -> None:
 def test_turns_use_up_the_time_until_the_deadline_and_inherit_what_others_save(
     clock: Clock,
 ) -> None:
-    _, turns = plan_turns({"a": 1.0, "b": 1.0, "c": 2.0}, "a", 1, deadline=2000.0)
+    _, turns = plan_turns({"a": 1.0, "b": 1.0, "c": 2.0}, "a", 1, deadline=3000.0)
     first = turns["a"].begin()
     assert first.start == 1000
-    assert first.end == pytest.approx(1400)
-    clock.now = 1100  # it needed a quarter of its time
+    assert first.end == pytest.approx(1800)
+    clock.now = 1200  # it needed a quarter of its time
     second = turns["c"].begin()
-    assert second.end == pytest.approx(1100 + 900 * 2 / 3)
-    clock.now = 1900  # this one took longer than its time
-    assert turns["b"].begin().end == pytest.approx(2000)
+    assert second.end == pytest.approx(1200 + 1800 * 2 / 3)
+    clock.now = 2900  # this one took longer than its time
+    assert turns["b"].begin().end == pytest.approx(3000)
 
 
 def test_a_short_budget_leaves_backbones_out_and_gives_their_time_to_the_others(
     clock: Clock,
 ) -> None:
-    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 1200)
+    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 1920)
     assert queues == [["small", "slow", "custom", "large"]]
-    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 500)
+    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 800)
     assert queues == [["small", "slow"]]
-    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(500)
-    queues, turns = plan_turns(COSTS, "small", 1, 1000 + 500, trained=["custom"])
+    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(800)
+    queues, turns = plan_turns(COSTS, "small", 1, 1000 + 800, trained=["custom"])
     assert set(turns) == {"small", "slow", "custom"}, "what is trained is still to be scored"
     assert plan_turns(COSTS, "small", 4, deadline=1010.0)[0] == [["small"]]
 
 
 def test_workers_have_turns_of_their_own(clock: Clock) -> None:
-    _, turns = plan_turns(COSTS, "small", 2, deadline=1700.0)
+    _, turns = plan_turns(COSTS, "small", 2, deadline=2120.0)
     ends = {name: turn.begin().end for name, turn in turns.items()}
-    assert ends["slow"] == pytest.approx(1700)
-    assert ends["small"] == pytest.approx(1000 + 700 * 2 / (2 + 4 + 2))
+    assert ends["slow"] == pytest.approx(2120)
+    assert ends["small"] == pytest.approx(1000 + 1120 * 2 / (2 + 4 + 2))
 
 
 @pytest.mark.parametrize(("budget", "seconds"), [(60, 40), (1200, 60), (86400, 90)])
