@@ -1,11 +1,13 @@
-"""Precision and recall of cleaning on planted faults, beside cleanvision and imagededup.
+"""Precision and recall of cleaning on planted faults, beside cleanvision, imagededup and cleanlab.
 
     python -m benchmarks.cleaning [--data training_set.npz] [--weights DIR] [--images N] [--seed S]
-                                  [--peers] [--json FILE] [--enlarge N]
+                                  [--peers] [--labels] [--json FILE] [--enlarge N]
 
 Plants into drawn cells and, with --data, into the real images that look clean: those that a first
 pass keeps and does not flag, except as the first of copies. Faults that this pass overlooks count
-against every tool; images that it flags count for none. --peers needs requirements-benchmarks.txt.
+against every tool; images that it flags count for none. Wrong labels, any and of look-alike
+classes, are also planted alone; cleanlab judges them by our probabilities. --labels measures these
+alone. --peers needs requirements-benchmarks.txt.
 --enlarge prints instead what cleaning costs in time and memory for the --data as they are, and
 enlarged to N images.
 """
@@ -25,9 +27,21 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.enlarging import print_growth
-from benchmarks.planting import COPIES, NON_CELLS, SPOILED, UNRELATED, WRONG_LABELS, Planted, plant
+from benchmarks.planting import (
+    COPIES,
+    NON_CELLS,
+    SPOILED,
+    UNRELATED,
+    WRONG_LABELS,
+    Planted,
+    count_confusions,
+    plant,
+    plant_wrong_labels,
+)
 from competition import paths
 from competition.cleaning.clean import clean
+from competition.cleaning.embedding import embed, take_components
+from competition.cleaning.wrong_labels import describe, find_wrong_labels, predict_labels
 from competition.config import Config, DataConfig, with_settings
 from competition.data.arrays import Dataset
 from competition.data.dataset import load_dataset
@@ -207,6 +221,43 @@ def measure(
     }
 
 
+def measure_wrong_labels(
+    name: str, dataset: Dataset, arguments: argparse.Namespace, weights: Path | None
+) -> dict[str, Any]:
+    """Plant wrong labels alone, print a table of the scores by kind and tool, and return it."""
+    settings = Config().cleaning
+    seed = arguments.seed
+    features, textures = embed(dataset.images, settings.backbone, weights, seed)
+    views = [describe(dataset.images), take_components(features, seed)]
+    if textures is not None:
+        views.append(textures)
+    likeness = count_confusions(views[0], dataset.labels)
+    results = {}
+    for kind, confusions in {"any": np.zeros_like(likeness), "look-alike": likeness}.items():
+        generator = np.random.default_rng(seed)
+        labels, planted = plant_wrong_labels(dataset.labels, confusions, generator)
+        found = find_wrong_labels(views, labels, settings, seed)
+        flagged = {
+            "flagged": {wrong.index for wrong in found},
+            "surely": {wrong.index for wrong in found if wrong.sure},
+        }
+        if arguments.peers:
+            from cleanlab.filter import find_label_issues
+
+            by_ours = predict_labels(views, labels, settings, seed)
+            flagged["cleanlab"] = {*np.flatnonzero(find_label_issues(labels, by_ours)).tolist()}
+        hits = {tool: len(indices & {*planted.tolist()}) for tool, indices in flagged.items()}
+        results[kind] = {
+            tool: Score(_share(hits[tool], len(indices)), _share(hits[tool], len(planted)))
+            for tool, indices in flagged.items()
+        }
+    print(f"\n{name}, wrong labels alone, seed {seed}; precision / recall in percent")
+    for kind, scores in results.items():
+        for tool, each in scores.items():
+            print(f"{kind:12}{tool:10}{len(planted):>8}{_format(each):>16}")
+    return {kind: {tool: vars(s) for tool, s in row.items()} for kind, row in results.items()}
+
+
 def main() -> None:
     """Measure on drawn cells and, where there is a file of them, on real ones."""
     arguments = _parse_arguments()
@@ -219,7 +270,7 @@ def main() -> None:
     generator = np.random.default_rng(arguments.seed)
     images, labels = draw_cells(Smear(generator), arguments.images or 3000, "drawing cells")
     drawn = Dataset(images, labels.astype(np.int64), tuple(kind.name for kind in CLASSES))
-    results = {"demo": measure("drawn cells", drawn, arguments, weights)}
+    datasets = {"drawn cells": drawn}
     if arguments.data is None:
         print("Real images: skipped, since no --data is given.")
     else:
@@ -229,7 +280,13 @@ def main() -> None:
         kept = np.setdiff1d(np.flatnonzero(keep), np.concatenate([np.empty(0, int), *flagged]))
         kept = np.sort(generator.permutation(kept)[: arguments.images or None])
         dataset = Dataset(dataset.images[kept], dataset.labels[kept], dataset.class_names)
-        results["real"] = measure("real images", dataset, arguments, weights)
+        datasets["real images"] = dataset
+    results = {
+        name: {} if arguments.labels else measure(name, dataset, arguments, weights)
+        for name, dataset in datasets.items()
+    }
+    for name, dataset in datasets.items():
+        results[name]["wrong labels"] = measure_wrong_labels(name, dataset, arguments, weights)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
@@ -243,7 +300,8 @@ def _parse_arguments() -> argparse.Namespace:
     add("--weights", type=Path, help="folder or file of ImageNet weights; without it, pixels")
     add("--images", type=int, default=3000, help="per set (0: all real ones)")
     add("--seed", type=int, default=0)
-    add("--peers", action="store_true", help="also run cleanvision and imagededup")
+    add("--peers", action="store_true", help="also run cleanvision, imagededup and cleanlab")
+    add("--labels", action="store_true", help="measure wrong labels alone")
     add("--json", type=Path, help="write the numbers to this file")
     add("--enlarge", type=int, metavar="N", help="measure the cost of N images made from --data")
     arguments = parser.parse_args()

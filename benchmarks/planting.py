@@ -13,6 +13,8 @@ Spoil = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 NON_CELLS = "non-cell"
 UNRELATED = "unrelated image"
 WRONG_LABELS = "wrong label"
+# Share of look-alikes among wrong labels of look-alike classes; the others are any.
+LOOK_ALIKES = 0.8
 # Of nine non-cells, eight lie over the first unrelated image.
 NON_CELL_CYCLE = 9
 
@@ -206,6 +208,40 @@ def plant(
             for number, index in enumerate(chosen):
                 planted.images[index] = _spoil(images[index], kind, number, templates, generator)
     return planted
+
+
+def plant_wrong_labels(
+    labels: np.ndarray, confusions: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels (n,) of which a share of FAULT_SHARES is wrong, and the indices of these.
+
+    confusions: (K, K), how often classes are mistaken for one another. LOOK_ALIKES of the wrong
+    labels are drawn by it, the others evenly. With all zeros, all are drawn evenly.
+    """
+    evenly = 1 - np.eye(len(confusions))
+    by_looks = np.where(confusions.sum(1, keepdims=True), confusions, evenly)
+    by_looks, evenly = (counts / counts.sum(1, keepdims=True) for counts in (by_looks, evenly))
+    shares = LOOK_ALIKES * by_looks + (1 - LOOK_ALIKES) * evenly
+    count = round(FAULT_SHARES[WRONG_LABELS] * len(labels))
+    chosen = np.sort(generator.permutation(len(labels))[:count])
+    changed = labels.copy()
+    changed[chosen] = [generator.choice(len(shares), p=shares[label]) for label in labels[chosen]]
+    return changed, chosen
+
+
+def count_confusions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return how often a linear classifier mistakes classes for one another: (K, K), symmetric.
+
+    features: (n, d). labels: (n,), of 0..K-1 each at least once. Predictions are out of fold.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.metrics import confusion_matrix
+    from sklearn.model_selection import cross_val_predict
+
+    classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    confusions = confusion_matrix(labels, cross_val_predict(classifier, features, labels))
+    np.fill_diagonal(confusions, 0)
+    return np.asarray(confusions + confusions.T)
 
 
 def _spoil(

@@ -49,7 +49,7 @@ from competition.paths import (
 )
 
 # Enters the hash of the stage: raise it with every change of the findings.
-CLEANING_VERSION = 9
+CLEANING_VERSION = 10
 CLEANED_ARRAYS = ("keep", "groups", "labels", "training_labels")  # (n,) each
 MOST_ON_SHEET = 600  # images on the sheet of dropped ones
 
@@ -137,15 +137,14 @@ def _find(
     settings = config.cleaning
     features = describe_features(settings.backbone, weights)
     with timed(f"embedding {len(dataset.images)} images by {features}"):
-        # Nothing else holds the features, which are large.
-        points = take_components(
-            embed(dataset.images, settings.backbone, weights, config.seed), config.seed
-        )
+        embedded, textures = embed(dataset.images, settings.backbone, weights, config.seed)
+        points = take_components(embedded, config.seed)
+        del embedded  # it is large
     with timed("laying out the t-SNE map"):
         coordinates = lay_out(
             points, settings.perplexity, settings.iterations, settings.maximum_on_map, config.seed
         )
-    issues, groups = find_issues(dataset, points, coordinates, config)
+    issues, groups = find_issues(dataset, points, textures, coordinates, config)
     write_arrays(arrays, coordinates=coordinates, groups=groups)
     mark_done(marker, inputs, issues=[asdict(issue) for issue in issues])
     return issues, coordinates, groups
@@ -162,11 +161,16 @@ def _read_findings(
 
 
 def find_issues(
-    dataset: Dataset, points: np.ndarray, coordinates: np.ndarray, config: Config
+    dataset: Dataset,
+    points: np.ndarray,
+    textures: np.ndarray | None,
+    coordinates: np.ndarray,
+    config: Config,
 ) -> tuple[list[Issue], np.ndarray]:
     """Return the issues of all images, by index, and groups of copies (n,).
 
-    points: (n, d), the components of the embedding. coordinates: (n, 2), of the map.
+    points: (n, d), the components of the embedding. textures: see `embed`. coordinates: (n, 2), of
+    the map.
     Each step looks at the images that the steps before it left. Copies are looked for among cells
     only, so that the first of a group can be kept.
     """
@@ -192,7 +196,10 @@ def find_issues(
     groups = group_copies(copies, len(labels))
     kept = np.flatnonzero(find_kept(len(labels), issues))
     with timed(f"comparing the labels of {len(kept)} cells"):
-        issues += _flag_wrong_labels(dataset, points, kept, config)
+        views = [describe(images), points]
+        if textures is not None:
+            views.append(textures)
+        issues += _flag_wrong_labels(dataset, [view[kept] for view in views], kept, config)
     return sorted(issues, key=lambda issue: (issue.index, issue.kind)), groups
 
 
@@ -219,10 +226,12 @@ def _flag_copies(labels: np.ndarray, copies: list[Copy]) -> list[Issue]:
 
 
 def _flag_wrong_labels(
-    dataset: Dataset, points: np.ndarray, kept: np.ndarray, config: Config
+    dataset: Dataset, views: list[np.ndarray], kept: np.ndarray, config: Config
 ) -> list[Issue]:
-    """Flag labels that look wrong among the images `kept` (m,), one of each group of copies."""
-    views = [describe(dataset.images)[kept], points[kept]]
+    """Flag labels that look wrong among the images `kept` (m,), one of each group of copies.
+
+    views: (m, d) each.
+    """
     labels = dataset.labels[kept]
     issues = []
     for found in find_wrong_labels(views, labels, config.cleaning, config.seed):

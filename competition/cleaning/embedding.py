@@ -23,21 +23,24 @@ MAXIMUM_FITTED = 10_000
 MAXIMUM_NEIGHBOURS = 5_000
 
 
-def embed(images: np.ndarray, backbone: str, weights: Path | None, seed: int) -> np.ndarray:
-    """Return one row of features per image: (n, h, w, 3) uint8 -> (n, d) float32.
+def embed(
+    images: np.ndarray, backbone: str, weights: Path | None, seed: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return features and, with `weights`, textures: (n, h, w, 3) uint8 -> (n, d) float32 each.
 
-    With `weights`, they are the pooled output of the ImageNet `backbone`; without, the principal
-    components of the pixels. Beside features that come by wheel stand those of the pixels, as each
-    overlooks what the other sees. Raises UserError for an unknown backbone or weights of another
-    one.
+    With `weights`, the features are the pooled output of the ImageNet `backbone`, and the textures
+    those of its middle blocks. Without, the features are the principal components of the pixels.
+    Beside features that come by wheel stand those of the pixels, as each overlooks what the other
+    sees. Raises UserError for an unknown backbone or weights of another one.
     """
     if weights is None:
-        return _reduce(lambda part: _read_pixels(images[part]), len(images), seed)
-    features = _embed_by_backbone(images, backbone, weights)
-    if not get_backbone(backbone).by_wheel:
-        return features
-    both = take_components(features, seed), embed(images, backbone, None, seed)
-    return np.concatenate([_scale(points) for points in both], axis=1)
+        return _reduce(lambda part: _read_pixels(images[part]), len(images), seed), None
+    features, textures = _embed_by_backbone(images, backbone, weights)
+    if get_backbone(backbone).by_wheel:
+        pixels, _ = embed(images, backbone, None, seed)
+        both = take_components(features, seed), pixels
+        features = np.concatenate([_scale(points) for points in both], axis=1)
+    return features, textures
 
 
 def describe_features(backbone: str, weights: Path | None) -> str:
@@ -160,9 +163,12 @@ def _reduce(
     return np.concatenate(parts).astype(np.float32)
 
 
-def _embed_by_backbone(images: np.ndarray, backbone: str, weights: Path) -> np.ndarray:
+def _embed_by_backbone(
+    images: np.ndarray, backbone: str, weights: Path
+) -> tuple[np.ndarray, np.ndarray]:
     import keras
 
+    from competition.networks.layers import block_borders
     from competition.networks.submission_model import build_backbone
     from competition.networks.weights import Weights, load_backbone
 
@@ -171,12 +177,20 @@ def _embed_by_backbone(images: np.ndarray, backbone: str, weights: Path) -> np.n
     entry = get_backbone(backbone)
     network = build_backbone(entry.builder, entry.arguments, (height, width, 3))
     load_backbone(network, Weights(weights, "imagenet"))
-    pooled = keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(network.output))
+    borders = block_borders(network)
+    outer = len(borders) // 5  # the first fifth sees edges, the last one objects
+    middle = [network.layers[border - 1].output for border in borders[outer : len(borders) - outer]]
+    pool = keras.layers.GlobalAveragePooling2D()
+    pooled = keras.Model(network.input, [pool(x) for x in (network.output, *middle)])
     enlarged = (
         batch.repeat(enlargement, 1).repeat(enlargement, 2)
         for batch in batches(images, "embedding")
     )
-    features = np.empty((len(images), pooled.output_shape[-1]), np.float32)
+    widths = [output.shape[-1] for output in pooled.outputs]
+    features = np.empty((len(images), widths[0]), np.float32)
+    textures = np.empty((len(images), sum(widths[1:])), np.float32)
     for start, batch in zip(range(0, len(images), BATCH_SIZE), enlarged, strict=True):
-        features[start : start + BATCH_SIZE] = pooled.predict_on_batch(batch.astype(np.float32))
-    return features
+        last, *others = pooled.predict_on_batch(batch.astype(np.float32))
+        features[start : start + BATCH_SIZE] = last
+        textures[start : start + BATCH_SIZE] = np.concatenate(others, axis=1)
+    return features, textures

@@ -10,11 +10,11 @@ from competition.data.arrays import one_hot
 
 # Of fewer images nothing can be said.
 FEWEST_IMAGES = 50
-# The second pass learns without the labels that the first found to be wrong rather than right; a
-# third would grow sure of right ones.
+# The second pass learns without the labels that the first doubts: stricter doubts would leave wrong
+# labels of look-alike classes in, a third pass would grow sure of right ones.
 PASSES = 2
-MORE_WRONG = 0.5
-RIDGE = 0.7  # penalty on the weights in the kernel's feature space
+DOUBTED = 0.65  # highest share of right labels in them
+RIDGE = 0.2  # penalty on the weights in the kernel's feature space
 # Squared width of the kernel, in mean squared distances of two images.
 KERNEL_WIDTH = 4.0
 
@@ -54,8 +54,7 @@ def find_wrong_labels(
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_IMAGES or len(classes) < 2:
         return []
-    opinions = [_predict_by_view(view, numbers, config, seed) for view in views]
-    probabilities = pool_opinions(opinions)
+    probabilities = predict_labels(views, numbers, config, seed)
     suggestions = probabilities.argmax(1)
     alarms = estimate_false_alarms(probabilities, numbers)
     looks_wrong = (suggestions != numbers) & (alarms <= config.false_alarms)
@@ -68,6 +67,13 @@ def find_wrong_labels(
         )
         for index in np.flatnonzero(_spare_classes(looks_wrong, numbers)).tolist()
     ]
+
+
+def predict_labels(
+    views: list[np.ndarray], labels: np.ndarray, config: CleaningConfig, seed: int
+) -> np.ndarray:
+    """Return probabilities (n, K) of the labels 0..K-1 by all views, see `find_wrong_labels`."""
+    return pool_opinions([_predict_by_view(view, labels, config, seed) for view in views])
 
 
 def predict_out_of_fold(
@@ -135,8 +141,8 @@ def _predict_by_view(
     trusted = np.ones(len(labels), bool)
     for _ in range(PASSES):
         probabilities = predict_out_of_fold(points, labels, trusted, config, seed)
-        looks_wrong = estimate_false_alarms(probabilities, labels) <= MORE_WRONG
-        trusted = ~_spare_classes(looks_wrong, labels)
+        doubted = estimate_false_alarms(probabilities, labels) <= DOUBTED
+        trusted = ~_spare_classes(doubted, labels)
     return probabilities
 
 

@@ -343,15 +343,25 @@ def test_a_handful_of_images_can_be_cleaned(count: int, tmp_path: Path) -> None:
     assert clean(draw_cells(count), tmp_path, CONFIG, None).keep.all()
 
 
-def test_a_backbone_with_weights_gives_its_pooled_features(tmp_path: Path) -> None:
+def test_a_backbone_with_weights_gives_its_pooled_features_and_those_of_its_blocks(
+    tmp_path: Path,
+) -> None:
+    import keras
+
+    from competition.networks.layers import block_borders
     from competition.networks.submission_model import build_backbone
 
     backbone = build_backbone("tiny_cnn", {}, (SIDE, SIDE, 3))
     backbone.save_weights(tmp_path / "tiny.weights.h5")
     images = draw_cells(5).images
     expected = backbone.predict(images.astype(np.float32), verbose=0).mean((1, 2))
-    features = embed(images, "tiny_cnn", tmp_path / "tiny.weights.h5", seed=0)
+    features, textures = embed(images, "tiny_cnn", tmp_path / "tiny.weights.h5", seed=0)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
+    (border,) = block_borders(backbone)
+    block = keras.Model(backbone.input, backbone.layers[border - 1].output)
+    expected = block.predict(images.astype(np.float32), verbose=0).mean((1, 2))
+    assert textures is not None
+    np.testing.assert_allclose(textures, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_contact_sheet_and_a_class_balance_are_images(tmp_path: Path) -> None:

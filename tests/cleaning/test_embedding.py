@@ -29,11 +29,11 @@ def test_pixels_embedded_batch_by_batch_are_those_embedded_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), np.uint8)
-    at_once = embed(images, "mobilenetv3small", None, seed=0)
+    at_once, _ = embed(images, "mobilenetv3small", None, seed=0)
     monkeypatch.setattr(embedding, "BATCH_SIZE", 7)
-    np.testing.assert_allclose(
-        embed(images, "mobilenetv3small", None, seed=0), at_once, rtol=1e-4, atol=1e-3
-    )
+    by_batch, textures = embed(images, "mobilenetv3small", None, seed=0)
+    np.testing.assert_allclose(by_batch, at_once, rtol=1e-4, atol=1e-3)
+    assert textures is None
 
 
 def test_the_distance_to_the_second_nearest_leaves_the_point_itself_out() -> None:
@@ -66,12 +66,13 @@ def test_features_that_come_by_wheel_have_the_pixels_beside_them_at_the_same_sca
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (70, 32, 32, 3), np.uint8)
     features = 1e-3 * generator.normal(size=(70, 90)).astype(np.float32)
-    monkeypatch.setattr(embedding, "_embed_by_backbone", lambda *_: features)
-    both = embed(images, "efficientnetlite0", Path("there"), seed=0)
+    monkeypatch.setattr(embedding, "_embed_by_backbone", lambda *_: (features, features))
+    both, _ = embed(images, "efficientnetlite0", Path("there"), seed=0)
     assert both.shape == (70, 100)
     for part in (both[:, :50], both[:, 50:]):
         assert np.square(part).sum(1).mean() == pytest.approx(1, rel=1e-4)
-    np.testing.assert_array_equal(embed(images, "mobilenetv3small", Path("there"), 0), features)
+    alone, _ = embed(images, "mobilenetv3small", Path("there"), seed=0)
+    np.testing.assert_array_equal(alone, features)
     assert describe_features("efficientnetlite0", None) == "pixels"
     assert describe_features("efficientnetlite0", Path()) == (
         "EfficientNet-Lite0 features and pixels"
