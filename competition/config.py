@@ -91,7 +91,7 @@ class CleaningConfig:
         "treatment of surely wrong labels in training and validation",
         ("drop", "keep", "relabel"),
     )
-    false_alarms: float = number(0.25, "wrong labels: highest share of right ones in them", high=1)
+    false_alarms: float = number(0.5, "wrong labels: highest share of right ones in them", high=1)
     sure_false_alarms: float = number(0.1, "wrong labels: the same among the surely wrong", high=1)
     label_folds: int = number(5, "wrong labels: folds of the predictions", low=2, high=50)
     label_components: int = number(200, "wrong labels: principal components of the features", low=2)
