@@ -137,7 +137,7 @@ def _parse(parser: Any, given: Mapping[str, Any]) -> Any:
         if isinstance(value, Mapping):
             value = [f"{key}={item}" for key, item in value.items()]
         values = list(value) if isinstance(value, list | tuple) else [value]
-        if actions[name].nargs == 0:
+        if actions[name].nargs == 0 or value is True:
             words.append(flag)
         elif actions[name].nargs is not None:
             words += [flag, *map(str, values)]

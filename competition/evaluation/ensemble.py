@@ -147,11 +147,11 @@ def make_best_ensemble(runs: Path, splits: str, config: Config, most: int) -> Pa
     told = {"over": single.name, "gain": gain, "interval": [low, high]}
     write_json(run / METRICS, metrics[0] | {"gain": told})
     ours, others = (metric.format(metric.flip(known["selection_score"])) for known in metrics)
-    unit = 100 if metric.is_share else 1
+    scale, unit = (100, " points") if metric.is_share else (1, "")
     say(
         f"{run.name}: {describe_members(names)}. Selection {ours}, that of the best single run "
-        f"{single.name} {others}. On the test, {PROFILE}, it is better by {unit * gain:.2g}, "
-        f"95 % interval {unit * low:.2g} to {unit * high:.2g}."
+        f"{single.name} {others}. On the test, {PROFILE}, it is better by "
+        f"{scale * gain:.2g}{unit}, 95 % interval {scale * low:.2g} to {scale * high:.2g}."
     )
     return run
 
@@ -168,7 +168,11 @@ def list_candidates(runs: Path, splits: str, config: Config) -> list[Candidate]:
         known = read_metrics(run, *MEMBER_KEYS, "selection_score")
         decided_by = known["select_by"], known.get("metric", "accuracy")
         is_single = not facts.get("members")
-        if is_single and facts["splits"] == splits and decided_by == (select_by, config.metric):
+        if not is_single or facts["splits"] != splits or decided_by != (select_by, config.metric):
+            continue
+        if known["milliseconds"] is None:
+            say(f"{run.name} is left out: its speed is not known; --evaluate --force measures it.")
+        else:
             found.append((run, facts, known))
     if not found:
         raise UserError(
@@ -186,7 +190,6 @@ def list_candidates(runs: Path, splits: str, config: Config) -> list[Candidate]:
             continue
         stored = read_arrays(run / name_predictions("validation"))
         versions = selected_versions(select_by)
-        milliseconds = np.inf if known["milliseconds"] is None else known["milliseconds"]
         passes = config.evaluation.tta_views * config.limits.images
         megabytes = known["zip_megabytes"] / (2 if config.submission.float16 else 1)
         candidates.append(
@@ -194,7 +197,7 @@ def list_candidates(runs: Path, splits: str, config: Config) -> list[Candidate]:
                 run.name,
                 np.tile(stored["labels"], len(versions)),
                 np.concatenate([stored[version][0] for version in versions]),
-                milliseconds / 1000 * passes,
+                known["milliseconds"] / 1000 * passes,
                 megabytes,
             )
         )

@@ -195,12 +195,14 @@ def test_a_gain_has_an_interval_over_the_same_images() -> None:
 def test_the_best_ensemble_is_a_run_that_knows_its_gain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, right in (("a_001", 0.9), ("b_001", 0.9), ("other_001", 0.9)):
+    for name in ("a_001", "b_001", "c_001", "other_001"):
         changes = {"distortion": "e"} if name == "other_001" else {}
-        make_scored_run(tmp_path, name, right, **changes)
+        make_scored_run(tmp_path, name, 0.9, **changes)
         selection = 0.6 if name == "other_001" else 0.7
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())
-        write_json(tmp_path / name / "metrics.json", metrics | {"selection_score": selection})
+        metrics |= {"selection_score": selection}
+        metrics |= {"milliseconds": None} if name == "c_001" else {}
+        write_json(tmp_path / name / "metrics.json", metrics)
     facts = {"labels": LABELS, "wrong_labels": np.zeros(12, bool)}
     for name, one in (("a_001", A), ("b_001", B)):
         views = np.stack([one.probabilities] * 2)
@@ -215,6 +217,7 @@ def test_the_best_ensemble_is_a_run_that_knows_its_gain(
     assert metrics["gain"]["interval"][0] > 0
     output = capsys.readouterr().out
     assert "other_001 is left out: a_001, other_001 differ in distortion" in output
+    assert "c_001 is left out: its speed is not known" in output
     assert "a_001 + b_001. Selection 66.7, that of the best single run a_001 70.0" in output
     assert make_best_ensemble(tmp_path, "s", Config(), 1) == tmp_path / "a_001"
 
