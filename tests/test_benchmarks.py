@@ -5,7 +5,15 @@ import pytest
 
 from benchmarks.cleaning import Findings, score, score_copies, score_flags
 from benchmarks.enlarging import enlarge
-from benchmarks.planting import COPIES, FAULT_SHARES, SPOILED, Planted, plant
+from benchmarks.planting import (
+    COPIES,
+    FAULT_SHARES,
+    SPOILED,
+    Planted,
+    count_confusions,
+    plant,
+    plant_wrong_labels,
+)
 from competition.data.arrays import Dataset
 
 
@@ -33,6 +41,20 @@ def test_copies_have_a_sound_original_with_the_same_label(planted: Planted) -> N
     assert set(planted.kinds[originals]) == {"cell"}
     assert len(np.unique(originals)) == len(originals)
     np.testing.assert_array_equal(planted.labels[copies], planted.labels[originals])
+
+
+def test_wrong_labels_of_look_alikes_are_mostly_those_that_a_classifier_confuses() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 3000)
+    features = np.array([0.0, 2.0, 20.0])[labels, None] + generator.normal(size=(3000, 1))
+    confusions = count_confusions(features, labels)
+    assert confusions[0, 1] == confusions[1, 0] > 100
+    assert confusions[2].sum() == confusions.trace() == 0
+    changed, planted = plant_wrong_labels(labels, confusions, generator)
+    np.testing.assert_array_equal(np.flatnonzero(changed != labels), planted)
+    assert len(planted) == 30
+    alike = labels[planted] < 2
+    assert (changed[planted][alike] < 2).mean() > 0.7
 
 
 @pytest.mark.parametrize("kind", [*COPIES, *SPOILED])

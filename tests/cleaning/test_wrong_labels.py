@@ -55,6 +55,19 @@ def test_of_right_labels_hardly_any_is_surely_wrong_however_alike_the_classes_lo
     assert sum(wrong.sure for wrong in found) <= 5
 
 
+def test_most_wrong_labels_of_look_alike_classes_are_flagged() -> None:
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 3, 3000)
+    centres = np.array([[0, 0], [3.5, 0], [0, 8]])
+    features = (centres[labels] + generator.normal(size=(3000, 2))).astype(np.float32)
+    planted = np.flatnonzero(labels < 2)[:50]
+    changed = labels.copy()
+    changed[planted] = 1 - labels[planted]
+    found = {wrong.index for wrong in find_wrong_labels([features], changed, CONFIG, seed=0)}
+    assert len(found & set(planted.tolist())) >= 40
+    assert len(found) <= 90
+
+
 def test_labels_may_have_gaps() -> None:
     features, labels = draw_classes(600, distance=7)
     changed, planted = plant(labels, 6)
