@@ -34,7 +34,9 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "mobilenetv3small": Backbone("MobileNetV3Small", "MobileNetV3Small", cost=0.75),
     "mobilenetv3large": Backbone("MobileNetV3Large", "MobileNetV3Large", cost=1.7),
-    "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0"),
+    "efficientnetv2b0": Backbone("EfficientNetV2B0", "EfficientNetV2B0", cost=3.0),
+    "efficientnetv2s": Backbone("EfficientNetV2S", "EfficientNetV2S", cost=6.5),
+    "convnexttiny": Backbone("ConvNeXtTiny", "ConvNeXtTiny", cost=27.0),  # its convolutions are 7x7
     "tiny_cnn": Backbone("tiny CNN (for tests)", "tiny_cnn", pretrained=False, cost=0.1),
 }
 

@@ -66,6 +66,30 @@ def test_borders_of_efficientnet_lite_lie_after_its_sixteen_blocks() -> None:
     assert sum(name.startswith("add") for name in ends) == 9
 
 
+@pytest.fixture(scope="module")
+def convnext() -> keras.Model:
+    """A backbone whose additions are no layers."""
+    return make_network("convnexttiny")
+
+
+def test_borders_of_convnext_lie_after_its_eighteen_blocks(convnext: keras.Model) -> None:
+    backbone = find_backbone(convnext)
+    scales = [isinstance(layer, type(backbone.layers[8])) for layer in backbone.layers]
+    borders = block_borders(backbone)
+    assert sum(scales) == 18  # one LayerScale per block
+    for number, border in enumerate(borders, start=1):
+        assert sum(scales[:border]) == number, "the blocks below are whole, and so are those above"
+    assert len(borders) == 18
+
+
+def test_the_upper_share_of_convnext_trains_and_the_rest_does_not(convnext: keras.Model) -> None:
+    set_trainable(convnext, 0.5, "training", 0.9)
+    layers = find_backbone(convnext).layers
+    trained = [layer.trainable for layer in layers if layer.weights]
+    assert trained == sorted(trained)
+    assert 0.4 < np.mean(trained) < 0.6
+
+
 def test_no_tensor_but_one_crosses_a_border(large: keras.Model) -> None:
     backbone = find_backbone(large)
     for border in block_borders(backbone):

@@ -22,6 +22,7 @@ from competition.networks.weights import (
     copy_weights,
     find_embedding_weights,
     find_weights,
+    load_backbone,
     resolve_weights,
 )
 
@@ -175,6 +176,20 @@ def test_the_scale_that_keras_adds_for_imagenet_moves_into_the_normalisation(
     np.testing.assert_allclose(
         source.predict(images, verbose=0), target.predict(images, verbose=0), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("backbone", ["convnexttiny", "efficientnetv2b0"])
+def test_weights_come_back_from_a_file(backbone: str, tmp_path: Path) -> None:
+    entry = get_backbone(backbone)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
+    first, second = (build_backbone(entry.builder, entry.arguments, (32, 32, 3)) for _ in range(2))
+    first.save_weights(tmp_path / f"{backbone}_imagenet_notop.weights.h5")
+    weights = resolve_weights("imagenet", backbone, tmp_path)
+    assert weights.is_pretrained
+    expected = np.asarray(first(images, training=False))
+    assert np.abs(np.asarray(second(images, training=False)) - expected).max() > 1e-3
+    load_backbone(second, weights)
+    np.testing.assert_array_equal(np.asarray(second(images, training=False)), expected)
 
 
 @pytest.mark.parametrize("backbone", ["mobilenetv3small", "mobilenetv3large", "efficientnetb0"])
