@@ -48,8 +48,8 @@ def find_wrong_labels(
     learnt from by itself; the probabilities are pooled. labels: (n,) int64.
     A label is flagged if it is not the most probable one and looks so wrong that at most the share
     `config.false_alarms` of such labels is expected to be right. It is surely wrong if that share
-    is at most `config.sure_false_alarms`. Where classes look alike, no label is flagged; never are
-    all labels of a class.
+    is at most `config.sure_false_alarms`. Where classes look the same, no label is flagged; never
+    are all labels of a class.
     """
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(labels) < FEWEST_IMAGES or len(classes) < 2:
