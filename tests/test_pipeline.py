@@ -85,7 +85,7 @@ def test_the_main_job_leaves_a_verified_zip_and_a_leaderboard(finished: Path) ->
     assert figures["largest_difference"] < 1e-4
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv")
     assert table["run"].tolist()[0] == "tiny_cnn_001"
-    assert table["run"].str.startswith("published").sum() == 3
+    assert not table["run"].str.startswith("published").any(), "of another competition"
     assert table["selection"][0] > 0.5
     for picture in ("history.png", "confusion.png"):
         assert (finished / "experiments/blobs/runs/tiny_cnn_001" / picture).stat().st_size > 1000

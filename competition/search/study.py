@@ -286,7 +286,9 @@ def describe_trial(trial: FrozenTrial, metric: Metric) -> str:
     value = "" if trial.value is None else f"{metric.flip(trial.value):.4f}"
     words = {
         TrialState.PRUNED: "given up at ",
-        TrialState.FAIL: f"failed: {trial.user_attrs.get(REASON, 'interrupted')}",
+        TrialState.FAIL: f"failed: {trial.user_attrs[REASON]}"
+        if REASON in trial.user_attrs
+        else "cut short, and tried again where time is left",
     }
     return (
         f"{words.get(trial.state, '')}{value} in {seconds} with {describe_settings(trial.params)}"
