@@ -210,6 +210,8 @@ def run_backbones(
     with Workers(min(workers, len(calls))) as pool:
         for name, _ in pool.run_all(calls, queues):
             say(f"{name}: done")
+    if request.budget_seconds is None:
+        clock.watch({})  # what is left cannot be told from their progress
     results.failures += pool.failures
 
 

@@ -100,10 +100,11 @@ def package_run(
         "largest_difference": difference,
     }
     write_json(run / PACKAGE, figures)
+    alike = f"probabilities within {difference:.0e}" if difference else "the same probabilities"
     say(
         f"{zip_path}: verified. {megabytes:.2f} MB; loads in {load:.2f} s, predicts {len(images)} "
         f"images in {predict:.2f} s, {answers.peak_megabytes:.0f} MB; the same labels as the "
-        f"trained network, probabilities within {difference:.0e}"
+        f"trained network, {alike}"
     )
     say(f"on the server, {describe_usage(usage, limits)}")
     if server:
