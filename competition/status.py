@@ -119,7 +119,7 @@ def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 def show_results(request: Request, results: Results, clock: JobClock) -> None:
     """Write the leaderboard; print it, the files, the expected score and the next command."""
     paths, folder = request.paths, request.paths.experiments
-    classes = {tuple(read_config(run)["class_names"]) for run in list_scored(paths.runs)}
+    classes = {tuple(read_config(run).get("class_names", ())) for run in list_scored(paths.runs)}
     is_published = classes == {CLASS_NAMES} and not request.is_demo
     rows, table = write_leaderboard(paths.runs, folder, with_references=is_published)
     try:
