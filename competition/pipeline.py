@@ -63,6 +63,8 @@ from competition.submission.submit import find_file, hand_in
 from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
 from competition.training.runs import describe_environment, read_config
 
+DEMO_MINUTES = 6  # measured with one pretrained backbone of five; docs/results.md
+
 
 def run(request: Request) -> None:
     """Run the stages of a request, and those before them that are missing or stale.
@@ -229,6 +231,11 @@ def describe_plan(request: Request, tasks: Mapping[str, BackboneTask]) -> None:
             f"{describe_seconds(packaging_seconds(request.budget_seconds))}, "
             "and what one step does not use goes to the next."
         )
+    elif request.is_demo and sum(task.weights.is_pretrained for task in tasks.values()) == 1:
+        say(f"The demo takes some {DEMO_MINUTES} minutes on two quiet cores.")
+    if request.wants("package") and len(request.backbones) > 1:
+        packaged = "the best of them" if request.final == "best" else request.final
+        say(f"Packaged in the end is {packaged}; --final NAME or --final best decides otherwise.")
 
 
 def package(request: Request, data: PreparedData, results: Results) -> None:
