@@ -116,7 +116,7 @@ def _clean(values: Iterable[Any]) -> list[Any]:
 def _round(value: float) -> float | None:
     if not math.isfinite(value):
         return None
-    return round(value) if abs(value) >= 1000 else float(f"{value:.4g}")
+    return round(value) if abs(value) >= 1000 else float(f"{value:.6g}")
 
 
 # -- every run: its curves, and how to make it again
