@@ -109,7 +109,7 @@ def _describe_metric(name: str) -> dict[str, Any]:
 
 
 def _clean(values: Iterable[Any]) -> list[Any]:
-    """Return values for JSON: four significant digits, None for missing ones."""
+    """Return values for JSON: six significant digits, None for missing ones."""
     return [_round(value) if isinstance(value, float) else value for value in values]
 
 
