@@ -17,7 +17,7 @@ from competition.common.console import Status, describe_seconds, say
 from competition.common.files import if_intact, read_json, write_json
 
 SHORTEST_BUDGET = 60.0  # seconds, of which packaging takes 40
-SHORTEST_TURN = 240.0  # seconds below which a busy machine trains a network to chance
+SHORTEST_TURN = 200.0  # seconds below which a busy machine trains a network to chance
 PACKAGED_SHARE = 2.0  # the backbone that is packaged gets this many times its cost
 PACKAGING_SHARE = 0.05  # of the budget, for packaging and the leaderboard ...
 PACKAGING_SECONDS = (40.0, 90.0)  # ... within these bounds

@@ -109,12 +109,12 @@ def test_turns_use_up_the_time_until_the_deadline_and_inherit_what_others_save(
 def test_a_short_budget_leaves_backbones_out_and_gives_their_time_to_the_others(
     clock: Clock,
 ) -> None:
-    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 1920)
+    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 1600)
     assert queues == [["small", "slow", "custom", "large"]]
-    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 800)
+    queues, turns = plan_turns(COSTS, "small", 1, deadline=1000 + 670)
     assert queues == [["small", "slow"]]
-    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(800)
-    queues, turns = plan_turns(COSTS, "small", 1, 1000 + 800, trained=["custom"])
+    assert sum(turn.planned_seconds for turn in turns.values()) == pytest.approx(670)
+    queues, turns = plan_turns(COSTS, "small", 1, 1000 + 670, trained=["custom"])
     assert set(turns) == {"small", "slow", "custom"}, "what is trained is still to be scored"
     assert plan_turns(COSTS, "small", 4, deadline=1010.0)[0] == [["small"]]
 
