@@ -28,7 +28,11 @@ SCORING_SHARE = 0.15
 SCORING_SECONDS = 100.0
 MOST_SCORING = 0.3
 EPOCHS = "training.fine_tuning_epochs"
-SHORTEST_SEARCH = 300.0  # seconds; in less, trials are too few to tell a gain from chance
+# In fewer seconds, trials of whole recipes are too few to tell a gain from chance. Then heads alone
+# are searched, in this share of the slot, unless that is too little, too.
+SHORTEST_SEARCH = 900.0
+HEADS_SHARE = 0.1
+SHORTEST_HEADS = 60.0
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,12 @@ class BackboneTask:
         request = self.request
         paths = request.paths
         slot = self.turn.begin() if self.turn else None
-        search = self._make_search()
+        search = self._make_search(slot.length if slot else None)
         search_share, train_share = self._plan_shares(search, slot.length if slot else None)
-        if request.wants("search"):
+        if request.wants("search") and search_share:
             begin_part(0.0, search_share)
-            if search_share:
-                search = replace(search, slot=slot and slot.next_part(search_share))
-                search_backbone(search, self.data.training, paths.features)
+            search = replace(search, slot=slot and slot.next_part(search_share))
+            search_backbone(search, self.data.training, paths.features)
         if request.wants("train") or not runs_of(paths.runs, self.data, self.name):
             begin_part(search_share, search_share + train_share / self._num_recipes)
             self._train(search, slot, scoring_share=1 - search_share - train_share)
@@ -71,30 +74,27 @@ class BackboneTask:
     def help_search(self, number: int) -> None:
         """Take part in its search, which another process runs."""
         slot = self.turn.begin() if self.turn else None
-        search = self._make_search()
+        search = self._make_search(slot.length if slot else None)
         share = self._plan_shares(search, slot.length if slot else None)[0]
         search = replace(search, slot=slot and slot.next_part(share), worker=number)
         search_backbone(search, self.data.training, self.request.paths.features)
 
     def describe(self) -> str:
         """Return the steps of this task, and the time of each, as a line for people."""
-        search = self._make_search()
+        seconds = self.turn.planned_seconds if self.turn else None
+        search = self._make_search(seconds)
         parts = []
-        if self.request.wants("search") and self._is_too_short(search):
-            parts.append("no search, its time is too short and goes to training")
-        elif self.request.wants("search") and search.rounds:
+        if self.request.wants("search") and not self._plan_shares(search, seconds)[0]:
+            free = any(search.space(item) for item in replace(search, heads_only=False).all_rounds)
+            parts.append("no search" if free else "nothing to search, --set says it all")
+        elif self.request.wants("search"):
             rounds = [f"{search.count_trials(item)} {item.name}" for item in search.rounds]
             parts.append(f"search of {', '.join(rounds)} trials")
-        elif self.request.wants("search"):
-            free = any(search.space(item) for item in search.all_rounds)
-            parts.append("no search" if free else "nothing to search, --set says it all")
+            if search.heads_only:
+                parts.append("no time for trials of whole recipes")
         parts += self._describe_lengths(search)
         title = get_backbone(self.name).title
         return f"{title}, {self.weights.origin} weights: {', '.join(parts)}"
-
-    def _is_too_short(self, search: Search) -> bool:
-        seconds = self.turn.planned_seconds if self.turn else None
-        return self.turn is not None and not self._plan_shares(search, seconds)[0]
 
     def _describe_lengths(self, search: Search) -> list[str]:
         if self.turn:
@@ -134,7 +134,8 @@ class BackboneTask:
             say(f"{self.name}: the recipe '{other.recipe}', for comparison")
             train_run(other, self.data, self.weights, runs, None, force)
 
-    def _make_search(self) -> Search:
+    def _make_search(self, seconds: float | None = None) -> Search:
+        """Return the search; seconds: the length of its slot (None: the settings hold)."""
         training, folder = self.data.training, self.request.paths.studies
         folder.mkdir(parents=True, exist_ok=True)
         return Search(
@@ -146,7 +147,12 @@ class BackboneTask:
             side=max(training.images.shape[1:3]),
             storage=self.request.storage,
             fixed=self.request.fixed_keys,
+            heads_only=seconds is not None and self._search_seconds(seconds) < SHORTEST_SEARCH,
         )
+
+    def _search_seconds(self, seconds: float) -> float:
+        """Return the seconds of a slot that a search of whole recipes has."""
+        return (1 - _scoring_share(seconds)) * self.request.config.search.share * seconds
 
     def _plan_shares(self, search: Search, seconds: float | None) -> tuple[float, float]:
         """Return the shares of its time for searching and training; scoring has the rest.
@@ -154,12 +160,14 @@ class BackboneTask:
         seconds: the length of its slot. Without one the shares only serve the status line, and are
         estimated from how many images pass the network.
         """
-        config, searches = self.request.config, self.request.wants("search")
+        searches = self.request.wants("search")
         if seconds is not None:
-            scoring = min(MOST_SCORING, max(SCORING_SHARE, SCORING_SECONDS / max(1.0, seconds)))
-            searching = (1 - scoring) * config.search.share if searches else 0.0
-            if searching * seconds < SHORTEST_SEARCH:
-                searching = 0.0
+            scoring, searching = _scoring_share(seconds), 0.0
+            if searches and not search.heads_only:
+                searching = self._search_seconds(seconds) / seconds
+            elif searches and HEADS_SHARE * seconds >= SHORTEST_HEADS:
+                searching = HEADS_SHARE
+            searching = searching if search.rounds else 0.0
             return searching, 1 - scoring - searching
         searching, training, scoring = self._count_passes(search)
         total = searching + training + scoring
@@ -185,6 +193,10 @@ class BackboneTask:
     @property
     def _num_recipes(self) -> int:
         return 2 if self.compared else 1
+
+
+def _scoring_share(seconds: float) -> float:
+    return min(MOST_SCORING, max(SCORING_SHARE, SCORING_SECONDS / max(1.0, seconds)))
 
 
 def plan_tasks(

@@ -14,6 +14,7 @@ from competition.command_line import build_parser
 from competition.config import DEMO_FROM_RANDOM, PRESETS
 from competition.networks.weights import RANDOM, Weights
 from competition.request import read_request
+from competition.time_budget import Turn
 
 EPOCHS = "training.fine_tuning_epochs"
 NAMES = ("custom_cnn", "efficientnetlite0")
@@ -64,3 +65,25 @@ def test_the_status_expects_more_time_of_a_task_with_two_recipes(tmp_path: Path)
     assert searching > 0
     twice = get_backbone("efficientnetlite0").cost * (searching + 2 * training + 2 * scoring)
     assert task.estimate_work() == pytest.approx(twice)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pretrained", "random"),
+    [
+        (400, "no search", "no search"),
+        (1500, "100 head trials, no time for trials of whole recipes", "no search"),
+        (4000, "100 head, 27 fine_tuning, 9 semifinal, 3 final trials", "27 scratch, 9 semifinal"),
+    ],
+)
+def test_a_slot_too_short_for_whole_recipes_searches_heads_or_nothing(
+    tmp_path: Path, seconds: float, pretrained: str, random: str
+) -> None:
+    arguments = ("--data", str(Path(__file__)), "--search")
+    turn = Turn(1e12, 1.0, planned_seconds=seconds)
+    for name, expected in (("efficientnetlite0", pretrained), ("custom_cnn", random)):
+        task = replace(plan(tmp_path, *arguments)[name], turn=turn)
+        assert expected in task.describe()
+        search = task._make_search(seconds)
+        searching, training = task._plan_shares(search, seconds)
+        assert (searching > 0) == (expected != "no search")
+        assert 0.69 < searching + training < 0.86

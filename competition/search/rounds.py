@@ -126,8 +126,9 @@ class Search:
 
     data: facts that tell these data from others. side: of the images, in pixels. storage: a URL
     that other hosts may share (None: a file of its own in `folder`). fixed: keys that the user
-    set, which are not searched. slot: time for all rounds. worker: its number among the processes
-    of one job that share the studies.
+    set, which are not searched. slot: time for all rounds. heads_only: that is too short for
+    trials of whole recipes. worker: its number among the processes of one job that share the
+    studies.
     """
 
     config: Config
@@ -139,6 +140,7 @@ class Search:
     storage: str | None = None
     fixed: frozenset[str] = field(default_factory=frozenset)
     slot: Slot | None = None
+    heads_only: bool = False
     worker: int = 0
 
     @property
@@ -153,8 +155,9 @@ class Search:
 
     @property
     def all_rounds(self) -> tuple[Round, ...]:
-        """The rounds that its weights ask for."""
-        return PRETRAINED if self.weights.is_pretrained else FROM_RANDOM
+        """The rounds that its weights and its time ask for."""
+        rounds = PRETRAINED if self.weights.is_pretrained else FROM_RANDOM
+        return tuple(item for item in rounds if item.is_head or not self.heads_only)
 
     @property
     def rounds(self) -> list[Round]:

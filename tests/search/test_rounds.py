@@ -198,3 +198,9 @@ def test_settings_outside_the_space_are_tried_at_the_nearest_place_in_it() -> No
     assert inside_space(given, {"augmentation": EVERYTHING["augmentation"]}) == {
         "augmentation": AS_GIVEN
     }
+
+
+def test_where_time_is_short_heads_alone_are_searched(tmp_path: Path) -> None:
+    for weights, rounds in ((IMAGENET, ["head"]), (RANDOM, [])):
+        search = dataclasses.replace(make(tmp_path, weights), heads_only=True)
+        assert [item.name for item in search.rounds] == rounds
