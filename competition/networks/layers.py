@@ -7,7 +7,7 @@ import keras
 
 from competition.backbones import get_backbone
 from competition.config import ModelConfig
-from competition.networks.submission_model import build_network
+from competition.networks.submission_model import build_network, ignore_keras_json
 from competition.networks.weights import Weights, load_backbone
 
 SMALLEST_INPUT = 32  # side in pixels; the backbones halve it five times, smaller images grow
@@ -37,6 +37,7 @@ def create_network(
 
     precision: Keras' dtype policy of all layers but the last; weights are float32 under each.
     """
+    ignore_keras_json()
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -109,6 +109,12 @@ LOCAL_BUILDERS = {
 }
 
 
+def ignore_keras_json() -> None:
+    """Let networks be channels last and float32, whatever a user's keras.json says."""
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+
+
 def build_backbone(
     builder: str, arguments: dict[str, Any], input_shape: tuple[int | None, ...]
 ) -> keras.Model:
@@ -116,7 +122,7 @@ def build_backbone(
 
     builder: a name in LOCAL_BUILDERS or in keras.applications.
     """
-    keras.config.set_image_data_format("channels_last")  # whatever a user's keras.json says
+    ignore_keras_json()
     build = LOCAL_BUILDERS.get(builder) or getattr(keras.applications, builder)
     return build(input_shape=input_shape, include_top=False, weights=None, **arguments)
 
@@ -127,7 +133,7 @@ def build_network(spec: dict[str, Any]) -> keras.Model:
     spec: builder, arguments, image_shape [h, w, 3], input_size (0: no resizing), head_units,
     dropout, num_classes.
     """
-    keras.config.set_image_data_format("channels_last")  # whatever a user's keras.json says
+    ignore_keras_json()
     inputs = keras.Input(tuple(spec["image_shape"]))
     size = spec["input_size"] or spec["image_shape"][0]
     x = inputs if size == spec["image_shape"][0] else keras.layers.Resizing(size, size)(inputs)

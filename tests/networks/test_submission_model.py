@@ -10,16 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras.src.backend.common.global_state import set_global_attribute
 
 from competition.config import ModelConfig, SubmissionConfig
 from competition.networks import submission_model
-from competition.networks.layers import find_backbone, network_spec
+from competition.networks.layers import create_network, find_backbone, network_spec
 from competition.networks.submission_model import (
     VIEWS,
     build_network,
     convert_images,
     predict_views,
 )
+from competition.networks.weights import RANDOM
 from competition.submission.package import predict_mean, write_submission
 from tests.factories import IMAGES, make_run
 
@@ -171,12 +173,19 @@ def test_what_is_no_batch_of_colour_images_is_refused(model: Any, shape: tuple[i
         model.predict(np.zeros(shape))
 
 
-def test_a_keras_json_with_channels_first_changes_nothing() -> None:
+@pytest.mark.parametrize("build", [build_network, lambda spec: create_network(spec, RANDOM)])
+def test_a_keras_json_of_another_project_changes_nothing(build: Any) -> None:
     keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    set_global_attribute("dtype_policy", None)  # as in a new process, where it follows floatx
     try:
         spec = network_spec(ModelConfig(backbone="tiny_cnn"), (40, 40, 3), 3)
-        network = build_network(spec | {"input_size": 32})
+        network = build(spec | {"input_size": 32})
         assert find_backbone(network).output_shape == (None, None, None, 16)
         assert network.predict(np.zeros((2, 40, 40, 3)), verbose=0).shape == (2, 3)
+        assert {weight.dtype for weight in [network.input, *network.weights]} == {"float32"}
+        assert keras.config.dtype_policy().name == "float32"
     finally:
         keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
