@@ -103,7 +103,10 @@ def _open(
         folder = path if path.is_dir() else path.parent
         files = found.files[:limit]
         names = tuple(printable(Path(os.path.relpath(file, folder)).as_posix()) for file in files)
-        return _Source(found.labels, found.class_names, lambda: read_images(files, config), names)
+        labels, classes = found.labels, found.class_names
+        if labels is not None and not classes:
+            labels, classes = _name_numbers(path, labels, class_names)
+        return _Source(labels, classes, lambda: read_images(files, config), names)
     images, labels = read_archive(path, subsets, config.limit)
     are_blood_cells = (
         labels is not None
@@ -112,6 +115,32 @@ def _open(
     )
     names = CLASS_NAMES if are_blood_cells else ()
     return _Source(labels, names, lambda: (_make_all_square(images, config), {}))
+
+
+def _name_numbers(
+    path: Path, labels: np.ndarray, class_names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return labels from 0 on and class names: numbers that do not begin at 0 are such names.
+
+    class_names: of the training data, or empty. Other numbers stay as they are, without names.
+    """
+    known = {int(name): label for label, name in enumerate(class_names) if name.isdecimal()}
+    if not class_names and labels.min() > 0:
+        known = {int(number): label for label, number in enumerate(np.unique(labels))}
+        class_names = tuple(map(str, known))
+        say(
+            f"{path}: its labels do not begin at 0, so a SUBMISSION ANSWERS 0 FOR {class_names[0]} "
+            f"and so on to {len(known) - 1} for {class_names[-1]}; a CSV of --predict answers "
+            f"{class_names[0]} to {class_names[-1]}."
+        )
+    if not known:
+        return labels, ()
+    if strange := set(labels.tolist()) - set(known):
+        raise UserError(
+            f"{path} has a label {min(strange)}; expected the classes {', '.join(class_names)}: "
+            "number both in the same way."
+        )
+    return np.array([known[label] for label in labels.tolist()], np.int64), class_names
 
 
 def _is_grey(images: np.ndarray) -> bool:

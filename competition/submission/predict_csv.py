@@ -197,15 +197,17 @@ def _choose_labels(
     path: Path, column: str, values: set[str], class_names: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the text of each class: its name or its number, as the sample has it."""
-    numbers = tuple(str(number) for number in range(len(class_names)))
-    for labels in (class_names, numbers):
+    choices = [class_names]
+    if not any(name.isdecimal() for name in class_names):  # else a number is a name
+        choices.append(tuple(map(str, range(len(class_names)))))
+    for labels in choices:
         if values <= set(labels):
             return labels if values else default_labels(class_names)
-    strange = min(values - set(class_names) - set(numbers), default=min(values))
+    strange = min(values.difference(*choices), default=min(values))
+    by_number = ", by name or by number from 0" if len(choices) > 1 else ""
     raise UserError(
         f"{path} has '{strange}' in column '{column}', and the network tells the classes "
-        f"{', '.join(class_names)}, by name or by number from 0; "
-        "give a sample and a network of the same data set."
+        f"{', '.join(class_names)}{by_number}; give a sample and a network of the same data set."
     )
 
 

@@ -357,14 +357,38 @@ def test_folders_that_are_all_numbers_are_those_labels(tmp_path: Path) -> None:
 def test_numbered_folders_that_leave_out_a_label_or_have_it_twice_are_refused(
     tmp_path: Path,
 ) -> None:
-    save_images(tmp_path / "a", *(f"{label}/{n}.png" for n in range(4) for label in (1, 2)))
-    with pytest.raises(UserError, match=r"no image of class 0.*renumber"):
+    save_images(tmp_path / "a", *(f"{label}/{n}.png" for n in range(4) for label in (0, 2)))
+    with pytest.raises(UserError, match=r"no image of class 1.*renumber"):
         load_dataset(tmp_path / "a", CONFIG)
     save_images(
         tmp_path / "b", *(f"{label}/{n}.png" for n in range(4) for label in ("0", "1", "01"))
     )
     with pytest.raises(UserError, match="several are the same number"):
         load_dataset(tmp_path / "b", CONFIG)
+
+
+@pytest.mark.parametrize("is_table", [False, True])
+def test_numbers_that_do_not_begin_at_0_are_names_and_what_a_submission_answers_is_said(
+    tmp_path: Path, is_table: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, scored = tmp_path / "given", tmp_path / "scored"
+    save_images(given, *(f"{label}/{n}.png" for n in range(4) for label in range(1, 11)))
+    save_images(scored, *(f"{label}/1.png" for label in ("10", "02")))
+    if is_table:
+        rows = (f"{label}/{n}.png,{label}" for n in range(4) for label in range(1, 11))
+        save_table(given, "file,label\n" + "\n".join(rows))
+        given = given / "train.csv"
+        save_table(scored, "file,label\n10/1.png,10\n02/1.png,2.0")
+    dataset = load_dataset(given, CONFIG)
+    assert dataset.class_names == tuple(map(str, range(1, 11)))
+    assert np.bincount(dataset.labels).tolist() == [4] * 10
+    assert "SUBMISSION ANSWERS 0 FOR 1 and so on to 9 for 10" in capsys.readouterr().out
+    scored = scored / "train.csv" if is_table else scored
+    labels = load_test(scored, CONFIG, dataset.class_names)[1]
+    assert labels is not None
+    assert sorted(labels.tolist()) == [1, 9]
+    with pytest.raises(UserError, match="has a label 10; expected the classes 1, 2, 3: "):
+        load_test(scored, CONFIG, ("1", "2", "3"))
 
 
 def test_numbers_in_names_of_classes_count_by_their_value(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from competition.common.files import read_json, write_json
 from competition.config import Config, SubmissionConfig
 from competition.networks.submission_model import Model
 from competition.submission.package import write_submission
-from competition.submission.predict_csv import default_labels, predict_csv
+from competition.submission.predict_csv import default_labels, predict_csv, read_sample
 from tests.factories import IMAGES, make_run
 
 NAMES = [f"{letter}{number}.png" for number in range(4) for letter in "dcb"]
@@ -93,6 +93,15 @@ def test_labels_are_written_as_the_sample_has_them(
     assert [str(text) for text in answers["kind"]] == [
         texts[label] for label in expected.argmax(axis=1)
     ]
+
+
+def test_where_classes_are_named_by_numbers_no_sample_numbers_them_from_0(tmp_path: Path) -> None:
+    names = ("1", "2", "3")
+    sample = write_sample(tmp_path / "s.csv", {"id": ["x", "y"], "label": [1, 2]})
+    assert read_sample(sample, names).labels == names
+    sample = write_sample(tmp_path / "s.csv", {"id": ["x", "y"], "label": [0, 2]})
+    with pytest.raises(UserError, match=r"'0' in column 'label'.*classes 1, 2, 3; give"):
+        read_sample(sample, names)
 
 
 def test_without_a_sample_the_rows_are_those_of_the_source(
