@@ -277,9 +277,11 @@ def test_what_is_chosen_on_the_page_is_an_overrides_file(browser: Any, tmp_path:
     tile.click()
     browser.find_element("xpath", "//div[@id='card']//button[text()='keep']").click()
     path = tmp_path / "overrides.csv"
-    path.write_text(browser.find_element("id", "csv").get_property("value"), encoding="utf-8")
-    rows = read_overrides(path, make_dataset())
-    assert [(row.index, row.action, row.suggestion) for row in rows] == [
-        (30, "keep", -1),
-        (40, "relabel", 0),
-    ]
+    for names in (make_dataset().class_names, ("1", "0", "2, or more")):
+        browser.execute_script("data.classes = arguments[0]; list()", names)
+        path.write_text(browser.find_element("id", "csv").get_property("value"), encoding="utf-8")
+        rows = read_overrides(path, dataclasses.replace(make_dataset(), class_names=names))
+        assert [(row.index, row.action, row.suggestion) for row in rows] == [
+            (30, "keep", -1),
+            (40, "relabel", 0),
+        ]
