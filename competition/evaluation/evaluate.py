@@ -59,12 +59,13 @@ def evaluate_run(
     if path.is_file():
         old = if_intact(read_metrics, run, "not_scored", "test_looks") or {}
     is_same = facts.items() <= old.items() and not force
-    if is_same and (slot is not None or (not old["not_scored"] and (run / GRAD_CAM).is_file())):
+    known = if_intact(_read_predictions, run, data) if is_same else None
+    is_complete = is_same and not old["not_scored"] and (run / GRAD_CAM).is_file()
+    if known and (slot is not None or is_complete):
         say(f"{run.name}: scored already; --evaluate --force scores anew.")
         return
     select_by = unflatten(read_config(run, "settings")["settings"]).training.select_by
     metric = metric_of(run)
-    known = if_intact(_read_predictions, run, data) if is_same else None
     known = known or _selection_predictions(run, data, select_by)
     network = load_run(run)
     steps = plan_steps(select_by, config.evaluation.tta_views, metric.is_calibrated)

@@ -125,4 +125,5 @@ def read_folds(folder: Path, splits: str) -> tuple[list[Path], Mapping[str, Any]
         raise UserError(
             f"{folder} holds no complete folds of these data; add --folds K to train them."
         )
-    return [folder / name for name in facts["runs"]], read_arrays(folder / OUT_OF_FOLD)
+    out_of_fold = read_arrays(folder / OUT_OF_FOLD, cure="add --folds K, which makes it anew.")
+    return [folder / name for name in facts["runs"]], out_of_fold

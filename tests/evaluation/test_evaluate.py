@@ -1,6 +1,7 @@
 """Scores of a run: all, or as far as time goes; nothing is passed twice, looks are counted."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def test_nothing_is_passed_twice_and_what_training_predicted_not_again(
     evaluate_run(THREE_VIEWS, prepared, run)
     assert len(batches) == 1 + 2 + 2 + 2 * 3
     assert read_json(run / "metrics.json")["test_looks"] == 1
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_lost_and_damaged_predictions_are_made_anew(
+    content: bytes | None, scored: Path, prepared: PreparedData, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(scored, tmp_path / scored.name))
+    file = run / "predictions_test.npz"
+    file.unlink()
+    if content:
+        file.write_bytes(content)
+    evaluate_run(THREE_VIEWS, prepared, run)
+    with np.load(file) as stored, np.load(scored / file.name) as expected:
+        for version in VERSIONS:
+            np.testing.assert_allclose(stored[version], expected[version], atol=1e-5)
 
 
 def test_scores_depend_on_views_distortion_and_weights_and_force_makes_them_anew(
