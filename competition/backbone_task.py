@@ -10,7 +10,7 @@ import keras
 
 from competition.backbones import get_backbone
 from competition.common import console
-from competition.common.console import begin_part, describe_seconds, say
+from competition.common.console import describe_seconds, part_of_task, say
 from competition.config import DEMO_FROM_RANDOM, PRESETS, with_settings
 from competition.data.arrays import PreparedData
 from competition.evaluation.evaluate import evaluate_run
@@ -60,15 +60,15 @@ class BackboneTask:
         search = self._make_search(slot.length if slot else None)
         search_share, train_share = self._plan_shares(search, slot.length if slot else None)
         if request.wants("search") and search_share:
-            begin_part(0.0, search_share)
             search = replace(search, slot=slot and slot.next_part(search_share))
-            search_backbone(search, self.data.training, paths.features)
-        if request.wants("train") or not runs_of(paths.runs, self.data, self.name):
-            begin_part(search_share, search_share + train_share / self._num_recipes)
-            self._train(search, slot, scoring_share=1 - search_share - train_share)
-        begin_part(search_share + train_share, 1.0)
-        for run in runs_of(paths.runs, self.data, self.name):
-            evaluate_run(request.config, self.data, run, slot, request.forces("evaluate"))
+            with part_of_task(0.0, search_share):
+                search_backbone(search, self.data.training, paths.features)
+        if self._trains:
+            with part_of_task(search_share, search_share + train_share):
+                self._train(search, slot, scoring_share=1 - search_share - train_share)
+        with part_of_task(search_share + train_share, 1.0):
+            for run in runs_of(paths.runs, self.data, self.name):
+                evaluate_run(request.config, self.data, run, slot, request.forces("evaluate"))
         console.end_task()
 
     def help_search(self, number: int) -> None:
@@ -97,6 +97,8 @@ class BackboneTask:
         return f"{title}, {self.weights.origin} weights: {', '.join(parts)}"
 
     def _describe_lengths(self, search: Search) -> list[str]:
+        if not self._trains:
+            return ["trained already"]
         if self.turn:
             planned = self.turn.planned_seconds
             search_share, train_share = self._plan_shares(search, planned)
@@ -125,14 +127,14 @@ class BackboneTask:
             training = Slot(time.time(), slot.end - scoring)
             time_for = TrainingTime(training, self.turn.deadline - scoring, request.budget_seconds)
         runs, force = request.paths.runs, request.forces("train")
-        train_run(own, self.data, self.weights, runs, time_for, force)
+        with part_of_task(0.0, 1 / self._num_recipes):
+            train_run(own, self.data, self.weights, runs, time_for, force)
         if self.compared:
-            searched, trained = self._plan_shares(search, None)
-            begin_part(searched + trained / 2, searched + trained)
             changes = {"model.backbone": self.name, **self.compared}
             other = with_settings(request.config, changes)
             say(f"{self.name}: the recipe '{other.recipe}', for comparison")
-            train_run(other, self.data, self.weights, runs, None, force)
+            with part_of_task(1 / self._num_recipes, 1.0):
+                train_run(other, self.data, self.weights, runs, None, force)
 
     def _make_search(self, seconds: float | None = None) -> Search:
         """Return the search; seconds: the length of its slot (None: the settings hold)."""
@@ -185,10 +187,16 @@ class BackboneTask:
         config, searches = self.request.config, self.request.wants("search")
         searching = sum(map(search.count_passes, search.rounds)) if searches else 0.0
         epochs = config.training.fine_tuning_epochs + config.training.frozen_epochs / 3
-        training = epochs * len(self.data.training.labels)
+        training = epochs * len(self.data.training.labels) if self._trains else 0.0
         steps = plan_steps(config.training.select_by, config.evaluation.tta_views)
         scoring = sum(step.views for step in steps) * len(self.data.test.labels) / 3
         return searching, self._num_recipes * training, self._num_recipes * scoring
+
+    @property
+    def _trains(self) -> bool:
+        """Whether it is to be trained: that was requested, or it has no run yet."""
+        runs = self.request.paths.runs
+        return self.request.wants("train") or not runs_of(runs, self.data, self.name)
 
     @property
     def _num_recipes(self) -> int:

@@ -1,5 +1,6 @@
 """The stages in order: those that were requested, and those that these need and lack."""
 
+import json
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -74,7 +75,12 @@ def run(request: Request) -> None:
     """
     paths, config, results = request.paths, request.config, Results()
     if request.from_zip is not None:
-        answer_images(request, request.from_zip)
+        console.log_to(None, request.quiet or request.as_json)
+        predictions = str(answer_images(request, request.from_zip))
+        if request.as_json:
+            print(json.dumps({"name": paths.name, "predictions": predictions}))
+        elif request.quiet:
+            say(predictions, always=True)
         return
     if request.compare:
         say(compare_runs(paths, request.compare), always=True)
@@ -122,7 +128,7 @@ def run(request: Request) -> None:
             package(request, data, results)
             if request.predict and results.packaged:
                 try:
-                    answer_images(request, results.packaged[1])
+                    results.predictions = answer_images(request, results.packaged[1])
                 except UserError as error:
                     results.failures.append(f"answers: {error}")
         if request.asks_server:
@@ -284,8 +290,8 @@ def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Pa
         return package_fitting(request, data, fewer)
 
 
-def answer_images(request: Request, zip_path: Path) -> None:
-    """Write the predictions of a packaged zip for the images of --predict as a CSV."""
+def answer_images(request: Request, zip_path: Path) -> Path:
+    """Write the predictions of a packaged zip for the images of --predict as a CSV; return it."""
     assert request.predict is not None
     headline("Predict")
     target = request.paths.submissions / f"{zip_path.stem}.csv"
@@ -298,6 +304,7 @@ def answer_images(request: Request, zip_path: Path) -> None:
         request.skip_unreadable,
         request.paths.runs,
     )
+    return target
 
 
 def submit(request: Request, results: Results) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from competition.backbones import COMPARED, get_backbone
+from competition.backbones import BACKBONES, COMPARED, get_backbone
 from competition.common.errors import UserError
 from competition.common.settings_files import read_settings
 from competition.config import PRESETS, Config, with_settings
@@ -17,7 +17,7 @@ from competition.data.download import Published, find_published
 from competition.data.table import TABLE_SUFFIXES
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
-from competition.paths import CLEANING_MARKER, CONFIG, Paths
+from competition.paths import CLEANING_MARKER, CONFIG, WEIGHTS, Paths
 from competition.submission.server_versions import parse_requirements
 from competition.submission.submit import Target, find_file, find_program, read_target
 from competition.time_budget import SHORTEST_BUDGET
@@ -121,8 +121,7 @@ def read_request(options: argparse.Namespace) -> Request:
     like, sample = _read_like(options.like)
     recipe = _read_recipe(options, like, paths)
     config = _configure(options, is_demo, recipe)
-    compared = (recipe["model.backbone"],) if "model.backbone" in recipe else COMPARED
-    backbones = tuple(dict.fromkeys(options.backbone or compared))
+    backbones = _choose_backbones(options, recipe, paths)
     user_keys = frozenset(text.partition("=")[0] for text in options.set)
     recipe_keys = frozenset() if options.search else recipe.keys()
     request = Request(
@@ -245,6 +244,23 @@ def _is_among_images(paths: Paths, data: Path) -> bool:
     is_ours = (folder / CLEANING_MARKER).is_file() or not folder.exists()
     own = data.resolve().parent
     return folder == own or (folder.is_relative_to(own) and not is_ours)
+
+
+def _choose_backbones(
+    options: argparse.Namespace, recipe: dict[str, Any], paths: Paths
+) -> tuple[str, ...]:
+    """Return the named backbones, or the recipe's; else those with runs, if that will do; or all.
+
+    It will where neither --search nor --train is asked for.
+    """
+    if options.backbone:
+        return tuple(dict.fromkeys(options.backbone))
+    if "model.backbone" in recipe:
+        return (recipe["model.backbone"],)
+    if options.search or options.train:
+        return COMPARED
+    trained = (name for name in BACKBONES if any(paths.runs.glob(f"{name}_*/{WEIGHTS}")))
+    return tuple(trained) or COMPARED
 
 
 def _configure(options: argparse.Namespace, is_demo: bool, recipe: dict[str, Any]) -> Config:

@@ -37,11 +37,12 @@ NEXT_AFTER_DEMO = """your own data, an .npz or a folder of class folders:
 class Results:
     """The results of a command, and its failures.
 
-    packaged: the run and its verified zip. hidden_test: the metric on the demo's. unchecked: why
-    --check-server could not check.
+    packaged: the run and its verified zip. predictions: the CSV of --predict. hidden_test: the
+    metric on the demo's. unchecked: why --check-server could not check.
     """
 
     packaged: tuple[Path, Path] | None = None
+    predictions: Path | None = None
     hidden_test: float | None = None
     failures: list[str] = field(default_factory=list)
     worthless: str = ""
@@ -126,7 +127,8 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
         write_report(paths, rows)
     except DamagedFileError as error:
         results.failures.append(f"report: {error}")
-    made = {"submission": results.packaged and results.packaged[1], "report": folder / REPORT}
+    made = {"submission": results.packaged and results.packaged[1]}
+    made |= {"predictions": results.predictions, "report": folder / REPORT}
     made |= {"leaderboard": folder / LEADERBOARD_MARKDOWN, "cleaning": paths.data / REPORT}
     made = {name: path for name, path in made.items() if path is not None and path.is_file()}
     scores: dict[str, Any] = {}

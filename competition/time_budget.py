@@ -21,7 +21,7 @@ SHORTEST_TURN = 200.0  # seconds below which a busy machine trains a network to 
 PACKAGED_SHARE = 2.0  # the backbone that is packaged gets this many times its cost
 PACKAGING_SHARE = 0.05  # of the budget, for packaging and the leaderboard ...
 PACKAGING_SECONDS = (40.0, 90.0)  # ... within these bounds
-TELLING_SHARE = 0.1  # of the work; before, the start of the processes says too much
+TELLING_SHARE = 0.03  # of the work that is done before its rate is believed
 TASKS = "tasks"  # the folder in which tasks tell their progress
 STATUS_POSITION = 4  # the line of the status, below the bars
 
@@ -176,7 +176,7 @@ class JobClock:
         self.command = command
         self.budget = budget
         self.costs: dict[str, float] = {}
-        self.watched = 0.0
+        self.first: tuple[float, float] | None = None  # the time, and the share that was done then
         self.before = 0.0
         self.started = time.time() if started is None else started
         self.done = threading.Event()
@@ -223,7 +223,7 @@ class JobClock:
     def watch(self, costs: Mapping[str, float]) -> None:
         """Let the status go over the tasks of backbones with these relative costs, from now on."""
         self.costs = dict(costs)
-        self.watched = time.time()
+        self.first = None
 
     def describe(self) -> str:
         """Return the time used, the time left, and the present step of each task."""
@@ -235,19 +235,22 @@ class JobClock:
             left = f"{describe_seconds(max(0.0, self.deadline - time.time()))} left"
         else:
             done = sum(self.costs.get(name, 0.0) * task["share"] for name, task in told.items())
-            share = done / (sum(self.costs.values()) or 1.0)
-            seconds = time.time() - self.watched
-            rest = seconds * (1 - share) / share if share >= TELLING_SHARE else None
-            left = (
-                "time left not known yet"
-                if rest is None
-                else f"about {describe_seconds(rest)} left"
-            )
+            left = self._estimate_left(done / (sum(self.costs.values()) or 1.0))
         running = {name: task["doing"] for name, task in told.items() if task["share"] < 1}
         doing = "; ".join(f"{name} {text}" for name, text in running.items())
         return (
             f"-- {describe_seconds(self.seconds_used)} gone, {left}{': ' if doing else ''}{doing}"
         )
+
+    def _estimate_left(self, share: float) -> str:
+        """Return the time left, by the rate since the first progress that was seen."""
+        now = time.time()
+        if self.first is None and share:
+            self.first = now, share
+        gained = share - self.first[1] if self.first else 0.0
+        if self.first is None or gained < TELLING_SHARE:
+            return "time left not known yet"
+        return f"about {describe_seconds((now - self.first[0]) * (1 - share) / gained)} left"
 
     @property
     def _path(self) -> Path:

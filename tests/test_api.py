@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from competition import run
+from competition import command_line, run
 from competition.api import Result
+from competition.common import console
 from competition.common.errors import UserError
 from tests.factories import draw_blobs
 
@@ -94,6 +95,21 @@ def test_a_packaged_zip_answers_without_data_or_runs(
     answers = pd.read_csv(tmp_path / "submissions" / "elsewhere" / "tiny_cnn_001.csv")
     assert answers["id"].tolist() == [f"{index}.png" for index in range(9)]
     assert set(answers["label"]) <= {0, 1, 2}
+
+
+def test_a_script_reads_where_the_predictions_are(
+    result: Result,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(console._here, "quiet", False)  # and again after this test
+    given = ["--predict", str(images), "--from", str(result.submission), "--json"]
+    assert command_line.main([*given, "--name", "elsewhere", "--workdir", str(tmp_path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["name"] == "elsewhere"
+    assert len(pd.read_csv(facts["predictions"])) == 9
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from competition import backbone_task
 from competition.backbone_task import BackboneTask, plan_tasks
 from competition.backbones import get_backbone
 from competition.command_line import build_parser
@@ -65,6 +66,16 @@ def test_the_status_expects_more_time_of_a_task_with_two_recipes(tmp_path: Path)
     assert searching > 0
     twice = get_backbone("efficientnetlite0").cost * (searching + 2 * training + 2 * scoring)
     assert task.estimate_work() == pytest.approx(twice)
+
+
+def test_what_is_trained_is_only_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = plan(tmp_path, "--package")["custom_cnn"]
+    before = task.estimate_work()
+    monkeypatch.setattr(backbone_task, "runs_of", lambda *_: [tmp_path])
+    assert task.describe().endswith("random weights: trained already")
+    _, training, scoring = task._count_passes(task._make_search())
+    assert training == 0 < scoring
+    assert 0 < task.estimate_work() < before / 2
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from competition.backbones import COMPARED
 from competition.command_line import build_parser
 from competition.common.errors import UserError
 from competition.config import PRESETS, Config
+from competition.paths import WEIGHTS
 from competition.request import STAGES, Request, parse_duration, read_request, with_final
 
 
@@ -148,6 +150,23 @@ def test_the_packaged_backbone_is_mobilenet_where_that_is_fair_else_the_best_or_
     )
     assert final("--backbone", "custom_cnn", pretrained=()) == "best"
     assert final("--backbone", "custom_cnn", "--final", "custom_cnn", pretrained=()) == "custom_cnn"
+
+
+def test_what_is_trained_is_taken_unless_training_or_other_backbones_are_asked_for(
+    tmp_path: Path,
+) -> None:
+    assert read("--package", workdir=tmp_path).backbones == COMPARED
+    for name in ("convnexttiny_002", "mobilenetv3large_001", "custom_cnn_001"):
+        run = tmp_path / "experiments" / "demo" / "runs" / name
+        run.mkdir(parents=True)
+        if name != "custom_cnn_001":  # which was stopped while it trained
+            (run / WEIGHTS).touch()
+    for flags in (["--package"], ["--ensemble", "best"], ["--predict", str(tmp_path)]):
+        assert set(read(*flags, workdir=tmp_path).backbones) == {"convnexttiny", "mobilenetv3large"}
+    for flag in ("--search", "--train"):
+        assert read(flag, workdir=tmp_path).backbones == COMPARED
+    named = read("--package", "--backbone", "custom_cnn", workdir=tmp_path)
+    assert named.backbones == ("custom_cnn",)
 
 
 def test_an_ensemble_is_packaged(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from keras import ops
 from competition.augmentation import operations, rand_augment
 from competition.augmentation.operations import Tensor
 from competition.augmentation.rand_augment import Operation
+from competition.common.tensorflow_workarounds import compile_apart, fused
 from competition.config import AugmentationConfig
 
 # Evenly drawn numbers in 0..1 for each of an image's RandAugment operations.
@@ -36,16 +37,15 @@ OPERATION_DRAWS = ("operation", "operation_on", "sign", "even")
 SMALLEST_PERIOD = 96 / 224
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # a search tries many, and each takes 35 MB
 def compile_augmentation(
     config: AugmentationConfig, image_shape: tuple[int, ...], num_classes: int
 ) -> Callable[[Any, Any, Any], Any]:
     """Return the compiled augmentation: (state, images, labels) -> (images, labels).
 
     state: (2,) uint32, which decides all draws. images: (n, h, w, 3) uint8 -> float32 in 0..255.
-    labels: (n, K) float32. It is compiled once per process, outside of any model. Within a model,
-    TensorFlow on a CPU would compile it for each one and never free it: half a second and 2.4 MB
-    each.
+    labels: (n, K) float32. The latest one is kept for as long as this process lives, outside of
+    any model.
     """
     seed = keras.random.SeedGenerator(0)
 
@@ -54,7 +54,7 @@ def compile_augmentation(
             return augment_batch(images, labels, config, seed)
 
     kinds = ((2,), "uint32"), ((None, *image_shape), "uint8"), ((None, num_classes), "float32")
-    return operations.compile_once(augment_by, *kinds)
+    return compile_apart(augment_by, *kinds)
 
 
 def augment_batch(
@@ -138,7 +138,7 @@ def choose_operations(draws: dict[str, Tensor], config: AugmentationConfig) -> l
     return chosen
 
 
-@operations.fused
+@fused
 def _find_sources(
     draws: dict[str, Tensor],
     chosen: list[Operation],
@@ -168,7 +168,7 @@ def _find_sources(
     return x, y, ops.cast(~black, "float32")
 
 
-@operations.fused
+@fused
 def _read(images: Tensor, x: Tensor, y: Tensor, visible: Tensor, interpolation: str) -> Tensor:
     return operations.sample(images, x, y, interpolation) * visible[..., None]
 

@@ -4,71 +4,17 @@ They are pure functions that run on every backend of Keras, eager and compiled. 
 (n, h, w, 3) in 0..255; arguments said to be (n,) are float32 with one value per image.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
+
+from competition.common.tensorflow_workarounds import fused
 
 Tensor = Any
 YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 GREY = np.tile(YIQ[0], (3, 1)).astype("float32")
 QUARTER_TURN = (np.linalg.inv(YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ YIQ).astype("float32")
-
-
-def compile_once(
-    function: Callable[..., Any], *kinds: tuple[tuple[int | None, ...], str]
-) -> Callable[..., Any]:
-    """Compile a pure `function` of arrays for as long as this process lives.
-
-    kinds: their shapes (None: any size) and dtypes, which TensorFlow needs. TensorFlow would
-    compile a tf.function again after each `keras.utils.clear_session`, and never free the one
-    before. A TensorFlow session of its own keeps the program, which runs on the processor.
-    """
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow
-
-    specs = [tensorflow.TensorSpec(shape, dtype) for shape, dtype in kinds]
-    traced = tensorflow.function(function, autograph=False).get_concrete_function(*specs)
-    with tensorflow.Graph().as_default() as graph, tensorflow.device("CPU"):
-        inputs = [tensorflow.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
-        results = traced(*inputs)
-    call: Callable[..., Any] = tensorflow.compat.v1.Session(graph=graph).make_callable(
-        results, inputs
-    )
-    return call
-
-
-def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compile `function` on its own by XLA on TensorFlow, which runs a fit on a CPU without it.
-
-    One program for all functions would be slower: XLA then computes a pixel anew for each pixel
-    that reads it.
-    """
-
-    @functools.cache
-    def program() -> Callable[..., Tensor]:
-        if keras.backend.backend() != "tensorflow":
-            return function
-        import tensorflow
-
-        result: Callable[..., Tensor] = tensorflow.function(
-            function, jit_compile=True, autograph=False
-        )
-        return result
-
-    @functools.wraps(function)
-    def call(*arguments: Any) -> Tensor:
-        return program()(*arguments)
-
-    return call
 
 
 # Geometry: 3x3 matrices that lead from a pixel (x, y, 1) of the result to its place in the source.

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from competition.augmentation.operations import Tensor, affine, fused
+from competition.augmentation.operations import Tensor, affine
+from competition.common.tensorflow_workarounds import fused
 
 LEVELS = 256
 

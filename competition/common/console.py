@@ -75,9 +75,15 @@ def begin_task(path: Path | None) -> None:
     _here.update(task=path, part=(0.0, 1.0))
 
 
-def begin_part(low: float, high: float) -> None:
-    """Set the part of the task that is under way, from a share `low` of it to `high`, 0..1."""
-    _here["part"] = (low, high)
+@contextmanager
+def part_of_task(low: float, high: float) -> Iterator[None]:
+    """Let progress count for a part, from a share `low` to `high` of the part around it."""
+    start, end = around = _here["part"]
+    _here["part"] = start + low * (end - start), start + high * (end - start)
+    try:
+        yield
+    finally:
+        _here["part"] = around
 
 
 def tell_progress(share: float, doing: str) -> None:

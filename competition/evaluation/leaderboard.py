@@ -134,70 +134,61 @@ def rank(files: pd.DataFrame) -> Any:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of leaderboard.csv, of leaderboard.md as people see it, and of the terminal.
+    """One column of leaderboard.csv, and of the table that people see.
 
-    name: in the files. value: its values from the runs' files. format: a value for people; none
-    where it is a value of the run's metric. terminal: its title in the terminal, none where it is
-    in the files alone. if_different: in the terminal only if rows differ in it.
+    name: in the file. value: its values from the runs' files. title: in the terminal and in
+    leaderboard.md; none where it is in the file alone. is_text: or else a value of the run's
+    metric. if_different: only shown if rows differ in it.
     """
 
     name: str
     value: Value
-    format: Callable[[Any], str] | None
-    terminal: str = ""
+    title: str = ""
+    is_text: bool = False
     if_different: bool = False
 
 
-def percent(share: float) -> str:
-    """Return a share in percent, without the sign."""
-    return f"{100 * share:.1f}"
-
-
-COUNT = "{:,.0f}".format
-DECIMAL = "{:.2f}".format
 COLUMNS = (
-    Column("rank", rank, COUNT),
-    Column("run", at("run"), str),
-    Column("recipe", at("config.settings.recipe"), str),
-    Column("run, recipe", named_run, str, "run"),
-    Column("backbone", at("config.network.builder"), str),
-    Column("parameters", at("metrics.parameters"), COUNT),
-    Column("weights", at("config.weights"), str, "weights"),
-    Column("selection", selection, None, "selection"),
-    Column("val clean", values("validation", "clean"), None),
-    *(Column(f"val {name}", values("validation", name), None) for name in PROFILES),
+    Column("rank", rank),
+    Column("run", at("run")),
+    Column("recipe", at("config.settings.recipe")),
+    Column("run, recipe", named_run, "run", is_text=True),
+    Column("backbone", at("config.network.builder")),
+    Column("parameters", at("metrics.parameters")),
+    Column("weights", at("config.weights"), "weights", is_text=True),
+    Column("selection", selection, "selection"),
+    *(Column(f"val {name}", values("validation", name)) for name in VERSIONS),
     *(
         Column(
             f"test {name}",
             values("test", name),
-            None,
             name if name in ("clean", PROFILE) else "",
         )
         for name in VERSIONS
     ),
-    Column("gap", difference(values("test", "clean"), values("test", PROFILE)), None),
-    Column("test clean TTA", values("test", "clean TTA"), None),
-    Column(f"test {PROFILE} TTA", values("test", f"{PROFILE} TTA"), None),
-    Column("expected", final(PROFILE), None),
-    Column("expected, 95 %", interval, str, "expected"),
-    Column("expected low", end_of_interval(0), None),
-    Column("expected high", end_of_interval(1), None),
-    Column("lowest", lambda files: distorted(files).min(axis=1), None),
-    Column("highest", lambda files: distorted(files).max(axis=1), None),
-    Column("public", at("public.score"), None, "public"),
-    Column("error", difference(final(PROFILE), at("public.score")), None),
-    Column("F1 weighted", final("clean", "f1_weighted"), percent),
-    Column("F1 macro", final("clean", "f1_macro"), percent),
-    Column("balanced", final("clean", "balanced_accuracy"), percent),
-    Column("ms/image", at("metrics.milliseconds"), DECIMAL),
-    Column("zip MB", at("metrics.zip_megabytes"), DECIMAL),
-    Column("device", at("environment.device"), str),
-    Column("test looks", at("metrics.test_looks"), COUNT),
-    Column("not scored", left_out, str),
-    Column("distortion", at("metrics.distortion"), str),
-    Column("select by", selected_by, str, "select by", if_different=True),
-    Column("splits", at("config.splits"), str, "splits", if_different=True),
-    Column("metric", metric_name, str, "metric", if_different=True),
+    Column("gap", difference(values("test", "clean"), values("test", PROFILE))),
+    Column("test clean TTA", values("test", "clean TTA")),
+    Column(f"test {PROFILE} TTA", values("test", f"{PROFILE} TTA")),
+    Column("expected", final(PROFILE)),
+    Column("expected, 95 %", interval, "expected", is_text=True),
+    Column("expected low", end_of_interval(0)),
+    Column("expected high", end_of_interval(1)),
+    Column("lowest", lambda files: distorted(files).min(axis=1)),
+    Column("highest", lambda files: distorted(files).max(axis=1)),
+    Column("public", at("public.score"), "public"),
+    Column("error", difference(final(PROFILE), at("public.score"))),
+    Column("F1 weighted", final("clean", "f1_weighted")),
+    Column("F1 macro", final("clean", "f1_macro")),
+    Column("balanced", final("clean", "balanced_accuracy")),
+    Column("ms/image", at("metrics.milliseconds")),
+    Column("zip MB", at("metrics.zip_megabytes")),
+    Column("device", at("environment.device")),
+    Column("test looks", at("metrics.test_looks")),
+    Column("not scored", left_out),
+    Column("distortion", at("metrics.distortion")),
+    Column("select by", selected_by, "select by", is_text=True, if_different=True),
+    Column("splits", at("config.splits"), "splits", is_text=True, if_different=True),
+    Column("metric", metric_name, "metric", is_text=True, if_different=True),
 )
 
 
@@ -264,7 +255,8 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> tuple[
     whole = pd.DataFrame(rows, columns=list(table.columns))
     with replacing(folder / LEADERBOARD) as temporary:
         whole.to_csv(temporary, index=False)
-    write_text(folder / LEADERBOARD_MARKDOWN, to_markdown(whole))
+    columns, are_texts = _choose_columns(whole)
+    write_text(folder / LEADERBOARD_MARKDOWN, _to_markdown(columns))
     legend = LEGEND.format(
         scores=_describe_metrics(table["metric"].unique()),
         select_by=" or ".join(table["select by"].unique()),
@@ -278,7 +270,8 @@ def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> tuple[
         f"{folder.name}: LEFT OUT; a run's folder is named <backbone>_<number>, so rename this one."
         for folder in sorted(others)
     ]
-    return table, f"{_lay_out(whole)}\n\n" + "\n".join([legend, *notices])
+    shown = "\n".join(align_columns(columns, are_texts))
+    return table, f"{shown}\n\n" + "\n".join([legend, *notices])
 
 
 def _describe_metrics(names: Iterable[str]) -> str:
@@ -289,28 +282,26 @@ def _describe_metrics(names: Iterable[str]) -> str:
     return f"scores: {'; '.join(metric.description for metric in metrics)}.\n"
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Return all columns of the table in Markdown."""
-    titles, *rows = zip(*(_format(table, column, column.name) for column in COLUMNS), strict=True)
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _lay_out(table: pd.DataFrame) -> str:
-    """Return the table of the terminal, without empty columns; numbers are aligned to the right."""
+def _choose_columns(table: pd.DataFrame) -> tuple[list[list[str]], list[bool]]:
+    """Return the columns for people that are not empty, title first, and whether each is text."""
     shown = []
     for column in COLUMNS:
         values = table[column.name]
         is_telling = values.nunique() > 1 if column.if_different else values.notna().any()
-        if column.terminal and is_telling:
+        if column.title and is_telling:
             shown.append(column)
-    columns = [_format(table, column, column.terminal) for column in shown]
-    return "\n".join(align_columns(columns, [column.format is str for column in shown]))
+    return [_format(table, column) for column in shown], [column.is_text for column in shown]
 
 
-def _format(table: pd.DataFrame, column: Column, title: str) -> list[str]:
-    texts = [title]
+def _to_markdown(columns: list[list[str]]) -> str:
+    titles, *rows = zip(*columns, strict=True)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _format(table: pd.DataFrame, column: Column) -> list[str]:
+    texts = [column.title]
     for value, name in zip(table[column.name], table["metric"].fillna("accuracy"), strict=True):
-        form = column.format or get_metric(name).format
+        form = str if column.is_text else get_metric(name).format
         texts.append("-" if pd.isna(value) else form(value))
     return texts

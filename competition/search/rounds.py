@@ -20,7 +20,7 @@ HEAD_SPACE: Space = {
     "model.l2": (1e-7, 1e-2, True),
     "training.head_learning_rate": (3e-4, 4e-3, True),
 }
-# Whole recipes. Numbers of the augmentation are choices, since each is compiled and kept for good.
+# Whole recipes. Numbers of the augmentation are choices, since each is compiled anew.
 RECIPE_SPACE: Space = {
     "augmentation": (AS_GIVEN, "mild", "strong"),
     "augmentation.num_operations": (1, 2, 3, 4),

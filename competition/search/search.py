@@ -14,7 +14,7 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from competition.common.console import say
+from competition.common.console import part_of_task, say
 from competition.common.errors import TrialFailedError
 from competition.common.files import read_json, write_json
 from competition.common.settings import flatten
@@ -97,6 +97,8 @@ def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dic
     ranked: list[dict[str, Any]] = []  # settings that the round before found, best first
     settled: dict[str, Any] = {}
     decision = "no trial was finished; the settings stay as given"
+    passes = np.cumsum([0.0, *map(search.count_passes, search.rounds)])
+    ends = passes / max(1.0, passes[-1])
     for number, item in enumerate(search.rounds):
         current = replace(search, slot=_next_slot(search, number))
         base = inside_space(given, search.space(item))
@@ -110,7 +112,8 @@ def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dic
         else:
             current = replace(current, config=with_settings(search.config, settled))
         study = open_study(current, item, first)
-        _run_round(current, item, study, data, features)
+        with part_of_task(ends[number], ends[number + 1]):
+            _run_round(current, item, study, data, features)
         if search.worker == 0:
             write_report(study, search.folder, f"{search.backbone}_{item.name}")
         trials = rank(study)

@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from competition.augmentation.augment import compile_augmentation
+from competition.common.tensorflow_workarounds import Batch, stream
 from competition.config import Config
 from competition.data.arrays import TrainingData, one_hot
-from competition.training.tensorflow_workarounds import Batch, stream
 
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -10,8 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from competition.common.console import describe_seconds, say, tell_progress
+from competition.common.console import describe_seconds, part_of_task, say, tell_progress
 from competition.common.errors import TrialFailedError
+from competition.common.tensorflow_workarounds import (
+    fuse_batch_norm,
+    update_without_strategy,
+)
 from competition.config import Config, TrainingConfig
 from competition.data.arrays import TrainingData
 from competition.metric import Metric, get_metric
@@ -31,10 +35,6 @@ from competition.training.chance import beats_chance
 from competition.training.keepers import Checkpoint, Keeper, Position
 from competition.training.selection import selection_score
 from competition.training.stages import Stage, begin_stage, plan_stages
-from competition.training.tensorflow_workarounds import (
-    fuse_batch_norm,
-    update_without_strategy,
-)
 
 VALIDATION_BATCH_SIZE = 64
 CHANCE_IMAGES = 400  # validation images that tell whether a network has learnt anything
@@ -64,11 +64,14 @@ def train(
     batches = image_batches(data.limited(config.training.limit, config.seed), config)
     validation = data.validation_images, data.validation_labels
     stages = plan_stages(config, weights)
+    done, total = 0.0, sum(stage.cost for stage in stages)
 
     for stage, slot in _schedule(stages, keeper, validation, time_for):
+        before, done = done, min(1.0, done + stage.cost / total)
         if stage.name not in keeper.state["stages"]:
             stage.prepare(keeper.network, config.training.batch_norm_momentum)
-            fit_stage(keeper.network, batches, validation, stage, config, keeper, slot)
+            with part_of_task(before, done):
+                fit_stage(keeper.network, batches, validation, stage, config, keeper, slot)
             keeper.finish_stage(stage.name)
         keeper.load_best(keeper.network)
 

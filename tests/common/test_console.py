@@ -13,12 +13,12 @@ import pytest
 from competition.common import console
 from competition.common.console import (
     Status,
-    begin_part,
     begin_task,
     describe_seconds,
     end_task,
     log_settings,
     log_to,
+    part_of_task,
     progress,
     quiet_import,
     say,
@@ -91,13 +91,17 @@ def test_a_task_tells_its_share_of_all_its_parts(
     begin_task(path)
     tell_progress(0.5, "a whole task")
     told.append(json.loads(path.read_text()))
-    begin_part(0.4, 0.8)
-    tell_progress(0.25, "its second part")
-    told.append(json.loads(path.read_text()))
+    with part_of_task(0.2, 1.0):
+        with part_of_task(0.25, 0.75):
+            tell_progress(0.25, "a part of its second part")
+            told.append(json.loads(path.read_text()))
+        tell_progress(0.5, "its second part")
+        told.append(json.loads(path.read_text()))
     end_task()
     told.append(json.loads(path.read_text()))
-    assert [item["doing"] for item in told] == ["a whole task", "its second part", "done"]
-    assert [item["share"] for item in told] == pytest.approx([0.5, 0.5, 1.0])
+    doing = ["a whole task", "a part of its second part", "its second part", "done"]
+    assert [item["doing"] for item in told] == doing
+    assert [item["share"] for item in told] == pytest.approx([0.5, 0.5, 0.6, 1.0])
     assert os.listdir(tmp_path) == ["task.json"]
     tell_progress(0.1, "nothing any more")
     end_task()

@@ -177,7 +177,7 @@ def test_the_terminals_table_has_seven_columns_and_fits_a_terminal(tmp_path: Pat
     record_public_score(tmp_path, "mobilenetv3large_001", 0.82)
     lines = write_leaderboard(tmp_path, tmp_path, with_references=True)[1].splitlines()
     assert max(map(len, lines)) <= 100
-    assert sum(bool(column.terminal) and not column.if_different for column in COLUMNS) == 7
+    assert sum(bool(column.title) and not column.if_different for column in COLUMNS) == 7
 
 
 def test_the_table_has_reference_rows_without_a_rank(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_table_has_reference_rows_without_a_rank(tmp_path: Path) -> None:
     assert table["rank"].isna().sum() == 3
     assert "82.0" in text
     assert table["backbone"].tolist()[1:] == ["custom CNN", "EfficientNetB0", "MobileNetV3Large"]
-    assert (tmp_path / "leaderboard.md").read_text().startswith("| rank | run |")
+    assert (tmp_path / "leaderboard.md").read_text().startswith("| run | weights | selection |")
 
 
 def test_a_public_score_shows_the_error_of_the_expectation(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+from competition.common import console
 from competition.common.errors import TrialFailedError, UserError
 from competition.config import Config, with_settings
 from competition.data.arrays import TrainingData, one_hot
@@ -124,6 +125,22 @@ def test_an_unbroken_training_has_all_its_stages_and_epochs(whole: Checkpoint) -
     assert [row["epoch"] for row in whole.history] == [0, 1, 0, 1, 2]
     assert [row["side"] for row in whole.history] == [32, 48, 32, 48, 48]
     assert len({row["val_accuracy"] for row in whole.history}) > 1
+
+
+def test_progress_is_that_of_all_stages_by_their_cost(
+    pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, str]] = []
+    monkeypatch.setattr(console, "TELL_SECONDS", -1.0)
+    monkeypatch.setattr(console, "_write_task", lambda share, doing: told.append((share, doing)))
+    console.begin_task(tmp_path / "task.json")
+    train_in(tmp_path / "run", with_settings(CONFIG, {"training.frozen_epochs": 3}), pretrained)
+    console.end_task()
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    frozen = max(share for share, doing in told if doing.startswith("frozen"))
+    epochs = CONFIG.training.fine_tuning_epochs
+    assert frozen == pytest.approx(1 / (1 + epochs))  # three epochs, each a third of the cost
 
 
 def test_the_metric_that_decides_chooses_the_epoch_that_is_kept(

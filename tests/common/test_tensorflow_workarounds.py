@@ -2,6 +2,7 @@
 
 import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
 
-from competition.training.tensorflow_workarounds import (
+from competition.common.tensorflow_workarounds import (
     UPDATES,
     Batch,
+    compile_apart,
     fuse_batch_norm,
+    fused,
     stream,
     update_without_strategy,
 )
@@ -120,8 +123,8 @@ def test_fused_batch_norm_gives_the_same_outputs_gradients_and_statistics_as_ker
             loss = tensorflow.reduce_sum(outputs**3)
         gradients = tape.gradient(loss, model.trainable_variables)
         results.append([outputs, *gradients, *model.variables, model(images, training=False)])
-    for fused, own in zip(*results, strict=True):
-        np.testing.assert_allclose(fused, own, rtol=1e-4, atol=1e-3)
+    for ours, own in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, own, rtol=1e-4, atol=1e-3)
 
 
 @on_tensorflow
@@ -147,3 +150,42 @@ def test_keras_own_batch_norm_is_still_not_fused() -> None:
     assert "FusedBatchNormV3" not in operations(model), "fuse_batch_norm can go."
     fuse_batch_norm(model)
     assert "FusedBatchNormV3" in operations(model)
+
+
+def matrix_power(matrix: Any) -> Any:
+    for _ in range(30):
+        matrix = keras.ops.tanh(keras.ops.matmul(matrix, matrix))
+    return matrix
+
+
+def seconds_of(function: Callable[..., Any]) -> float:
+    started = time.perf_counter()
+    function(np.eye(8, dtype=np.float32))
+    return time.perf_counter() - started
+
+
+@on_tensorflow
+def test_a_tf_function_is_still_compiled_anew_after_clear_session_and_ours_is_not() -> None:
+    import tensorflow
+
+    plain = tensorflow.function(matrix_power, jit_compile=True, autograph=False)
+    ours = compile_apart(fused(matrix_power), ((8, 8), "float32"))
+    taken = {}
+    for function in (plain, ours):
+        seconds_of(function)
+        warm = min(seconds_of(function) for _ in range(5))
+        keras.utils.clear_session()
+        taken[function] = seconds_of(function) / warm
+    assert taken[plain] > 20, "It stays compiled: compile_apart can go."
+    assert taken[ours] < 20
+
+
+@on_tensorflow
+def test_a_program_out_of_use_is_freed_and_one_in_use_works_on() -> None:
+    kind = (8, 8), "float32"
+    first = compile_apart(fused(matrix_power), kind)
+    result = first(np.eye(8, dtype=np.float32))
+    freed = weakref.ref(compile_apart(fused(lambda matrix: matrix + 1.0), kind))
+    compile_apart(fused(lambda matrix: matrix + 2.0), kind)
+    assert freed() is None
+    np.testing.assert_array_equal(first(np.eye(8, dtype=np.float32)), result)
