@@ -116,7 +116,10 @@ def _add_data(add: Any) -> None:
 
 
 def _add_work(add: Any) -> None:
-    compared = f"backbone to train; repeatable (default: {', '.join(COMPARED)})"
+    compared = (
+        f"backbone to train; repeatable (default: {', '.join(COMPARED)}; without --search or "
+        "--train those that are trained already)"
+    )
     add("--backbone", action="append", metavar="NAME", help=compared)
     final = "backbone that is packaged (default: mobilenetv3large if pretrained, else best)"
     add("--final", metavar="NAME|best", help=final)

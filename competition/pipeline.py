@@ -239,7 +239,7 @@ def describe_plan(request: Request, tasks: Mapping[str, BackboneTask]) -> None:
         )
     elif request.is_demo and sum(task.weights.is_pretrained for task in tasks.values()) == 1:
         say(f"The demo takes some {DEMO_MINUTES} minutes on two quiet cores.")
-    if request.wants("package") and len(request.backbones) > 1:
+    if request.wants("package") and len(request.backbones) > 1 and not request.ensemble:
         packaged = "the best of them" if request.final == "best" else request.final
         say(f"Packaged in the end is {packaged}; --final NAME or --final best decides otherwise.")
 

@@ -147,11 +147,12 @@ def make_best_ensemble(runs: Path, splits: str, config: Config, most: int) -> Pa
     told = {"over": single.name, "gain": gain, "interval": [low, high]}
     write_json(run / METRICS, metrics[0] | {"gain": told})
     ours, others = (metric.format(metric.flip(known["selection_score"])) for known in metrics)
-    scale, unit = (100, " points") if metric.is_share else (1, "")
+    gained = [f"{100 * x:+.1f}" if metric.is_share else f"{x:+.2g}" for x in (gain, low, high)]
+    unit = " points" if metric.is_share else ""
     say(
         f"{run.name}: {describe_members(names)}. Selection {ours}, that of the best single run "
-        f"{single.name} {others}. On the test, {PROFILE}, it is better by "
-        f"{scale * gain:.2g}{unit}, 95 % interval {scale * low:.2g} to {scale * high:.2g}."
+        f"{single.name} {others}. What it gains on the test, {PROFILE}: {gained[0]}{unit}, "
+        f"95 % interval {gained[1]} to {gained[2]}."
     )
     return run
 
