@@ -20,12 +20,12 @@ from competition.common.devices import has_accelerator
 from competition.common.errors import CheckFailedError, UserError
 from competition.common.files import digest, exclusive, require_disk
 from competition.common.parallel import Workers, count_workers
-from competition.config import unflatten, with_settings
-from competition.data.arrays import CleanedData, Dataset, PreparedData
+from competition.config import with_settings
+from competition.data.arrays import Dataset, PreparedData
 from competition.data.dataset import load_dataset, load_test
 from competition.data.download import fetch
 from competition.data.prepare import prepare
-from competition.data.splits import make_splits, read_splits, split
+from competition.data.splits import read_splits, split
 from competition.demo.make import make_demo
 from competition.distortion.profiles import PROFILE
 from competition.evaluation.compare import compare_runs
@@ -36,16 +36,15 @@ from competition.evaluation.ensemble import (
     make_fold_ensemble,
     members_of,
 )
-from competition.evaluation.folds import FoldTask, summarise_folds
 from competition.evaluation.gap import explain_gap
 from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
+from competition.fold_tasks import cross_validate, folds_share
 from competition.metric import get_metric, require_classes
 from competition.networks.weights import (
     Weights,
     choose_embedding,
     choose_weights,
-    resolve_weights,
 )
 from competition.paths import (
     FOLDS,
@@ -62,7 +61,7 @@ from competition.submission.package import Package, package_run
 from competition.submission.predict_csv import predict_csv, read_sample
 from competition.submission.submit import find_file, hand_in
 from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
-from competition.training.runs import describe_environment, read_config
+from competition.training.runs import describe_environment
 
 DEMO_MINUTES = 6  # measured with one pretrained backbone of five; docs/results.md
 
@@ -124,7 +123,7 @@ def run(request: Request) -> None:
                 require_classes(get_metric(config.metric), scored.labels, data.class_names, where)
         if request.trains:
             run_backbones(request, data, weights, clock, results)
-            cross_validate(request, data, cleaned, clock, results)
+            results.failures += cross_validate(request, data, cleaned, clock)
             package(request, data, results)
             if request.predict and results.packaged:
                 try:
@@ -332,71 +331,6 @@ def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
     zip_path, metric = paths.submissions / f"{run.name}.zip", get_metric(config.metric)
     answers = run_ingestion(zip_path, images, config.limits, metric=metric)
     return metric.compute(labels, answers.as_probabilities(len(data.class_names)))
-
-
-def cross_validate(
-    request: Request,
-    data: PreparedData,
-    cleaned: CleanedData,
-    clock: JobClock,
-    results: Results,
-) -> None:
-    """Train the best run's settings on each fold, side by side; the test is the same in all."""
-    if not request.folds:
-        return
-    headline("Folds")
-    paths, config, failures = request.paths, request.config, len(results.failures)
-    folder, names = paths.experiments / FOLDS, [f"fold {k + 1}" for k in range(request.folds)]
-    workers = request.workers or count_workers(request.folds, has_accelerator())
-    queues, turns = [names], dict[str, Turn]()
-    if request.budget_seconds is not None:
-        end = clock.deadline - packaging_seconds(request.budget_seconds)
-        queues, turns = plan_turns(dict.fromkeys(names, 1.0), "", workers, end, names)
-        planned = describe_seconds(min(turn.planned_seconds for turn in turns.values()))
-        say(f"{planned} per fold, {workers} at once")
-    try:
-        select_by = config.training.select_by
-        run = choose_run(paths.runs, data, select_by, request.final, config.metric)
-        backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
-        weights = resolve_weights(config.weights, backbone, paths.weights)
-        settings = unflatten(read_config(run, "settings")["settings"])
-        tasks, indices = {}, []
-        for fold, name in enumerate(names):
-            changes = {"split.folds": request.folds, "split.fold": fold}
-            own = with_settings(settings, {**changes, "split.balance_validation_to": 0})
-            splits = make_splits(cleaned, own)
-            prepared = prepare(cleaned, splits, own, folder / f"{PREPARED}_{fold + 1}")
-            told = clock.tasks_folder / f"{name}.json"
-            tasks[name] = FoldTask(
-                own,
-                config,
-                prepared,
-                weights,
-                turns.get(name),
-                request.budget_seconds,
-                told,
-                folder,
-                request.forces("train"),
-            )
-            indices.append(splits.validation)
-        clock.watch(dict.fromkeys(names, 1.0))
-        with Workers(min(workers, request.folds)) as pool:
-            runs = dict(pool.run_all({name: task.run for name, task in tasks.items()}, queues))
-        results.failures += pool.failures
-        if len(runs) == request.folds:
-            summarise_folds(run, [runs[name] for name in names], indices, get_metric(config.metric))
-    except UserError as error:
-        results.failures.append(f"folds: {error}")
-    for sentence in results.failures[failures:]:
-        say(f"folds FAILED: {sentence}")
-
-
-def folds_share(costs: Mapping[str, float], first: str, folds: int) -> float:
-    """Return the share of the time for training that the folds of the backbone `first` take.
-
-    Each has the time of one backbone like it; `first` itself has twice that.
-    """
-    return folds * costs[first] / (sum(costs.values()) + (1 + folds) * costs[first])
 
 
 def ask_server(request: Request, data: PreparedData) -> None:

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "competition"
 ORDER = (
     "common", "paths", "backbones", "metric", "config", "time_budget", "distortion", "demo", "data",
     "networks", "augmentation", "cleaning", "codabench", "training", "evaluation", "search",
-    "submission", "request", "backbone_task", "status", "pipeline", "command_line", "api",
+    "submission", "request", "backbone_task", "fold_tasks", "status", "pipeline", "command_line",
+    "api",
 )  # fmt: skip
 MODULES = sorted(
     ".".join(file.relative_to(PACKAGE).with_suffix("").parts)

@@ -1,66 +1,21 @@
-"""Cross-validation: the settings of one run on each fold, and the out-of-fold predictions."""
+"""The scores over the folds of a cross-validation, and the out-of-fold predictions."""
 
-import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from competition.common import console
 from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import read_arrays, read_json, write_arrays, write_json
-from competition.config import Config
-from competition.data.arrays import PreparedData
 from competition.distortion.profiles import selected_versions
-from competition.evaluation.evaluate import evaluate_run
 from competition.evaluation.metrics import read_metrics
 from competition.metric import Metric
-from competition.networks.weights import Weights
 from competition.paths import FOLDS_MARKER, OUT_OF_FOLD, name_predictions
-from competition.time_budget import Slot, TrainingTime, Turn
-from competition.training.runs import read_config, train_run
+from competition.training.runs import read_config
 
-SCORING_SHARE = 0.2  # of a fold's slot
 FOLDS_SHAPE = {"run": str, "splits": str, "runs": [str]}
-
-
-@dataclass(frozen=True)
-class FoldTask:
-    """One fold to train and score, picklable.
-
-    config: settings of its training; scored_by: those of its scoring. turn: its turn in the time
-    budget of `budget` seconds (None: the epochs of the settings hold). told: the file that takes
-    its progress. folder: takes the run.
-    """
-
-    config: Config
-    scored_by: Config
-    data: PreparedData
-    weights: Weights
-    turn: Turn | None
-    budget: float | None
-    told: Path
-    folder: Path
-    force: bool
-
-    def run(self) -> Path:
-        """Train and score; return the run. Its prepared images are deleted."""
-        console.begin_task(self.told)
-        slot = self.turn.begin() if self.turn else None
-        time_for = None
-        if slot is not None and self.turn is not None and self.budget is not None:
-            scoring = SCORING_SHARE * slot.length
-            training = Slot(time.time(), slot.end - scoring)
-            time_for = TrainingTime(training, self.turn.deadline - scoring, self.budget)
-        run = train_run(self.config, self.data, self.weights, self.folder, time_for, self.force)
-        evaluate_run(self.scored_by, self.data, run, slot)
-        shutil.rmtree(self.data.folder, ignore_errors=True)
-        console.end_task()
-        return run
 
 
 def summarise_folds(

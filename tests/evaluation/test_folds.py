@@ -10,7 +10,7 @@ from competition.common.files import read_json, write_arrays, write_json
 from competition.data.arrays import PreparedData, Splits
 from competition.evaluation.ensemble import make_fold_ensemble, members_of
 from competition.evaluation.folds import read_folds, write_out_of_fold
-from competition.pipeline import folds_share
+from competition.fold_tasks import folds_share
 
 INDICES = (np.array([1, 4, 8]), np.array([0, 5, 9]))
 LABELS = np.arange(10) % 3
