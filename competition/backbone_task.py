@@ -39,8 +39,8 @@ SHORTEST_HEADS = 60.0
 class BackboneTask:
     """The work on one backbone; picklable.
 
-    turn: its turn in the time budget (None: the epochs of the settings hold). told: the file that
-    takes its progress. compared: the settings of another recipe that is trained beside its own.
+    turn: its turn in the time budget (None: the epochs of the settings hold). progress_file: takes
+    its progress. compared: the settings of another recipe that is trained beside its own.
     """
 
     request: Request
@@ -48,12 +48,12 @@ class BackboneTask:
     name: str
     weights: Weights
     turn: Turn | None
-    told: Path
+    progress_file: Path
     compared: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Search, train and evaluate: the steps that were requested and are not done yet."""
-        console.begin_task(self.told)
+        console.begin_task(self.progress_file)
         request = self.request
         paths = request.paths
         slot = self.turn.begin() if self.turn else None

@@ -42,8 +42,8 @@ class FoldTask:
     """One fold to train and score, picklable.
 
     config: settings of its training; scored_by: those of its scoring. turn: its turn in the time
-    budget of `budget` seconds (None: the epochs of the settings hold). told: the file that takes
-    its progress. folder: takes the run.
+    budget of `budget` seconds (None: the epochs of the settings hold). progress_file: takes its
+    progress. folder: takes the run.
     """
 
     config: Config
@@ -52,13 +52,13 @@ class FoldTask:
     weights: Weights
     turn: Turn | None
     budget: float | None
-    told: Path
+    progress_file: Path
     folder: Path
     force: bool
 
     def run(self) -> Path:
         """Train and score; return the run. Its prepared images are deleted."""
-        console.begin_task(self.told)
+        console.begin_task(self.progress_file)
         slot = self.turn.begin() if self.turn else None
         time_for = None
         if slot is not None and self.turn is not None and self.budget is not None:
@@ -114,7 +114,7 @@ def _plan_tasks(
     run: Path,
     names: list[str],
     turns: Mapping[str, Turn],
-    told: Path,
+    progress_folder: Path,
 ) -> tuple[dict[str, FoldTask], list[np.ndarray]]:
     """Return a task per fold with the settings of `run`, and the validation images of each."""
     paths, config = request.paths, request.config
@@ -134,7 +134,7 @@ def _plan_tasks(
             weights=weights,
             turn=turns.get(name),
             budget=request.budget_seconds,
-            told=told / f"{name}.json",
+            progress_file=progress_folder / f"{name}.json",
             folder=folder,
             force=request.forces("train"),
         )

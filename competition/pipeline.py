@@ -75,7 +75,7 @@ def run(request: Request) -> None:
     paths, config, results = request.paths, request.config, Results()
     if request.from_zip is not None:
         console.log_to(None, request.quiet or request.as_json)
-        predictions = str(answer_images(request, request.from_zip))
+        predictions = str(predict_images(request, request.from_zip))
         if request.as_json:
             print(json.dumps({"name": paths.name, "predictions": predictions}))
         elif request.quiet:
@@ -127,9 +127,9 @@ def run(request: Request) -> None:
             package(request, data, results)
             if request.predict and results.packaged:
                 try:
-                    results.predictions = answer_images(request, results.packaged[1])
+                    results.predictions = predict_images(request, results.packaged[1])
                 except UserError as error:
-                    results.failures.append(f"answers: {error}")
+                    results.failures.append(f"predictions: {error}")
         if request.asks_server:
             ask_server(request, data)
         submit(request, results)
@@ -289,7 +289,7 @@ def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Pa
         return package_fitting(request, data, fewer)
 
 
-def answer_images(request: Request, zip_path: Path) -> Path:
+def predict_images(request: Request, zip_path: Path) -> Path:
     """Write the predictions of a packaged zip for the images of --predict as a CSV; return it."""
     assert request.predict is not None
     headline("Predict")
@@ -329,8 +329,8 @@ def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
     images, labels = load_test(paths.data / HIDDEN_TEST, config.data, data.class_names)
     assert labels is not None  # the demo's
     zip_path, metric = paths.submissions / f"{run.name}.zip", get_metric(config.metric)
-    answers = run_ingestion(zip_path, images, config.limits, metric=metric)
-    return metric.compute(labels, answers.as_probabilities(len(data.class_names)))
+    predictions = run_ingestion(zip_path, images, config.limits, metric=metric)
+    return metric.compute(labels, predictions.as_probabilities(len(data.class_names)))
 
 
 def ask_server(request: Request, data: PreparedData) -> None:

@@ -86,7 +86,7 @@ def write_zip(path: Path, files: dict[str, str]) -> Path:
 
 
 def make_run(folder: Path, backbone: str, num_classes: int = 3) -> tuple[Path, Any]:
-    """Return a run's folder, and its network, whose answers differ between images."""
+    """Return a run's folder, and its network, whose predictions differ between images."""
     run = folder / f"{backbone}_001"
     run.mkdir(parents=True)
     config = ModelConfig(backbone=backbone, head_units=8)

@@ -92,9 +92,9 @@ def test_a_packaged_zip_answers_without_data_or_runs(
 ) -> None:
     answered = run(predict=images, from_zip=result.submission, name="elsewhere", workdir=tmp_path)
     assert answered.leaderboard.empty
-    answers = pd.read_csv(tmp_path / "submissions" / "elsewhere" / "tiny_cnn_001.csv")
-    assert answers["id"].tolist() == [f"{index}.png" for index in range(9)]
-    assert set(answers["label"]) <= {0, 1, 2}
+    predictions = pd.read_csv(tmp_path / "submissions" / "elsewhere" / "tiny_cnn_001.csv")
+    assert predictions["id"].tolist() == [f"{index}.png" for index in range(9)]
+    assert set(predictions["label"]) <= {0, 1, 2}
 
 
 def test_a_script_reads_where_the_predictions_are(

@@ -51,7 +51,7 @@ def test_the_quickstart_notebook_runs_on_tiny_data(
     )
     client.execute()  # raises where a cell does
     shown = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
-    _, _, _, leaderboard, report, answers = shown
+    _, _, _, leaderboard, report, predictions = shown
     assert "tiny_cnn_001" in texts(leaderboard, "text/html")
     assert texts(report, "text/html").startswith("<iframe srcdoc=")
-    assert "<th>label</th>" in texts(answers, "text/html")
+    assert "<th>label</th>" in texts(predictions, "text/html")

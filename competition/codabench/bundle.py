@@ -39,7 +39,7 @@ COLUMNS = (
     ("f1_weighted", "F1 (weighted)", "desc"),
     ("duration", "Duration (s)", "asc"),
 )
-# What evaluation.md says of a submission's answers, by whether the metric needs probabilities.
+# What evaluation.md says of a submission's predictions, by whether the metric needs probabilities.
 ANSWERS = {
     False: """def predict(self, X):  # X: (n, {height}, {width}, 3) uint8 in 0..255
         ...  # returns (n,) integer labels, not one-hot""",

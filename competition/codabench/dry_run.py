@@ -1,8 +1,8 @@
 """The server's two steps at home: a zip through ingestion, apart and with limits, and scoring.
 
 Ingestion has the folders and the command of Codabench's container, with a temporary folder in the
-place of /app. Its answers are taken over as plain arrays once all its processes are gone; only then
-are they compared with the labels, by the scoring program's functions in this process
+place of /app. Its predictions are taken over as plain arrays once all its processes are gone; only
+then are they compared with the labels, by the scoring program's functions in this process
 (https://docs.codabench.org/latest/Developers_and_Administrators/Submission-Docker-Container-Layout/).
 """
 
@@ -54,8 +54,8 @@ ANSWER_BYTES = 2**14  # per image: its label and the probabilities of 4000 class
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of a submission, and the time and memory that they took.
+class Predictions:
+    """The predictions of a submission, and the time and memory that they took.
 
     labels: (n,) int64. probabilities: (min(n, asked), K), or None. seconds: of loading; of
     predicting all labels; of predicting once more the images whose probabilities were asked for; as
@@ -158,20 +158,20 @@ def dry_run(
 
     Raises CheckFailedError where it would fail on the server.
     """
-    answers = run_ingestion(zip_path, images, limits, metric=reference.metric)
+    predictions = run_ingestion(zip_path, images, limits, metric=reference.metric)
     try:
         scores, page = scoring.score_labels(
             reference.labels,
-            answers.labels,
+            predictions.labels,
             list(reference.class_names),
-            answers.wall_seconds,
+            predictions.wall_seconds,
             reference.images,
             reference.metric.name,
-            answers.probabilities,
+            predictions.probabilities,
         )
     except SystemExit as error:  # so the program ends where the labels are invalid
         raise CheckFailedError(f"{zip_path} cannot be scored: {error}") from error
-    return DryRun(scores, page, answers.output, answers.peak_megabytes)
+    return DryRun(scores, page, predictions.output, predictions.peak_megabytes)
 
 
 def run_ingestion(
@@ -182,7 +182,7 @@ def run_ingestion(
     probabilities: int = 0,
     elsewhere: bool = False,
     metric: Metric = ACCURACY,
-) -> Answers:
+) -> Predictions:
     """Run a zip on images (n, h, w, 3) uint8 in a process that cannot import the harness.
 
     python: the interpreter (default: this one). probabilities: of how many images to return them.
@@ -206,12 +206,14 @@ def run_ingestion(
             raise CheckFailedError(f"{zip_path} fails when it runs: {reason}")
         try:
             asked = len(images) if metric.needs_probabilities else probabilities
-            stored = read_answers(app / "output" / "predictions.npz", len(images), asked)
+            stored = read_predictions(app / "output" / "predictions.npz", len(images), asked)
         except Exception as error:  # a stranger wrote this file; zipfile and numpy raise many kinds
             reason = str(getattr(error, "strerror", None) or error)  # not its path, long gone
-            raise CheckFailedError(f"{zip_path} leaves no readable answers: {reason}") from error
+            raise CheckFailedError(
+                f"{zip_path} leaves no readable predictions: {reason}"
+            ) from error
     load, predict, again = stored["seconds"].tolist()
-    return Answers(
+    return Predictions(
         stored["labels"],
         stored.get("probabilities"),
         (load, predict, again),
@@ -221,7 +223,7 @@ def run_ingestion(
     )
 
 
-def read_answers(path: Path, count: int, probabilities: int = 0) -> dict[str, np.ndarray]:
+def read_predictions(path: Path, count: int, probabilities: int = 0) -> dict[str, np.ndarray]:
     """Read a predictions.npz that a stranger's code may have written.
 
     Returns labels (count,) int64, seconds (3,), and probabilities (min(count, asked), K) where some

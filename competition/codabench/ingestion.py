@@ -84,25 +84,27 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.perf_counter()
     model = load_model(submission)
     loaded = time.perf_counter()
-    answers = {}
+    predictions = {}
     if metric:
         if not hasattr(model, "predict_proba"):
             sys.exit(
                 f"{metric} decides here and needs probabilities; "
                 "Model has no predict_proba(X), which returns (n, classes)"
             )
-        answers["probabilities"] = checked_probabilities(model.predict_proba(images), len(images))
-        answers["labels"] = answers["probabilities"].argmax(axis=1)
+        predictions["probabilities"] = checked_probabilities(
+            model.predict_proba(images), len(images)
+        )
+        predictions["labels"] = predictions["probabilities"].argmax(axis=1)
     else:
-        answers["labels"] = checked_labels(model.predict(images), len(images))
+        predictions["labels"] = checked_labels(model.predict(images), len(images))
     predicted = time.perf_counter()
     if options.probabilities and not metric and hasattr(model, "predict_proba"):
         probabilities = model.predict_proba(images[: options.probabilities])
-        answers["probabilities"] = np.asarray(probabilities, np.float32)
+        predictions["probabilities"] = np.asarray(probabilities, np.float32)
     again = time.perf_counter() - predicted
-    answers["seconds"] = np.array([loaded - started, predicted - loaded, again])
+    predictions["seconds"] = np.array([loaded - started, predicted - loaded, again])
     # numpy types **kwds as bool
-    np.savez(output / "predictions.npz", **answers)  # type: ignore[arg-type]
+    np.savez(output / "predictions.npz", **predictions)  # type: ignore[arg-type]
     print(
         f"{len(images)} images: model loaded in {loaded - started:.1f} s, "
         f"predicted in {predicted - loaded:.1f} s"

@@ -172,7 +172,7 @@ def score_labels(
     """Return the scores of labels (n,), that of `metric` first, and the page of detailed results.
 
     seconds: that they took. images: (n, h, w, 3), where mistakes are shown. probabilities: (n, K),
-    for a metric that needs them. Exits where the answers cannot be scored.
+    for a metric that needs them. Exits where the predictions cannot be scored.
     """
     confusion = count_confusion(labels, predicted, len(names))
     scores = compute_scores(confusion) | {"duration": round(seconds, 2)}
@@ -200,10 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
     reference = options.input / "ref"
     settings = json.loads((reference / "settings.json").read_text(encoding="utf-8"))
     labels = np.load(reference / "labels.npy", allow_pickle=False)
-    with np.load(options.input / "res" / "predictions.npz", allow_pickle=False) as answers:
-        predicted = answers["labels"]
-        probabilities = answers.get("probabilities")
-        seconds = float(answers["seconds"][:2].sum())
+    with np.load(options.input / "res" / "predictions.npz", allow_pickle=False) as predictions:
+        predicted = predictions["labels"]
+        probabilities = predictions.get("probabilities")
+        seconds = float(predictions["seconds"][:2].sum())
     images = None
     if settings["phase_over"]:
         images = np.load(reference / "images.npy", allow_pickle=False)

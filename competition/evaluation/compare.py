@@ -21,20 +21,20 @@ NO_FACTS = ("settings", "fingerprint", "class_names", "class_shares", "network")
 class ScoredRun:
     """A run's files: config.json, metrics.json and its probabilities on the test.
 
-    answers: (views, n, K) by version, with `labels` (n,) and `wrong_labels` (n,) bool.
+    predictions: (views, n, K) by version, with `labels` (n,) and `wrong_labels` (n,) bool.
     """
 
     name: str
     config: dict[str, Any]
     metrics: dict[str, Any]
-    answers: dict[str, np.ndarray]
+    predictions: dict[str, np.ndarray]
 
     def probabilities(self, accuracy: str) -> np.ndarray | None:
         """Return probabilities (n, K) by a name of ACCURACIES, None where they were not scored."""
         version, views = ACCURACIES[accuracy]
         if views not in self.metrics["test"].get(version, {}):
             return None
-        stored = self.answers[version]
+        stored = self.predictions[version]
         return stored[0] if views == "plain" else np.asarray(stored.mean(axis=0))
 
 
@@ -45,8 +45,8 @@ def read_run(paths: Paths, name: str) -> ScoredRun:
         raise UserError(unknown(f"scored run in {paths.runs}", name, scored or ["none"]))
     run = paths.runs / name
     metrics = read_metrics(run, "test", "distortion")
-    answers = read_arrays(run / name_predictions("test"))
-    return ScoredRun(name, read_config(run, "splits", "class_names"), metrics, answers)
+    predictions = read_arrays(run / name_predictions("test"))
+    return ScoredRun(name, read_config(run, "splits", "class_names"), metrics, predictions)
 
 
 def compare_runs(paths: Paths, names: Sequence[str]) -> str:
@@ -63,7 +63,7 @@ def compare_runs(paths: Paths, names: Sequence[str]) -> str:
             f"{' and '.join(names)} were scored on other distorted images; --evaluate --force "
             "scores both on the same."
         )
-    scores, images = _compare_answers(first, second, _find_indices(paths, first))
+    scores, images = _compare_predictions(first, second, _find_indices(paths, first))
     file = paths.experiments / COMPARISONS / f"{first.name}_and_{second.name}.csv"
     with replacing(file) as temporary:
         images.to_csv(temporary, index=False)
@@ -108,20 +108,20 @@ def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _compare_answers(
+def _compare_predictions(
     first: ScoredRun, second: ScoredRun, indices: np.ndarray
 ) -> tuple[list[list[str]], pd.DataFrame]:
     """Return a row of scores per accuracy, and a table of the images that only one gets right."""
-    labels, rows, tables = first.answers["labels"], [], []
+    labels, rows, tables = first.predictions["labels"], [], []
     classes = np.array(first.config["class_names"])
     for name in ACCURACIES:
         pair = [run.probabilities(name) for run in (first, second)]
         if pair[0] is None or pair[1] is None:
             continue
-        answers = [
+        predictions = [
             probabilities.argmax(axis=1) for probabilities in pair if probabilities is not None
         ]
-        one, other = answers[0] == labels, answers[1] == labels
+        one, other = predictions[0] == labels, predictions[1] == labels
         shares = 100 * one.mean(), 100 * other.mean()
         only = int((one & ~other).sum()), int((other & ~one).sum())
         row = [name, f"{shares[0]:.1f}", f"{shares[1]:.1f}", f"{shares[1] - shares[0]:+.1f}"]
@@ -132,7 +132,7 @@ def _compare_answers(
         columns = {"images": name, "index": indices[apart], "label": classes[labels[apart]]}
         columns |= {
             run.name: classes[answer[apart]]
-            for run, answer in zip((first, second), answers, strict=True)
+            for run, answer in zip((first, second), predictions, strict=True)
         }
         columns["right"] = np.where(one[apart], first.name, second.name)
         tables.append(pd.DataFrame(columns))

@@ -23,9 +23,9 @@ from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predic
 from competition.training.runs import describe_environment, list_runs, name_run, read_config
 from competition.training.selection import selection_score
 
-Answers = dict[str, np.ndarray]
-"""What a run answered to a split, as its predictions_<split>.npz holds it."""
-FACTS = ("labels", "wrong_labels")  # the arrays of it that are no answers
+Predictions = dict[str, np.ndarray]
+"""The predictions of a run on a split, as its predictions_<split>.npz holds them."""
+FACTS = ("labels", "wrong_labels")  # the arrays of it that are no predictions
 PREFIX = "ensemble"
 ROUNDS = 25  # of the selection, as in AutoGluon
 DRAWS = 500  # of the bootstrap
@@ -59,7 +59,7 @@ def make_ensemble(runs: Path, names: tuple[str, ...], splits: str, seed: int) ->
     configs = [read_config(run, *shared_keys, "network") for run in members]
     metrics = [read_metrics(run, *MEMBER_KEYS) for run in members]
     _require_alike(names, configs, metrics)
-    stored = {split: [_read_answers(run, split) for run in members] for split in SPLITS}
+    stored = {split: [_read_predictions(run, split) for run in members] for split in SPLITS}
     shared = {key: configs[0][key] for key in shared_keys}
     return _find_or_write(runs, names, shared, stored, seed)
 
@@ -72,13 +72,15 @@ def make_fold_ensemble(
     Its scores on validation, the images of `splits`, are out-of-fold: of each image by the one
     network that was not trained on it. Raises UserError where the folds are not complete.
     """
-    folds, answers = read_folds(folder, splits.fingerprint)
-    places = np.searchsorted(answers["indices"], splits.validation)
-    labels = answers["labels"][places]
+    folds, out_of_fold = read_folds(folder, splits.fingerprint)
+    places = np.searchsorted(out_of_fold["indices"], splits.validation)
+    labels = out_of_fold["labels"][places]
     validation = {"labels": labels, "wrong_labels": np.zeros(len(labels), bool)}
-    for version, probabilities in zip(answers["versions"], answers["probabilities"], strict=True):
+    for version, probabilities in zip(
+        out_of_fold["versions"], out_of_fold["probabilities"], strict=True
+    ):
         validation[str(version)] = probabilities[None, places]
-    stored = {"validation": [validation], "test": [_read_answers(run, "test") for run in folds]}
+    stored = {"validation": [validation], "test": [_read_predictions(run, "test") for run in folds]}
     facts = {
         "splits": splits.fingerprint,
         "distortion": data.distortion_hash,
@@ -301,7 +303,7 @@ def _require_alike(
             raise UserError(f"{', '.join(names)} differ in {title}; average runs that share it.")
 
 
-def _read_answers(run: Path, split: str) -> Answers:
+def _read_predictions(run: Path, split: str) -> Predictions:
     cure = "score the run anew with --evaluate --force."
     return read_arrays(run / name_predictions(split), dict.fromkeys(FACTS, (None,)), cure)
 
@@ -310,14 +312,14 @@ def _find_or_write(
     runs: Path,
     names: tuple[str, ...],
     facts: dict[str, Any],
-    stored: dict[str, list[Answers]],
+    stored: dict[str, list[Predictions]],
     seed: int,
 ) -> Path:
     """Return the ensemble of members `names` with these answers by split; write it if need be.
 
     facts: those of its config.json that its members share.
     """
-    arrays = [answers[name] for answers in stored["test"] for name in sorted(answers)]
+    arrays = [predictions[name] for predictions in stored["test"] for name in sorted(predictions)]
     fingerprint = digest(sorted(names), *arrays, seed)
     for folder in list_runs(runs, PREFIX):
         is_same = read_config(folder, "fingerprint")["fingerprint"] == fingerprint
@@ -340,30 +342,30 @@ def _find_or_write(
 
 
 def _score(
-    run: Path, answers: dict[str, list[Answers]], networks: list[dict[str, Any]], seed: int
+    run: Path, predictions: dict[str, list[Predictions]], networks: list[dict[str, Any]], seed: int
 ) -> dict[str, Any]:
-    """Average the members' answers, keep them in `run`, and return their metrics.
+    """Average the members' predictions, keep them in `run`, and return their metrics.
 
-    answers: by split. networks: the metrics of each network. Versions and views that a member was
-    not scored in are left out.
+    predictions: by split. networks: the metrics of each network. Versions and views that a
+    member was not scored in are left out.
     """
     result: dict[str, Any] = {}
     select_by, metric = networks[0]["select_by"], get_metric(networks[0].get("metric", "accuracy"))
     for split in SPLITS:
-        stored = answers[split]
+        stored = predictions[split]
         arrays = {name: stored[0][name] for name in FACTS}
         labels = arrays["labels"]
         versions = set.intersection(*map(set, stored)) - set(arrays)
-        predictions = {}
+        averaged = {}
         for version in sorted(versions):
             views = min(len(item[version]) for item in stored)
-            predictions[version] = np.mean([item[version][:views] for item in stored], axis=0)
-        write_arrays(run / name_predictions(split), **arrays, **predictions)
+            averaged[version] = np.mean([item[version][:views] for item in stored], axis=0)
+        write_arrays(run / name_predictions(split), **arrays, **averaged)
         if split == "validation":  # the first one
-            selection = score_selection(labels, predictions, select_by, metric)
+            selection = score_selection(labels, averaged, select_by, metric)
         scored = ScoredSet(split, {}, labels, arrays["wrong_labels"])
         temperature = selection.get("temperature", 1.0)
-        result[split] = score_predictions(scored, predictions, seed, metric, temperature)
+        result[split] = score_predictions(scored, averaged, seed, metric, temperature)
     milliseconds = [known["milliseconds"] for known in networks]
     not_scored = [name for known in networks for name in known["not_scored"]]
     return (

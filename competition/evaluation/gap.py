@@ -38,9 +38,9 @@ def explain_gap(paths: Paths, name: str) -> str:
     run = read_run(paths, name)
     scored = _find_scored_set(paths, run)
     right = {
-        version: run.answers[version][0].argmax(axis=1) == scored.labels
+        version: run.predictions[version][0].argmax(axis=1) == scored.labels
         for version in scored.versions
-        if version in run.answers
+        if version in run.predictions
     }
     missing = [version for version in ("clean", PROFILE) if version not in right]
     if missing:
@@ -93,14 +93,14 @@ def _cost_of_classes(
     that it adds to the gap. Last is the class that its lost images are most often taken for.
     """
     names = run.config["class_names"]
-    answers = run.answers[PROFILE][0].argmax(axis=1)
+    predictions = run.predictions[PROFILE][0].argmax(axis=1)
     rows = []
     for label in np.unique(labels):
         of_class = labels == label
         lost = of_class & right["clean"] & ~right[PROFILE]
         clean, now = right["clean"][of_class], right[PROFILE][of_class]
         points = 100 * (int(clean.sum()) - int(now.sum())) / len(labels)
-        taken = names[np.bincount(answers[lost]).argmax()] if lost.any() else "-"
+        taken = names[np.bincount(predictions[lost]).argmax()] if lost.any() else "-"
         rows.append((names[label], len(clean), clean.mean(), now.mean(), points, taken))
     return sorted(rows, key=lambda row: -row[4])
 

@@ -175,37 +175,37 @@ def _reproduce(name: str, config: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-# -- the best runs: their answers
+# -- the best runs: their predictions
 
 
 def _describe_answers(run: Path, data: PreparedData) -> dict[str, Any]:
     """Return the details of a run's predictions on the test."""
     scored, metrics, config = data.test, read_metrics(run, "test"), read_config(run)
     shapes = {"labels": scored.labels.shape}
-    answers = read_arrays(run / name_predictions("test"), shapes)
+    predictions = read_arrays(run / name_predictions("test"), shapes)
     seed = config.get("settings", {}).get("seed", 0)
-    versions = [version for version in TTA_VERSIONS if version in answers]
+    versions = [version for version in TTA_VERSIONS if version in predictions]
     cams = read_arrays(run / GRAD_CAM) if (run / GRAD_CAM).is_file() else {}
     scores = {version: final_scores(metrics["test"][version]) for version in versions}
     return {
         "confusion": {version: scores[version]["confusion"] for version in versions},
         "recall": {version: _clean(scores[version]["recall"]) for version in versions},
         "reliability": {
-            version: _bin_confidence(scored.labels, answers[version].mean(axis=0))
+            version: _bin_confidence(scored.labels, predictions[version].mean(axis=0))
             for version in versions
         },
         "augmented": {
-            version: _compare_views(scored.labels, answers[version])
+            version: _compare_views(scored.labels, predictions[version])
             for version in versions
-            if len(answers[version]) > 1
+            if len(predictions[version]) > 1
         },
         "severities": {
-            profile: _score_severities(profile, scored, answers[profile][0], seed)
+            profile: _score_severities(profile, scored, predictions[profile][0], seed)
             for profile in TABLES
-            if profile in answers
+            if profile in predictions
         },
         "mistakes": {
-            version: _list_mistakes(version, scored, answers[version].mean(axis=0), cams)
+            version: _list_mistakes(version, scored, predictions[version].mean(axis=0), cams)
             for version in versions
         },
     }

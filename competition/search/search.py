@@ -44,8 +44,8 @@ from competition.training.selection import calibrate
 # A full disk or a storage that is gone are nothing that another trial would do better.
 NOT_THE_TRIALS_FAULT = (OSError, OptunaError, SQLAlchemyError)
 SIGNIFICANCE = 0.05  # probability under which chance explains a gain no more
-# Attributes of a trial, as hexadecimal digits: its right answers, and, where the metric is another
-# one than accuracy, its probabilities in float32.
+# Attributes of a trial, as hexadecimal digits: which predictions are right, and, where the metric
+# is another one than accuracy, its probabilities in float32.
 CORRECT, PROBABILITIES = "correct", "probabilities"
 
 
@@ -230,7 +230,7 @@ def _settle(
     if given is None:
         return base, f"{found}: the settings as given were not finished, and stay"
     if metric == ACCURACY:
-        probability = compare_answers(best, given)
+        probability = compare_predictions(best, given)
     else:
         probability = compare_probabilities(best, given, scored, metric)
     probability *= len(trials) - 1
@@ -240,10 +240,10 @@ def _settle(
     return best.params, f"{found}: beyond chance (p = {probability:.2g})"
 
 
-def compare_answers(better: FrozenTrial, worse: FrozenTrial) -> float:
+def compare_predictions(better: FrozenTrial, worse: FrozenTrial) -> float:
     """Return the probability that a trial is that much better, or more, by chance alone, 0..1.
 
-    It is McNemar's exact test, one-sided, on the answers to the same images.
+    It is McNemar's exact test, one-sided, on the predictions for the same images.
     """
     return mcnemar(_read_correct(better), _read_correct(worse), alternative="greater")
 

@@ -24,7 +24,7 @@ VALIDATED_FROM = 2 / 3  # of a stage: before that a score tells little of the la
 
 @dataclass(frozen=True)
 class TrialResult:
-    """The best selection score, and the answers to the validation images then.
+    """The best selection score, and the predictions for the validation images then.
 
     correct: (m,) bool. probabilities: (m, K).
     """
@@ -88,9 +88,9 @@ class TrialTrainer:
         labels = self.data.validation_labels
         fit_stage(network, batches, (validation, labels), stage, config, keeper)
         keeper.load_best(network)
-        answers = keeper.predictions
-        assert answers is not None
-        return TrialResult(keeper.best_score, answers.argmax(axis=1) == labels, answers)
+        predictions = keeper.predictions
+        assert predictions is not None
+        return TrialResult(keeper.best_score, predictions.argmax(axis=1) == labels, predictions)
 
 
 def ignore_epoch(score: float | None, epoch: int) -> None:

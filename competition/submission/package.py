@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from competition.codabench.dry_run import Answers, run_ingestion
+from competition.codabench.dry_run import Predictions, run_ingestion
 from competition.common.console import say, timed
 from competition.common.errors import CheckFailedError, NotCheckedError
 from competition.common.files import replacing, write_json
@@ -84,26 +84,26 @@ def package_run(
         if settings.float16:
             expected = _predict_rounded(folder, images, expected)
         try:
-            answers, difference = verify(unverified, images, expected, limits)
-            usage = estimate_usage(answers, images, settings.batch_size, megabytes, limits)
+            predictions, difference = verify(unverified, images, expected, limits)
+            usage = estimate_usage(predictions, images, settings.batch_size, megabytes, limits)
             require_usage(usage, limits, views)
             unchecked = _try_server(server, unverified, images, expected, limits)
         except CheckFailedError as error:
             raise CheckFailedError(str(error).replace(str(unverified), str(zip_path))) from error
-    load, predict, _ = answers.seconds
+    load, predict, _ = predictions.seconds
     figures = {
         "images": len(images),
         "megabytes": round(megabytes, 2),
         "load_seconds": round(load, 2),
         "predict_seconds": round(predict, 2),
-        "peak_megabytes": round(answers.peak_megabytes),
+        "peak_megabytes": round(predictions.peak_megabytes),
         "largest_difference": difference,
     }
     write_json(run / PACKAGE, figures)
     alike = f"probabilities within {difference:.0e}" if difference else "the same probabilities"
     say(
         f"{zip_path}: verified. {megabytes:.2f} MB; loads in {load:.2f} s, predicts {len(images)} "
-        f"images in {predict:.2f} s, {answers.peak_megabytes:.0f} MB; the same labels as the "
+        f"images in {predict:.2f} s, {predictions.peak_megabytes:.0f} MB; the same labels as the "
         f"trained network, {alike}"
     )
     say(f"on the server, {describe_usage(usage, limits)}")
@@ -114,7 +114,7 @@ def package_run(
 
 
 def read_temperature(run: Path) -> float:
-    """Return the temperature that calibrates the answers of a run; 1 where they stay."""
+    """Return the temperature that calibrates the predictions of a run; 1 where they stay."""
     known = read_metrics(run) if (run / METRICS).is_file() else {}
     return float(known.get("temperature", 1.0))
 
@@ -198,17 +198,17 @@ def verify(
     expected: np.ndarray,
     limits: LimitsConfig,
     python: Path | None = None,
-) -> tuple[Answers, float]:
-    """Run the zip; return its answers and the largest difference of a probability from `expected`.
+) -> tuple[Predictions, float]:
+    """Run the zip; return its predictions and their largest difference from `expected`.
 
     expected: (n, K). python: the interpreter (default: this one). Raises CheckFailedError where a
     limit is exceeded, a probability differs by more than 1e-4, or a label differs although the
     trained networks are surer of another one.
     """
-    answers = run_ingestion(zip_path, images, limits, python, len(images), elsewhere=True)
-    assert answers.probabilities is not None
-    difference = float(np.abs(answers.probabilities - expected).max())
-    chosen = np.take_along_axis(expected, answers.labels[:, None], axis=1)[:, 0]
+    predictions = run_ingestion(zip_path, images, limits, python, len(images), elsewhere=True)
+    assert predictions.probabilities is not None
+    difference = float(np.abs(predictions.probabilities - expected).max())
+    chosen = np.take_along_axis(expected, predictions.labels[:, None], axis=1)[:, 0]
     others = int((expected.max(axis=1) - chosen > 2 * TOLERANCE).sum())
     if others or not difference <= TOLERANCE:
         raise CheckFailedError(
@@ -216,7 +216,7 @@ def verify(
             f"labels differ, probabilities by up to {difference:.1e}; this is a fault of the "
             "packaging, please report it."
         )
-    return answers, difference
+    return predictions, difference
 
 
 def _predict_rounded(folder: Path, images: np.ndarray, trained: np.ndarray) -> np.ndarray:

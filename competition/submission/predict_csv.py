@@ -126,7 +126,7 @@ def _require_classes(zip_path: Path, class_names: tuple[str, ...], runs: Path) -
 
 @dataclass(frozen=True)
 class Sample:
-    """The form of the answers.
+    """The form of the predictions.
 
     ids: of the rows, in their order. columns: all names, that of the ids first. classes: of each
     further column, or nothing where the only one holds labels. labels: the text of each class in
@@ -297,7 +297,7 @@ def _lay_out(
     class_names: tuple[str, ...],
     sample: Sample | None,
 ) -> pd.DataFrame:
-    """Return the table of answers, (n, 1 + labels or classes)."""
+    """Return the table of predictions, (n, 1 + labels or classes)."""
     labels = np.array(sample.labels if sample else default_labels(class_names))
     chosen = labels[probabilities.argmax(axis=1)]
     if sample is None:

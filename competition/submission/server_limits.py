@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from competition.codabench.dry_run import Answers
+from competition.codabench.dry_run import Predictions
 from competition.common.errors import CheckFailedError
 from competition.config import LimitsConfig
 
@@ -31,7 +31,7 @@ class Usage:
 
 
 def estimate_usage(
-    answers: Answers,
+    predictions: Predictions,
     images: np.ndarray,
     batch_size: int,
     zip_megabytes: float,
@@ -42,11 +42,11 @@ def estimate_usage(
     The second prediction compiles nothing. The quicker rate of the two holds for further batches,
     which are all of one size.
     """
-    load, first, second = answers.seconds
+    load, first, second = predictions.seconds
     batches = math.ceil(len(images) / batch_size)
     rate = min(first, second) / batches
     further = max(0, limits.images - len(images)) * images[0].nbytes / 2**20
-    memory = answers.peak_megabytes + further
+    memory = predictions.peak_megabytes + further
     return Usage(load + first - rate * batches, rate, batch_size, memory, zip_megabytes)
 
 

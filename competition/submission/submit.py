@@ -139,10 +139,10 @@ def find_file(target: Target, folder: Path) -> Path:
         files = [path for path in places if path.is_file()][:1]
     if not files:
         wanted = "" if target.file == LATEST else f" of {target.file}"
-        raise UserError(
-            f"--submit finds no {suffix}{wanted} in {folder}; "
-            f"{'--package writes zips' if suffix == '.zip' else '--predict PATH writes answers'}."
+        writer = (
+            "--package writes zips" if suffix == ".zip" else "--predict PATH writes predictions"
         )
+        raise UserError(f"--submit finds no {suffix}{wanted} in {folder}; {writer}.")
     return files[-1]
 
 

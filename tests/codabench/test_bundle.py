@@ -195,8 +195,8 @@ def run_program(program: Path, app: Path) -> None:
 
 
 def test_labels_of_hidden_images_are_in_the_reference_data_alone(bundle: Path) -> None:
-    answers = [path.relative_to(bundle) for path in bundle.rglob("labels*")]
-    assert sorted(map(str, answers)) == [
+    predictions = [path.relative_to(bundle) for path in bundle.rglob("labels*")]
+    assert sorted(map(str, predictions)) == [
         "test/reference_data/labels.npy",
         "validation/reference_data/labels.npy",
     ]

@@ -84,13 +84,13 @@ def test_a_submission_finds_what_lies_beside_it_and_packaging_tries_it_elsewhere
 ) -> None:
     files = {"model.py": "import helper\nopen('helper.py').close()\n" + PLAIN, "helper.py": ""}
     zip_path = write_zip(tmp_path / "good.zip", files)
-    answers = run_ingestion(zip_path, IMAGES, LimitsConfig())
-    assert answers.labels.tolist() == [0] * 70
+    predictions = run_ingestion(zip_path, IMAGES, LimitsConfig())
+    assert predictions.labels.tolist() == [0] * 70
     with pytest.raises(CheckFailedError, match=r"No such file.*helper\.py"):
         run_ingestion(zip_path, IMAGES, LimitsConfig(), elsewhere=True)
     files["model.py"] = "import helper\n" + PLAIN
-    answers = run_ingestion(write_zip(zip_path, files), IMAGES, LimitsConfig(), elsewhere=True)
-    assert answers.labels.tolist() == [0] * 70
+    predictions = run_ingestion(write_zip(zip_path, files), IMAGES, LimitsConfig(), elsewhere=True)
+    assert predictions.labels.tolist() == [0] * 70
 
 
 def test_a_dry_run_shows_what_the_server_would(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def draw_answers(classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
 def test_the_scoring_program_computes_each_metric_as_the_leaderboard_does(name: str) -> None:
     labels, probabilities = draw_answers()
     names = ["a", "b", "c", "d"]
-    answers = labels, probabilities.argmax(axis=1), names, 1.0, None, name
-    scores, page = score_labels(*answers, probabilities)
+    predictions = labels, probabilities.argmax(axis=1), names, 1.0, None, name
+    scores, page = score_labels(*predictions, probabilities)
     assert next(iter(scores)) == name
     assert scores[name] == pytest.approx(METRICS[name].compute(labels, probabilities), rel=1e-5)
     assert {"accuracy", "f1_macro", "f1_weighted", "duration"} <= set(scores)

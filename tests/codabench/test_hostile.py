@@ -19,14 +19,14 @@ from tests.factories import IMAGES, PLAIN, write_zip
 LABELS = np.arange(70) % 3
 HONEST = PLAIN.replace("zeros(len(X), int)", "arange(len(X)) % 3")
 ZEROS = 24 / 70
-# What most of them need; `out` is where the answers are kept.
+# What most of them need; `out` is where the predictions are kept.
 START = """
 import atexit, os, signal, socket, subprocess, sys, time, zipfile
 import numpy as np
 out = sys.argv[sys.argv.index("--output") + 1]
-answers = out + "/predictions.npz"
+predictions = out + "/predictions.npz"
 def answer(**arrays):
-    np.savez(answers, **arrays)
+    np.savez(predictions, **arrays)
 """
 RIGHT = "labels=np.arange(70) % 3, seconds=np.zeros(3)"
 # Name -> what its model.py does before it answers zeros; its reason, or '' where it is graded.
@@ -58,33 +58,33 @@ KINDS = {
         "    os._exit(0)",
         "",
     ),
-    "rewrites its answers behind": (
+    "rewrites its predictions behind": (
         "if os.fork() == 0:\n    time.sleep(2)\n    answer(" + RIGHT + ")\n    os._exit(0)",
         "",
     ),
-    "ends before it is asked": ("os._exit(0)", "leaves no readable answers: No such file"),
+    "ends before it is asked": ("os._exit(0)", "leaves no readable predictions: No such file"),
     "leaves keys out": ("answer(labels=np.zeros(70, int))\nos._exit(0)", "'seconds' is missing"),
-    "answers with a pipe": ("os.mkfifo(answers)\nos._exit(0)", "no plain file"),
+    "predictions with a pipe": ("os.mkfifo(predictions)\nos._exit(0)", "no plain file"),
     "answers with a link": (
-        "os.symlink('/etc/passwd', answers)\nos._exit(0)",
+        "os.symlink('/etc/passwd', predictions)\nos._exit(0)",
         "Too many levels of symbolic links",
     ),
-    "answers elsewhere": (
+    "predictions elsewhere": (
         "os.rename(out, out + '_')\nos.symlink(out + '_', out)\nanswer(" + RIGHT + ")\nos._exit(0)",
         "replaced by a link",
     ),
-    "answers a bomb": (
-        "np.savez_compressed(answers, labels=np.zeros(70, int), seconds=np.zeros(10**7))\n"
+    "predictions a bomb": (
+        "np.savez_compressed(predictions, labels=np.zeros(70, int), seconds=np.zeros(10**7))\n"
         "os._exit(0)",
         "'labels' is compressed",
     ),
-    "answers too much": (
+    "predictions too much": (
         "answer(labels=np.zeros(10**6, int), seconds=np.zeros(3))\nos._exit(0)",
         "no plain file of at most",
     ),
-    "answers a shape beyond memory": (
+    "predictions a shape beyond memory": (
         "head = dict(descr='<i8', fortran_order=False, shape=(10**15,))\n"
-        "with zipfile.ZipFile(answers, 'w') as archive, archive.open('labels.npy', 'w') as file:\n"
+        "with zipfile.ZipFile(predictions, 'w') as made, made.open('labels.npy', 'w') as file:\n"
         "    np.lib.format.write_array_header_1_0(file, head)\n"
         "os._exit(0)",
         "'labels' is int64 of shape",

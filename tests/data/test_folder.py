@@ -254,8 +254,8 @@ def test_a_competition_as_it_unzips_is_read_by_its_csv(
     save_images(tmp_path, *(f"test_data/{name}" for name in reversed(NAMES)))
     rows = "".join(f"{name},{kind}\n" for name, kind in ROWS)
     save_table(tmp_path, "sample_index,label\n" + rows, "train_labels.csv")
-    answers = "".join(f"test_data/{name},flat\n" for name in NAMES)
-    save_table(tmp_path, "sample_index,label\n" + answers, "sample_submission.csv")
+    predictions = "".join(f"test_data/{name},flat\n" for name in NAMES)
+    save_table(tmp_path, "sample_index,label\n" + predictions, "sample_submission.csv")
     save_table(tmp_path, "sample_index\n" + "\n".join(NAMES), "test.csv")
     assert count_classes(tmp_path) == {"flat": 4, "round": 4}
     assert read_reds(tmp_path) == list(range(8))

@@ -29,21 +29,25 @@ SCORED = ScoredSet(
 
 def answer(*wrong: int) -> np.ndarray:
     """Return probabilities (1, 12, 3) that are right but for these images, taken for the next."""
-    answers = LABELS.copy()
-    answers[list(wrong)] = (answers[list(wrong)] + 1) % 3
-    return np.asarray(np.eye(3, dtype=np.float32)[answers][None])
+    predictions = LABELS.copy()
+    predictions[list(wrong)] = (predictions[list(wrong)] + 1) % 3
+    return np.asarray(np.eye(3, dtype=np.float32)[predictions][None])
 
 
 def make_scored_run(
-    paths: Paths, name: str, answers: dict[str, np.ndarray], splits: str = "s", **settings: float
+    paths: Paths,
+    name: str,
+    predictions: dict[str, np.ndarray],
+    splits: str = "s",
+    **settings: float,
 ) -> None:
     facts = {"splits": splits, "class_names": ["a", "b", "c"], "settings": settings}
     write_json(paths.runs / name / "config.json", facts)
-    scores = score_predictions(SCORED, answers, seed=0)
+    scores = score_predictions(SCORED, predictions, seed=0)
     metrics = {"test": scores, "distortion": "d"}
     write_json(paths.runs / name / "metrics.json", metrics)
     known = {"labels": LABELS, "wrong_labels": SCORED.surely_wrong}
-    write_arrays(paths.runs / name / "predictions_test.npz", **known, **answers)
+    write_arrays(paths.runs / name / "predictions_test.npz", **known, **predictions)
 
 
 @pytest.fixture

@@ -226,8 +226,8 @@ def test_a_network_at_chance_is_told_from_one_that_beats_it(
 ) -> None:
     run = make_trained_run(tmp_path, prepared)
     labels = prepared.validation.labels
-    answers = labels if right else np.zeros_like(labels)
-    np.save(run / PREDICTIONS, np.eye(3, dtype=np.float32)[np.tile(answers, 2)])
+    predictions = labels if right else np.zeros_like(labels)
+    np.save(run / PREDICTIONS, np.eye(3, dtype=np.float32)[np.tile(predictions, 2)])
     evaluate_run(THREE_VIEWS, prepared, run, ENDED)
     metrics = read_json(run / "metrics.json")
     assert metrics["selection_score"] == (1.0 if right else pytest.approx(1 / 3))

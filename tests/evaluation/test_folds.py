@@ -1,4 +1,4 @@
-"""Cross-validation: out-of-fold answers, and the time that folds take."""
+"""Cross-validation: out-of-fold predictions, and the time that folds take."""
 
 from pathlib import Path
 
@@ -22,8 +22,10 @@ def write_folds(folder: Path, splits: str = "s") -> list[Path]:
     for run, indices in zip(runs, INDICES, strict=True):
         run.mkdir(parents=True)
         facts = {"labels": LABELS[indices], "wrong_labels": np.zeros(3, bool)}
-        answers = np.eye(3, dtype=np.float32)[LABELS[indices]][None]
-        write_arrays(run / "predictions_validation.npz", **facts, clean=answers, revealed=answers)
+        predictions = np.eye(3, dtype=np.float32)[LABELS[indices]][None]
+        write_arrays(
+            run / "predictions_validation.npz", **facts, clean=predictions, revealed=predictions
+        )
         test = np.full((2, 3, 3), 1 / 3, np.float32)
         write_arrays(run / "predictions_test.npz", **facts, clean=test, revealed=test)
         metrics = {"views": 2, "distortion": "fold's", "select_by": "clean+revealed"}

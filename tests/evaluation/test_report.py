@@ -106,7 +106,7 @@ def test_mistakes_are_wrong_most_confident_first_and_have_index_file_and_grad_ca
     project: Paths, prepared: PreparedData
 ) -> None:
     content = read(project)
-    answers = read_arrays(project.runs / "tiny_cnn_001" / "predictions_test.npz")
+    predictions = read_arrays(project.runs / "tiny_cnn_001" / "predictions_test.npz")
     mistakes = content["details"]["tiny_cnn_001"]["mistakes"]["revealed"]
     confidences = [mistake["confidence"] for mistake in mistakes]
     assert 0 < len(mistakes) <= 12
@@ -114,7 +114,7 @@ def test_mistakes_are_wrong_most_confident_first_and_have_index_file_and_grad_ca
     for mistake in mistakes:
         index = content["indices"][mistake["image"]] - 1000
         assert content["files"][mistake["image"]] == f"a, b/{1000 + index}.png"
-        probabilities = answers["revealed"].mean(axis=0)[index]
+        probabilities = predictions["revealed"].mean(axis=0)[index]
         assert mistake["truth"] == prepared.test.labels[index] != mistake["guess"]
         assert mistake["guess"] == probabilities.argmax()
         assert np.shape(mistake["cam"]) == (4, 4)

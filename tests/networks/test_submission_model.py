@@ -54,10 +54,10 @@ def test_members_are_averaged_by_their_shares(tmp_path: Path) -> None:
     first, second = (network.predict_on_batch(IMAGES[:35]) for _, network in runs)
     made = submission_model.Model(tmp_path / "zip")
     assert len(made.networks) == 2
-    answers = made.predict_proba(IMAGES[:35])
-    assert answers.dtype == np.float32
-    np.testing.assert_allclose(answers, (2 * first + second) / 3, atol=1e-6)
-    np.testing.assert_allclose(predict_mean(members, IMAGES[:35], 1, 35), answers, atol=1e-6)
+    predictions = made.predict_proba(IMAGES[:35])
+    assert predictions.dtype == np.float32
+    np.testing.assert_allclose(predictions, (2 * first + second) / 3, atol=1e-6)
+    np.testing.assert_allclose(predict_mean(members, IMAGES[:35], 1, 35), predictions, atol=1e-6)
     for member in made.config["members"]:  # as in the zips of earlier versions
         del member["share"]
     np.testing.assert_allclose(made.predict_proba(IMAGES[:35]), (first + second) / 2, atol=1e-6)

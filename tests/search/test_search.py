@@ -26,7 +26,7 @@ from competition.search.rounds import EVERYTHING, FINE_TUNING_SPACE, SCRATCH_SPA
 from competition.search.search import (
     CORRECT,
     PROBABILITIES,
-    compare_answers,
+    compare_predictions,
     compare_probabilities,
     read_best,
     search_backbone,
@@ -39,7 +39,7 @@ Train = Callable[[TrialTrainer, Config, Any], TrialResult]
 
 
 def answer(score: float, number: int = 36) -> TrialResult:
-    """Return a result whose first answers are right."""
+    """Return a result whose first predictions are right."""
     correct = np.arange(number) < round(score * number)
     return TrialResult(float(correct.mean()), correct, np.where(correct[:, None], [0.9, 0.1], 0.5))
 
@@ -335,14 +335,16 @@ def test_two_trials_are_compared_by_mcnemars_exact_test(gained: int, lost: int, 
     worse = np.array([False] * gained + [True] * lost + [True] * same)
     order = np.random.default_rng(0).permutation(len(better))
     trials = [
-        create_trial(value=0.5, user_attrs={CORRECT: np.packbits(answers[order]).tobytes().hex()})
-        for answers in (better, worse)
+        create_trial(
+            value=0.5, user_attrs={CORRECT: np.packbits(predictions[order]).tobytes().hex()}
+        )
+        for predictions in (better, worse)
     ]
     count = gained + lost
     chance = binomtest(gained, count, alternative="greater").pvalue if count else 1.0
-    assert compare_answers(*trials) == pytest.approx(chance)
+    assert compare_predictions(*trials) == pytest.approx(chance)
     ways = sum(math.comb(count, more) for more in range(gained, count + 1))
-    assert compare_answers(*trials) == pytest.approx(ways / 2**count)
+    assert compare_predictions(*trials) == pytest.approx(ways / 2**count)
 
 
 @pytest.mark.parametrize(
@@ -428,10 +430,10 @@ def test_probabilities_that_are_better_by_chance_are_told_from_better_ones(name:
     labels = np.arange(300) % 3
 
     def draw(skill: float) -> FrozenTrial:
-        answers = generator.dirichlet(np.ones(3), 300).astype(np.float32)
-        answers[np.arange(300), labels] += skill
-        answers /= answers.sum(axis=1, keepdims=True)
-        return create_trial(value=0.5, user_attrs={PROBABILITIES: answers.tobytes().hex()})
+        predictions = generator.dirichlet(np.ones(3), 300).astype(np.float32)
+        predictions[np.arange(300), labels] += skill
+        predictions /= predictions.sum(axis=1, keepdims=True)
+        return create_trial(value=0.5, user_attrs={PROBABILITIES: predictions.tobytes().hex()})
 
     good, as_good, bad = draw(0.9), draw(0.9), draw(0.2)
     metric = METRICS[name]

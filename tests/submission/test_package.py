@@ -44,14 +44,14 @@ def test_the_zip_answers_as_the_network_does_from_a_process_of_its_own(
     packed: tuple[Path, np.ndarray],
 ) -> None:
     zip_path, expected = packed
-    answers, difference = verify(zip_path, IMAGES, expected, LimitsConfig())
-    assert answers.labels.tolist() == expected.argmax(axis=1).tolist()
-    assert set(answers.labels) == {0, 1, 2}
-    assert answers.probabilities is not None
-    np.testing.assert_allclose(answers.probabilities, expected, atol=1e-5)
+    predictions, difference = verify(zip_path, IMAGES, expected, LimitsConfig())
+    assert predictions.labels.tolist() == expected.argmax(axis=1).tolist()
+    assert set(predictions.labels) == {0, 1, 2}
+    assert predictions.probabilities is not None
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-5)
     assert difference < 1e-5
-    assert answers.peak_megabytes > 50
-    assert min(answers.seconds) > 0
+    assert predictions.peak_megabytes > 50
+    assert min(predictions.seconds) > 0
 
 
 def test_a_zip_that_answers_otherwise_is_refused(packed: tuple[Path, np.ndarray]) -> None:

@@ -59,7 +59,7 @@ def write_sample(path: Path, table: dict[str, list[object]]) -> Path:
 def answer(
     zip_path: Path, source: Path, sample: Path | None = None, skip: bool = False
 ) -> pd.DataFrame:
-    target = source.with_name("answers.csv")
+    target = source.with_name("predictions.csv")
     runs = source.parent / "runs"
     predict_csv(zip_path, source, sample, target, Config(), skip, runs)
     return pd.read_csv(target, dtype={0: str})
@@ -71,11 +71,11 @@ def test_a_class_per_column_in_the_order_of_the_sample(
     ids = sorted(NAMES)
     zeros: list[object] = [0] * len(ids)
     table = {"name": list[object](ids), "Class_C": zeros, "a": zeros, "B": zeros}
-    answers = answer(zip_path, folder, write_sample(tmp_path / "sample.csv", table))
-    assert list(answers.columns) == list(table)
-    assert answers["name"].tolist() == ids
+    predictions = answer(zip_path, folder, write_sample(tmp_path / "sample.csv", table))
+    assert list(predictions.columns) == list(table)
+    assert predictions["name"].tolist() == ids
     rows = expected[[NAMES.index(name) for name in ids]]
-    np.testing.assert_allclose(answers[["a", "B", "Class_C"]], rows, atol=1e-5)
+    np.testing.assert_allclose(predictions[["a", "B", "Class_C"]], rows, atol=1e-5)
 
 
 @pytest.mark.parametrize(("value", "texts"), [("a", "abc"), (0, "012"), ("", "abc")])
@@ -89,8 +89,8 @@ def test_labels_are_written_as_the_sample_has_them(
 ) -> None:
     table = {"id": [Path(name).stem for name in NAMES], "kind": [value] * len(NAMES)}
     sample = write_sample(tmp_path / "sample.csv", table)  # type: ignore[arg-type]
-    answers = answer(zip_path, folder, sample)
-    assert [str(text) for text in answers["kind"]] == [
+    predictions = answer(zip_path, folder, sample)
+    assert [str(text) for text in predictions["kind"]] == [
         texts[label] for label in expected.argmax(axis=1)
     ]
 
@@ -110,8 +110,8 @@ def test_without_a_sample_the_rows_are_those_of_the_source(
     labels = ["abc"[label] for label in expected.argmax(axis=1)]
     table = folder / "test.tsv"
     table.write_text("file\tdate\n" + "".join(f"{name}\t1\n" for name in NAMES))
-    answers = answer(zip_path, table)
-    assert (answers["id"].tolist(), answers["label"].tolist()) == (NAMES, labels)
+    predictions = answer(zip_path, table)
+    assert (predictions["id"].tolist(), predictions["label"].tolist()) == (NAMES, labels)
     table.write_text("file\nd0\nc0\nd0\n")
     sample = write_sample(tmp_path / "sample.csv", {"id": ["d0", "c0"], "label": [0, 0]})
     assert answer(zip_path, table, sample)["id"].tolist() == ["d0", "c0"]
@@ -126,9 +126,9 @@ def test_an_npz_takes_the_ids_of_the_sample_in_its_order(
 ) -> None:
     np.savez(tmp_path / "test.npz", images=IMAGES[: len(NAMES)])
     table: dict[str, list[object]] = {"id": list(NAMES), "label": [0] * len(NAMES)}
-    answers = answer(zip_path, tmp_path / "test.npz", write_sample(tmp_path / "s.csv", table))
-    assert answers["id"].tolist() == NAMES
-    assert answers["label"].tolist() == expected.argmax(axis=1).tolist()
+    predictions = answer(zip_path, tmp_path / "test.npz", write_sample(tmp_path / "s.csv", table))
+    assert predictions["id"].tolist() == NAMES
+    assert predictions["label"].tolist() == expected.argmax(axis=1).tolist()
     shorter = {key: values[1:] for key, values in table.items()}
     with pytest.raises(UserError, match=r"11 rows, and .* 12 images"):
         answer(zip_path, tmp_path / "test.npz", write_sample(tmp_path / "s.csv", shorter))
@@ -140,9 +140,9 @@ def test_two_classes_may_be_told_by_the_probability_of_the_second(tmp_path: Path
     packed = Path(shutil.make_archive(str(tmp_path / "two"), "zip", tmp_path / "two"))
     np.savez(tmp_path / "test.npz", images=IMAGES[:5])
     sample = write_sample(tmp_path / "sample.csv", {"id": [*range(5)], "sick": [0.5] * 5})
-    answers = answer(packed, tmp_path / "test.npz", sample)
+    predictions = answer(packed, tmp_path / "test.npz", sample)
     expected = Model(tmp_path / "two").predict_proba(IMAGES[:5])[:, 1]
-    np.testing.assert_allclose(answers["sick"], expected, atol=1e-5)
+    np.testing.assert_allclose(predictions["sick"], expected, atol=1e-5)
 
 
 def test_images_without_a_row_are_left_out_and_said(
@@ -173,7 +173,7 @@ def test_a_sample_that_does_not_fit_is_refused(
     sample = write_sample(tmp_path / "sample.csv", table)
     with pytest.raises(UserError, match=sentence):
         answer(zip_path, folder, sample)
-    assert not (tmp_path / "answers.csv").exists()
+    assert not (tmp_path / "predictions.csv").exists()
 
 
 def test_an_id_that_may_mean_two_images_is_refused(
@@ -194,9 +194,9 @@ def test_an_unreadable_image_is_named_and_gets_the_commonest_class_where_asked(
     sample = write_sample(tmp_path / "sample.csv", table)
     with pytest.raises(UserError, match=r"b0.png"):
         answer(zip_path, folder, sample)
-    answers = answer(zip_path, folder, sample, skip=True)
-    alike = (answers[["a", "b", "c"]] == SHARES).all(axis=1)
-    assert answers["id"][alike].tolist() == ["b0.png"]
+    predictions = answer(zip_path, folder, sample, skip=True)
+    alike = (predictions[["a", "b", "c"]] == SHARES).all(axis=1)
+    assert predictions["id"][alike].tolist() == ["b0.png"]
     assert "1 of 12 images CANNOT BE READ" in capsys.readouterr().out
 
 

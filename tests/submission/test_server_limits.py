@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from competition.codabench.dry_run import Answers
+from competition.codabench.dry_run import Predictions
 from competition.common.errors import CheckFailedError
 from competition.config import LimitsConfig
 from competition.submission.server_limits import (
@@ -25,11 +25,11 @@ def estimate(
     limits: LimitsConfig = LIMITS,
 ) -> Usage:
     labels, probabilities = np.zeros(count, np.int64), np.zeros((count, 3), np.float32)
-    answers = Answers(
+    predictions = Predictions(
         labels, probabilities, seconds, wall_seconds=9.0, peak_megabytes=900.0, output=""
     )
     images = np.zeros((count, side, side, 3), np.uint8)
-    return estimate_usage(answers, images, batch_size, 1.0, limits)
+    return estimate_usage(predictions, images, batch_size, 1.0, limits)
 
 
 def test_the_time_of_compiling_is_not_multiplied() -> None:

@@ -134,7 +134,7 @@ def test_all_backbones_answer_alike_under_the_servers_versions(tmp_path: Path) -
     zip_path = Path(shutil.make_archive(str(tmp_path / "five"), "zip", tmp_path / "five"))
     for run in runs:
         labels = predict_mean([run], IMAGES, 2, 35).argmax(axis=1)
-        assert len(set(labels)) > 1, "answers that tell nothing"
+        assert len(set(labels)) > 1, "predictions that tell nothing"
     expected = predict_mean(runs, IMAGES, 2, 35)
     _, difference = verify(zip_path, IMAGES, expected, LimitsConfig(), python)
     assert difference < TOLERANCE / len(runs)

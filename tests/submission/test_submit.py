@@ -157,7 +157,9 @@ def test_the_file_is_the_named_one_that_of_a_run_or_the_latest(tmp_path: Path) -
     assert find_file(Target("a_001", "kaggle", "x"), folder).name == "a_001.csv"
     own = folder / "b_001.zip"
     assert find_file(Target(str(own), "kaggle", "x"), folder) == own
-    with pytest.raises(UserError, match=r"no \.csv of b_001 in .*; --predict PATH writes answers"):
+    with pytest.raises(
+        UserError, match=r"no \.csv of b_001 in .*; --predict PATH writes predictions"
+    ):
         find_file(Target("b_001", "kaggle", "x"), folder)
 
 

@@ -130,8 +130,8 @@ def test_the_plateau_rule_lowers_the_rate_of_the_epochs_that_follow(
 ) -> None:
     config = with_settings(with_schedule("plateau"), {"training.plateau_patience": 1})
     config = with_settings(config, {"training.warm_up": 0.0})
-    answers = np.tile([1.0, 0.0, 0.0], (28, 1))
-    monkeypatch.setattr(training, "predict", lambda network, inputs: answers)
+    predictions = np.tile([1.0, 0.0, 0.0], (28, 1))
+    monkeypatch.setattr(training, "predict", lambda network, inputs: predictions)
     fit_dense(Keeper(), make_dense(), None, config)
     assert clock.rates[::7] == pytest.approx([0.1, 0.1, 0.05, 0.025])
 

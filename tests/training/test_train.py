@@ -393,7 +393,7 @@ def test_in_mixed_precision_weights_are_float32_and_give_the_same_answers_withou
     assert {str(weight.dtype) for weight in network.trainable_weights} == {"float32"}
     whole = build_network(CONFIG, data, RANDOM)
     whole.set_weights(network.get_weights())
-    answers = predict(network, data.validation_images)
-    assert answers.dtype == np.float32
-    np.testing.assert_allclose(predict(whole, data.validation_images), answers, atol=0.05)
-    assert np.ptp(answers) > 0.1
+    predictions = predict(network, data.validation_images)
+    assert predictions.dtype == np.float32
+    np.testing.assert_allclose(predict(whole, data.validation_images), predictions, atol=0.05)
+    assert np.ptp(predictions) > 0.1
