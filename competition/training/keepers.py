@@ -77,6 +77,15 @@ class Keeper:
         value = row[self.metric.column]
         return None if value is None else self.metric.flip(value)
 
+    def losses(self, stage: str) -> list[float]:
+        """Return the training losses of the epochs of a stage."""
+        return [row["loss"] for row in self.history if row["stage"] == stage]
+
+    @property
+    def can_return(self) -> bool:
+        """Whether a training that diverged goes on from its best weights; a trial has failed."""
+        return False
+
     def has_begun(self, stage: str) -> bool:
         """Tell whether an epoch of `stage` is kept."""
         return any(row["stage"] == stage for row in self.history)
@@ -114,6 +123,10 @@ class Keeper:
             self.keep(network, predictions)
         if self.report is not None:
             self.report(score, row["epoch"])
+
+    def add_lost_epoch(self, row: dict[str, Any]) -> None:
+        """Add the row of an epoch whose loss diverged; its weights are not kept."""
+        self.history.append(row)
 
     def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
         """Keep the weights as the best ones."""
@@ -180,6 +193,10 @@ class Checkpoint(Keeper):
                     pass
         return dict(state)
 
+    @property
+    def can_return(self) -> bool:
+        return bool(self.history)
+
     def position(self, stage: str) -> Position:
         saved = self.state["saved"]
         return Position(*saved["position"]) if saved and saved["stage"] == stage else Position()
@@ -222,6 +239,13 @@ class Checkpoint(Keeper):
         )
         if self.show is not None:
             self.show(row, len(self.history))
+
+    def add_lost_epoch(self, row: dict[str, Any]) -> None:
+        super().add_lost_epoch(row)
+        say(
+            f"  {self.title}, {row['stage']} epoch {row['epoch'] + 1} ({row['progress']:.0%}): "
+            f"loss {row['loss']:.3f}, DIVERGED; it goes on from its best weights, more slowly"
+        )
 
     def keep(self, network: keras.Model, predictions: np.ndarray | None) -> None:
         with replacing(self.folder / "best.weights.h5") as temporary:

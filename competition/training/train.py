@@ -40,6 +40,11 @@ VALIDATION_BATCH_SIZE = 64
 CHANCE_IMAGES = 400  # validation images that tell whether a network has learnt anything
 SHORTEST_EXTENSION = 0.2  # of its slot, by which a training goes on that has learnt nothing
 SIZE_STEP = 16  # pixels by which a growing input grows
+# A loss that was below LEARNT times that of a network that knows nothing, and rises above LOST
+# times that, has diverged. Then the rate is multiplied by RETURN_FACTOR, so often at most.
+LEARNT, LOST = 0.7, 0.9
+RETURN_FACTOR = 1 / 3
+MOST_RETURNS = 3
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
@@ -124,7 +129,8 @@ def fit_stage(
     validation: inputs (m, ...) and labels (m,), predicted after each whole epoch. Progress is the
     share of the epochs that is done; with a slot, the share of its time, on top of the progress
     before it. It drives the learning rate and the input size, so that each training ends annealed.
-    Raises TrialFailedError where the loss becomes infinite or NaN.
+    A run whose loss diverges goes on from its best weights, at a third of the rate.
+    Raises TrialFailedError where a loss becomes infinite or NaN and there are none.
     """
     training = config.training
     average = Average(network, training.average) if training.average else None
@@ -134,6 +140,7 @@ def fit_stage(
         keeper.restore(trainer.model, average)
     clock = _Clock(len(batches), stage.epochs, slot, position.progress)
     epoch, step = position.epoch, position.step
+    num_classes = batches.labels.shape[-1]
     started = time.monotonic()
     losses: list[tuple[int, float, float]] = []
     while not keeper.has_begun(stage.name) or not (
@@ -141,7 +148,8 @@ def fit_stage(
     ):
         if step == 0:
             started, losses = time.monotonic(), []
-        factor = plateau_factor(keeper.scores(stage.name), training)
+        returns = count_divergences(keeper.losses(stage.name), num_classes)
+        factor = plateau_factor(keeper.scores(stage.name), training) * RETURN_FACTOR**returns
         side = trainer.side(clock.progress(epoch, step))
 
         def rate(done: int, epoch: int = epoch, factor: float = factor) -> float:
@@ -171,23 +179,38 @@ def fit_stage(
             callbacks=[watcher],
         )
         logs = {name: values[-1] for name, values in model.history.history.items()}
-        if not math.isfinite(logs["loss"]):
-            raise diverged(stage)
         losses.append((watcher.steps_done - step, logs["loss"], logs["accuracy"]))
         step = watcher.steps_done
         progress = clock.progress(epoch, step)
-        if step < len(batches) and progress < 1:
+        loss = _mean(losses)
+        if step < len(batches) and progress < 1 and math.isfinite(loss):
             continue  # only the input size changes
         if average is not None:
             average.update()
             average.swap()
         predictions = None
-        if step >= len(batches) and progress >= keeper.validated_from:
+        if step >= len(batches) and progress >= keeper.validated_from and math.isfinite(loss):
             predictions = predict(network, validation[0])
+            if not np.isfinite(predictions).all():
+                loss, predictions = math.nan, None
         metric = get_metric(config.metric)
         row = _describe_epoch(stage, epoch, progress, losses, predictions, validation[1], metric)
         row |= {"learning_rate": rate(step - 1), "seconds": round(time.monotonic() - started, 2)}
-        keeper.add_epoch(row | {"side": side}, network, predictions)
+        row |= {"loss": loss, "side": side}
+        known = [*keeper.losses(stage.name), loss]
+        is_lost = count_divergences(known, num_classes) > returns
+        if is_lost and keeper.can_return and returns < MOST_RETURNS:
+            keeper.add_lost_epoch(row)
+            keeper.load_best(network)
+            fresh = Average(network, training.average) if training.average else None
+            place = Position(epoch + 1, 0, progress)
+            keeper.save(_Trainer(network, batches, stage, training).model, stage.name, place, fresh)
+            rest = slot and Slot(time.time(), slot.end)
+            fit_stage(network, batches, validation, stage, config, keeper, rest)  # as if resumed
+            return
+        if not math.isfinite(loss):
+            raise diverged(stage)
+        keeper.add_epoch(row, network, predictions)
         if average is not None:
             average.swap()
         epoch, step = epoch + 1, 0
@@ -320,6 +343,20 @@ def plateau_factor(scores: Sequence[float], config: TrainingConfig) -> float:
     return factor
 
 
+def count_divergences(losses: Sequence[float], num_classes: int) -> int:
+    """Return how many of these epochs lost what the epochs before had learnt.
+
+    Their loss is infinite or NaN, or again about as high as that of a network that knows nothing.
+    """
+    ignorant, lowest, count = math.log(num_classes), math.inf, 0
+    for loss in losses:
+        if not math.isfinite(loss) or (lowest < LEARNT * ignorant and loss > LOST * ignorant):
+            count += 1
+        else:
+            lowest = min(lowest, loss)
+    return count
+
+
 def has_stalled(scores: Sequence[float], config: TrainingConfig) -> bool:
     """Tell whether early stopping ends a stage after epochs with these scores."""
     if not scores or not config.stopping_patience:
@@ -350,17 +387,19 @@ def _describe_epoch(
 ) -> dict[str, Any]:
     steps = [count for count, _, _ in losses]
     row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "progress": round(progress, 4)}
-    row["loss"] = float(np.average([loss for _, loss, _ in losses], weights=steps))
+    row["loss"] = _mean(losses)
     row["accuracy"] = float(np.average([accuracy for _, _, accuracy in losses], weights=steps))
     row |= {"val_loss": None, "val_accuracy": None, metric.column: None}
     if predictions is not None:
-        if metric.needs_probabilities and not np.isfinite(predictions).all():
-            raise diverged(stage)
         own = predictions[np.arange(len(labels)), labels]
         row["val_loss"] = float(-np.log(np.maximum(own, 1e-7)).mean())
         row["val_accuracy"] = float(np.mean(predictions.argmax(axis=1) == labels))
         row[metric.column] = metric.flip(selection_score(metric, labels, predictions))
     return row
+
+
+def _mean(losses: list[tuple[int, float, float]]) -> float:
+    return float(np.average([loss for _, loss, _ in losses], weights=[n for n, _, _ in losses]))
 
 
 def diverged(stage: Stage) -> TrialFailedError:

@@ -1,5 +1,6 @@
 """Training keeps its best epoch, and goes on after a crash as if it had not stopped."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from competition.common import console
 from competition.common.errors import TrialFailedError, UserError
-from competition.config import Config, with_settings
+from competition.config import Config, TrainingConfig, with_settings
 from competition.data.arrays import TrainingData, one_hot
 from competition.metric import get_metric
 from competition.networks.layers import find_backbone, find_border
@@ -25,6 +26,7 @@ from competition.training.selection import selection_score
 from competition.training.stages import Stage
 from competition.training.train import (
     build_network,
+    count_divergences,
     fit_stage,
     has_stalled,
     plateau_factor,
@@ -274,6 +276,46 @@ def test_a_loss_that_diverges_says_what_to_change(
     monkeypatch.setattr(batches, "one_hot", spoil)
     with pytest.raises(TrialFailedError, match="a lower rate is needed"):
         train_in(tmp_path, CONFIG, RANDOM)
+
+
+def test_a_run_that_diverges_goes_on_from_its_best_weights_more_slowly(
+    pretrained: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = training.shape_rate
+
+    def spoil(progress: float, config: TrainingConfig) -> float:
+        return 1e30 if 0.4 < progress < 0.6 else plain(progress, config)  # in the third epoch
+
+    monkeypatch.setattr(training, "shape_rate", spoil)
+    config = with_settings(LIVELY, {"training.frozen_epochs": 0, "training.fine_tuning_epochs": 5})
+    kept = train_in(tmp_path / "a", config, pretrained)
+    rows = [row for row in kept.history if row["stage"] == "fine-tuning"]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["val_accuracy"] is None for row in rows] == [False, False, True, False, False]
+    rate = plain(rows[3]["progress"], config.training) * config.training.fine_tuning_learning_rate
+    assert rows[3]["learning_rate"] == pytest.approx(rate / 3, rel=0.3)
+    assert max(row["val_accuracy"] for row in rows if row["val_accuracy"]) == kept.best_score
+    images = make_data().validation_images
+    np.testing.assert_allclose(
+        np.load(kept.folder / keepers.PREDICTIONS), predict(kept.network, images), atol=1e-6
+    )
+    with pytest.MonkeyPatch.context() as patch:  # killed between the divergence and the end
+        kill_after(patch, Checkpoint, "save", 4)
+        broken, _ = train_until_done(tmp_path / "b", config, pretrained)
+    assert_alike(broken, kept)
+
+
+@pytest.mark.parametrize(
+    ("losses", "count"),
+    [
+        ([4.4, 2.6, 1.2, 0.9], 0),
+        ([0.02, 0.05, 0.03], 0),
+        ([1.1, 0.7, 451.4, 0.9, 2.07], 2),
+        ([1.1, math.nan, 0.9, math.inf], 2),
+    ],
+)
+def test_a_loss_diverges_where_it_knows_nothing_again(losses: list[float], count: int) -> None:
+    assert count_divergences(losses, 8) == count
 
 
 def test_no_epoch_at_all_is_refused(tmp_path: Path) -> None:
