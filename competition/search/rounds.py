@@ -63,6 +63,17 @@ def list_changes(params: dict[str, Any]) -> dict[str, Any]:
     return {key: params[key] for key in sorted(params) if params[key] != AS_GIVEN}
 
 
+def end_annealed(changes: dict[str, Any], schedule: str) -> dict[str, Any]:
+    """Return changes of settings without early stopping, where they replace the plateau rule.
+
+    It belongs to that rule, and would end a stage before another schedule's rate has fallen.
+    schedule: the one as given.
+    """
+    if schedule == "plateau" and changes.get("training.schedule", schedule) != schedule:
+        return changes | {"training.stopping_patience": 0}
+    return changes
+
+
 @dataclass(frozen=True)
 class Round:
     """One round of a search, a study of its own.
@@ -190,7 +201,9 @@ class Search:
 
     def with_params(self, params: dict[str, Any]) -> Config:
         """Return the settings as given with those of a trial."""
-        return with_settings(self.config, list_changes(params))
+        changes = end_annealed(list_changes(params), self.config.training.schedule)
+        free = {key: value for key, value in changes.items() if not self.is_fixed(key)}
+        return with_settings(self.config, free)
 
     def count_trials(self, item: Round) -> int:
         """Return how many trials a round has: no more than asked for in all, no final of one."""

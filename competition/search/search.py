@@ -24,7 +24,14 @@ from competition.evaluation.metrics import bootstrap_chance, mcnemar
 from competition.metric import ACCURACY, Metric, get_metric
 from competition.search.features import cache_features
 from competition.search.report import write_report
-from competition.search.rounds import REDUCTION, Round, Search, inside_space, list_changes
+from competition.search.rounds import (
+    REDUCTION,
+    Round,
+    Search,
+    end_annealed,
+    inside_space,
+    list_changes,
+)
 from competition.search.study import (
     QUEUED,
     REASON,
@@ -130,7 +137,7 @@ def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dic
 
 def _list_new(winner: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a winner changes; a preset keeps all that goes with it."""
-    changes = list_changes(winner)
+    changes = end_annealed(list_changes(winner), given["training.schedule"])
     is_new = {key: "augmentation" in changes or changes[key] != given[key] for key in changes}
     return {key: value for key, value in changes.items() if is_new[key]}
 

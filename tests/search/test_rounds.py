@@ -200,6 +200,22 @@ def test_settings_outside_the_space_are_tried_at_the_nearest_place_in_it() -> No
     }
 
 
+def test_a_schedule_that_replaces_the_plateau_rule_is_not_stopped_early(tmp_path: Path) -> None:
+    recipe = {"training.schedule": "plateau", "training.stopping_patience": 6}
+    search = make(tmp_path, IMAGENET)
+    search = dataclasses.replace(search, config=with_settings(search.config, recipe))
+    cosine, plateau = {"training.schedule": "cosine"}, {"training.schedule": "plateau"}
+    assert search.with_params(cosine).training.stopping_patience == 0
+    assert search.with_params(plateau).training.stopping_patience == 6
+    assert search.with_params({}).training.stopping_patience == 6
+    fixed = dataclasses.replace(search, fixed=frozenset({"training.stopping_patience"}))
+    assert fixed.with_params(cosine).training.stopping_patience == 6
+    annealed = dataclasses.replace(
+        search, config=with_settings(search.config, {"training.schedule": "cosine"})
+    )
+    assert annealed.with_params(cosine).training.stopping_patience == 6  # as the user gave it
+
+
 def test_where_time_is_short_heads_alone_are_searched(tmp_path: Path) -> None:
     for weights, rounds in ((IMAGENET, ["head"]), (RANDOM, [])):
         search = dataclasses.replace(make(tmp_path, weights), heads_only=True)
