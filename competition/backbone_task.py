@@ -1,6 +1,5 @@
 """One backbone is one task: search, train and evaluate it in one process that knows its slot."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from competition.networks.weights import Weights
 from competition.request import Request
 from competition.search.rounds import Search
 from competition.search.search import read_best, search_backbone
-from competition.time_budget import Slot, TrainingTime, Turn
+from competition.time_budget import Slot, Turn
 from competition.training.runs import train_run
 
 # Scoring gets this share of a backbone's slot, or so many seconds, but at most MOST_SCORING.
@@ -123,9 +122,7 @@ class BackboneTask:
         own = with_settings(request.config, {"model.backbone": self.name, **found})
         time_for = None
         if slot is not None and self.turn is not None and request.budget_seconds is not None:
-            scoring = scoring_share * slot.length
-            training = Slot(time.time(), slot.end - scoring)
-            time_for = TrainingTime(training, self.turn.deadline - scoring, request.budget_seconds)
+            time_for = self.turn.training_time(slot, scoring_share, request.budget_seconds)
         runs, force = request.paths.runs, request.forces("train")
         with part_of_task(0.0, 1 / self._num_recipes):
             train_run(own, self.data, self.weights, runs, time_for, force)

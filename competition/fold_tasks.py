@@ -1,7 +1,6 @@
 """Cross-validation: the settings of the best run on each fold, one task a fold."""
 
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,7 @@ from competition.metric import get_metric
 from competition.networks.weights import Weights, resolve_weights
 from competition.paths import FOLDS, PREPARED
 from competition.request import Request
-from competition.time_budget import (
-    JobClock,
-    Slot,
-    TrainingTime,
-    Turn,
-    packaging_seconds,
-    plan_turns,
-)
+from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
 from competition.training.runs import read_config, train_run
 
 SCORING_SHARE = 0.2  # of a fold's slot
@@ -62,9 +54,7 @@ class FoldTask:
         slot = self.turn.begin() if self.turn else None
         time_for = None
         if slot is not None and self.turn is not None and self.budget is not None:
-            scoring = SCORING_SHARE * slot.length
-            training = Slot(time.time(), slot.end - scoring)
-            time_for = TrainingTime(training, self.turn.deadline - scoring, self.budget)
+            time_for = self.turn.training_time(slot, SCORING_SHARE, self.budget)
         run = train_run(self.config, self.data, self.weights, self.folder, time_for, self.force)
         evaluate_run(self.scored_by, self.data, run, slot)
         shutil.rmtree(self.data.folder, ignore_errors=True)

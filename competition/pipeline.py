@@ -41,19 +41,8 @@ from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
 from competition.fold_tasks import cross_validate, folds_share
 from competition.metric import get_metric, require_classes
-from competition.networks.weights import (
-    Weights,
-    choose_embedding,
-    choose_weights,
-)
-from competition.paths import (
-    FOLDS,
-    HIDDEN_TEST,
-    LOG,
-    PREPARED,
-    SPLITS,
-    TRAINING_SET,
-)
+from competition.networks.weights import Weights, choose_embedding, choose_weights
+from competition.paths import FOLDS, HIDDEN_TEST, LOG, PREPARED, SPLITS, TRAINING_SET
 from competition.request import Request, with_final
 from competition.search.study import open_storage
 from competition.status import Results, show_results

@@ -259,6 +259,7 @@ def _choose_backbones(
         return (recipe["model.backbone"],)
     if options.search or options.train:
         return COMPARED
+    # As `list_runs` finds them, whose module loads Keras, and --help shall not wait for that.
     trained = (name for name in BACKBONES if any(paths.runs.glob(f"{name}_*/{WEIGHTS}")))
     return tuple(trained) or COMPARED
 

@@ -89,6 +89,12 @@ class Turn:
         """Return the slot from now on, with its share of the time that earlier turns left."""
         return Slot(time.time(), self.deadline).next_part(self.cost / (self.cost + self.following))
 
+    def training_time(self, slot: Slot, scoring_share: float, budget: float) -> TrainingTime:
+        """Return the time of a training from now on, after which scoring has a share of `slot`."""
+        scoring = scoring_share * slot.length
+        training = Slot(time.time(), slot.end - scoring)
+        return TrainingTime(training, self.deadline - scoring, budget)
+
 
 def share_out(costs: Mapping[str, float], packaged: str, workers: int) -> list[list[str]]:
     """Return the names that each worker takes, in order: the costliest go to the freest worker.

@@ -3,10 +3,9 @@
 Measured with TensorFlow 2.21 and Keras 3.15. The tests of this module fail where one can go.
 """
 
-import functools
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import keras
@@ -142,7 +141,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     that reads it.
     """
 
-    @functools.wraps(function)
+    @wraps(function)
     def call(*arguments: Any) -> Any:
         if keras.backend.backend() != "tensorflow":
             return function(*arguments)

@@ -63,17 +63,6 @@ def list_changes(params: dict[str, Any]) -> dict[str, Any]:
     return {key: params[key] for key in sorted(params) if params[key] != AS_GIVEN}
 
 
-def end_annealed(changes: dict[str, Any], schedule: str) -> dict[str, Any]:
-    """Return changes of settings without early stopping, where they replace the plateau rule.
-
-    It belongs to that rule, and would end a stage before another schedule's rate has fallen.
-    schedule: the one as given.
-    """
-    if schedule == "plateau" and changes.get("training.schedule", schedule) != schedule:
-        return changes | {"training.stopping_patience": 0}
-    return changes
-
-
 @dataclass(frozen=True)
 class Round:
     """One round of a search, a study of its own.
@@ -199,11 +188,21 @@ class Search:
         """Tell whether a preset of the augmentation changes anything."""
         return self.with_params({"augmentation": preset}) != self.with_params({})
 
+    def list_changes(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that the parameters of a trial change.
+
+        A schedule in the place of the plateau rule has no early stopping, unless the user set it:
+        that would end a stage before the rate has fallen.
+        """
+        changes, given = list_changes(params), self.config.training.schedule
+        is_replaced = given == "plateau" and changes.get("training.schedule", given) != given
+        if is_replaced and not self.is_fixed("training.stopping_patience"):
+            changes["training.stopping_patience"] = 0
+        return changes
+
     def with_params(self, params: dict[str, Any]) -> Config:
         """Return the settings as given with those of a trial."""
-        changes = end_annealed(list_changes(params), self.config.training.schedule)
-        free = {key: value for key, value in changes.items() if not self.is_fixed(key)}
-        return with_settings(self.config, free)
+        return with_settings(self.config, self.list_changes(params))
 
     def count_trials(self, item: Round) -> int:
         """Return how many trials a round has: no more than asked for in all, no final of one."""

@@ -24,14 +24,7 @@ from competition.evaluation.metrics import bootstrap_chance, mcnemar
 from competition.metric import ACCURACY, Metric, get_metric
 from competition.search.features import cache_features
 from competition.search.report import write_report
-from competition.search.rounds import (
-    REDUCTION,
-    Round,
-    Search,
-    end_annealed,
-    inside_space,
-    list_changes,
-)
+from competition.search.rounds import REDUCTION, Round, Search, inside_space
 from competition.search.study import (
     QUEUED,
     REASON,
@@ -130,14 +123,13 @@ def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dic
         say(f"{search.backbone} {item.name}: {decision}")
         space = search.space(search.rounds[-1])
         ranked = [inside_space(given | settled | trial.params, space) for trial in trials]
-        changed = {} if winner == base else _list_new(winner, given)
+        changed = {} if winner == base else _list_new(search.list_changes(winner), given)
         settled = changed if item.is_promoted else settled | changed
     return settled, decision
 
 
-def _list_new(winner: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that a winner changes; a preset keeps all that goes with it."""
-    changes = end_annealed(list_changes(winner), given["training.schedule"])
+def _list_new(changes: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the changes that differ from what is given; a preset keeps all that goes with it."""
     is_new = {key: "augmentation" in changes or changes[key] != given[key] for key in changes}
     return {key: value for key, value in changes.items() if is_new[key]}
 

@@ -12,10 +12,7 @@ from keras import ops
 
 from competition.common.console import describe_seconds, part_of_task, say, tell_progress
 from competition.common.errors import TrialFailedError
-from competition.common.tensorflow_workarounds import (
-    fuse_batch_norm,
-    update_without_strategy,
-)
+from competition.common.tensorflow_workarounds import fuse_batch_norm, update_without_strategy
 from competition.config import Config, TrainingConfig
 from competition.data.arrays import TrainingData
 from competition.metric import Metric, get_metric
@@ -148,7 +145,9 @@ def fit_stage(
     ):
         if step == 0:
             started, losses = time.monotonic(), []
-        returns = count_divergences(keeper.losses(stage.name), num_classes)
+        returns = 0
+        if keeper.can_return:
+            returns = count_divergences(keeper.losses(stage.name), num_classes)
         factor = plateau_factor(keeper.scores(stage.name), training) * RETURN_FACTOR**returns
         side = trainer.side(clock.progress(epoch, step))
 
@@ -182,7 +181,7 @@ def fit_stage(
         losses.append((watcher.steps_done - step, logs["loss"], logs["accuracy"]))
         step = watcher.steps_done
         progress = clock.progress(epoch, step)
-        loss = _mean(losses)
+        loss, accuracy = _average(losses)
         if step < len(batches) and progress < 1 and math.isfinite(loss):
             continue  # only the input size changes
         if average is not None:
@@ -194,17 +193,17 @@ def fit_stage(
             if not np.isfinite(predictions).all():
                 loss, predictions = math.nan, None
         metric = get_metric(config.metric)
-        row = _describe_epoch(stage, epoch, progress, losses, predictions, validation[1], metric)
+        row = {"stage": stage.name, "epoch": epoch, "progress": round(progress, 4)}
+        row |= {"loss": loss, "accuracy": accuracy}
+        row |= _score_validation(predictions, validation[1], metric)
         row |= {"learning_rate": rate(step - 1), "seconds": round(time.monotonic() - started, 2)}
-        row |= {"loss": loss, "side": side}
+        row["side"] = side
         known = [*keeper.losses(stage.name), loss]
         is_lost = count_divergences(known, num_classes) > returns
         if is_lost and keeper.can_return and returns < MOST_RETURNS:
             keeper.add_lost_epoch(row)
-            keeper.load_best(network)
-            fresh = Average(network, training.average) if training.average else None
             place = Position(epoch + 1, 0, progress)
-            keeper.save(_Trainer(network, batches, stage, training).model, stage.name, place, fresh)
+            _go_back(network, batches, stage, training, keeper, place)
             rest = slot and Slot(time.time(), slot.end)
             fit_stage(network, batches, validation, stage, config, keeper, rest)  # as if resumed
             return
@@ -217,6 +216,20 @@ def fit_stage(
         keeper.save(
             trainer.model, stage.name, Position(epoch, 0, clock.progress(epoch, 0)), average
         )
+
+
+def _go_back(
+    network: keras.Model,
+    batches: Batches,
+    stage: Stage,
+    config: TrainingConfig,
+    keeper: Keeper,
+    place: Position,
+) -> None:
+    """Let a stage go on from `place` with its best weights, a fresh optimiser and average."""
+    keeper.load_best(network)
+    average = Average(network, config.average) if config.average else None
+    keeper.save(_Trainer(network, batches, stage, config).model, stage.name, place, average)
 
 
 class _Clock:
@@ -376,30 +389,25 @@ def predict(network: keras.Model, inputs: np.ndarray) -> np.ndarray:
     return result
 
 
-def _describe_epoch(
-    stage: Stage,
-    epoch: int,
-    progress: float,
-    losses: list[tuple[int, float, float]],
-    predictions: np.ndarray | None,
-    labels: np.ndarray,
-    metric: Metric,
-) -> dict[str, Any]:
-    steps = [count for count, _, _ in losses]
-    row: dict[str, Any] = {"stage": stage.name, "epoch": epoch, "progress": round(progress, 4)}
-    row["loss"] = _mean(losses)
-    row["accuracy"] = float(np.average([accuracy for _, _, accuracy in losses], weights=steps))
-    row |= {"val_loss": None, "val_accuracy": None, metric.column: None}
-    if predictions is not None:
-        own = predictions[np.arange(len(labels)), labels]
-        row["val_loss"] = float(-np.log(np.maximum(own, 1e-7)).mean())
-        row["val_accuracy"] = float(np.mean(predictions.argmax(axis=1) == labels))
-        row[metric.column] = metric.flip(selection_score(metric, labels, predictions))
-    return row
+def _average(losses: list[tuple[int, float, float]]) -> tuple[float, float]:
+    """Return the loss and the accuracy of an epoch from those of its parts, of so many steps."""
+    steps = [part[0] for part in losses]
+    loss, accuracy = np.average([part[1:] for part in losses], axis=0, weights=steps)
+    return float(loss), float(accuracy)
 
 
-def _mean(losses: list[tuple[int, float, float]]) -> float:
-    return float(np.average([loss for _, loss, _ in losses], weights=[n for n, _, _ in losses]))
+def _score_validation(
+    predictions: np.ndarray | None, labels: np.ndarray, metric: Metric
+) -> dict[str, float | None]:
+    """Return the columns of validation in a row of the history, None where it was not predicted."""
+    if predictions is None:
+        return {"val_loss": None, "val_accuracy": None, metric.column: None}
+    own = predictions[np.arange(len(labels)), labels]
+    return {
+        "val_loss": float(-np.log(np.maximum(own, 1e-7)).mean()),
+        "val_accuracy": float(np.mean(predictions.argmax(axis=1) == labels)),
+        metric.column: metric.flip(selection_score(metric, labels, predictions)),
+    }
 
 
 def diverged(stage: Stage) -> TrialFailedError:
