@@ -322,8 +322,8 @@ def _find_or_write(
     arrays = [predictions[name] for predictions in stored["test"] for name in sorted(predictions)]
     fingerprint = digest(sorted(names), *arrays, seed)
     for folder in list_runs(runs, PREFIX):
-        is_same = read_config(folder, "fingerprint")["fingerprint"] == fingerprint
-        if is_same and (folder / METRICS).is_file():
+        is_whole = (folder / METRICS).is_file()
+        if is_whole and read_config(folder, "fingerprint")["fingerprint"] == fingerprint:
             return folder
     run = name_run(runs, PREFIX)
     config = {

@@ -1,5 +1,6 @@
 """Runs: full trainings in folders of their own, found again by the hash of their inputs."""
 
+import contextlib
 import platform
 import re
 import shutil
@@ -76,9 +77,16 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
 
 
 def name_run(runs: Path, prefix: str) -> Path:
-    """Return the folder of a new run: `prefix` and the number after the last one's."""
-    numbers = [int(folder.name.rpartition("_")[2]) for folder in list_runs(runs, prefix)]
-    return runs / f"{prefix}_{max(numbers, default=0) + 1:03d}"
+    """Make the folder of a new run: `prefix` and the number after the last one's; return it.
+
+    Of processes that do so at the same moment, each has a folder of its own.
+    """
+    while True:
+        numbers = [int(folder.name.rpartition("_")[2]) for folder in list_runs(runs, prefix)]
+        folder = runs / f"{prefix}_{max(numbers, default=0) + 1:03d}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 
 def list_runs(runs: Path, prefix: str | None = None) -> list[Path]:
@@ -127,7 +135,6 @@ def train_run(
     resumes = (run / CHECKPOINT / "state.json").is_file()
     say(f"{run.name}: {'resumes' if resumes else 'starts'}, {weights.origin} weights")
     spec = network_spec(config.model, data.training.images.shape[1:], data.training.num_classes)
-    run.mkdir(parents=True, exist_ok=True)
     recipe = replace(config, live="")  # how a run is watched is no part of it
     counts = np.bincount(data.training.labels, minlength=data.training.num_classes)
     facts: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Runs: found again by what they were made of, gone on with after a crash, never trained twice."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,14 @@ def test_force_trains_a_finished_run_anew_and_goes_on_with_an_interrupted_one(
 def test_numbers_go_on_after_the_last_run_of_a_backbone(tmp_path: Path) -> None:
     assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_001"
     for name in ("tiny_cnn_001", "tiny_cnn_012", "custom_cnn_099", "tiny_cnn_notes"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
     assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_013"
+
+
+def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        named = list(pool.map(lambda _: name_run(tmp_path / "runs", "tiny_cnn").name, range(64)))
+    assert sorted(named) == [f"tiny_cnn_{number:03d}" for number in range(1, 65)]
 
 
 def test_an_interrupted_run_goes_on_in_its_folder_from_its_checkpoint(
