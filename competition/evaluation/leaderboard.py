@@ -23,12 +23,6 @@ OTHER_FILES: dict[str, Any] = {
     ENVIRONMENT: {"device": str},
     PUBLIC_SCORE: {"score": float},
 }
-# What the baseline published: accuracy on its validation, which was clean, and on the hidden test.
-PUBLISHED = {
-    "custom CNN": (0.95, 0.24),
-    "EfficientNetB0": (0.916, 0.56),
-    "MobileNetV3Large": (0.977, 0.82),
-}
 LEGEND = """{scores}selection: on validation, {select_by}. clean, revealed: on the test, one view.
 expected: on the hidden test, by revealed with test-time augmentation, and its 95 % interval."""
 
@@ -200,32 +194,17 @@ def record_public_score(runs: Path, run: str, score: float) -> None:
     write_json(runs / run / PUBLIC_SCORE, {"score": score})
 
 
-def write_leaderboard(runs: Path, folder: Path, with_references: bool) -> tuple[pd.DataFrame, str]:
+def write_leaderboard(runs: Path, folder: Path) -> tuple[pd.DataFrame, str]:
     """Write leaderboard.csv and leaderboard.md into `folder`.
 
     Returns the rows of the runs, and the text for the terminal.
-
-    with_references: add the rows of the published baseline, which have no rank, to accuracies.
     """
     table = read_rows(runs)
     if table.empty:
         return table, "The leaderboard is empty: no run was scored yet."
-    rows = table.to_dict("records")
-    if with_references and "accuracy" in set(table["metric"]):
-        rows += [
-            {
-                "run": f"published: {name}",
-                "run, recipe": f"published: {name}",
-                "backbone": name,
-                "val clean": clean,
-                "public": public,
-            }
-            for name, (clean, public) in PUBLISHED.items()
-        ]
-    whole = pd.DataFrame(rows, columns=list(table.columns))
     with replacing(folder / LEADERBOARD) as temporary:
-        whole.to_csv(temporary, index=False)
-    columns, are_texts = _choose_columns(whole)
+        table.to_csv(temporary, index=False)
+    columns, are_texts = _choose_columns(table)
     write_text(folder / LEADERBOARD_MARKDOWN, _to_markdown(columns))
     legend = LEGEND.format(
         scores=_describe_metrics(table["metric"].unique()),
@@ -271,7 +250,7 @@ def _to_markdown(columns: list[list[str]]) -> str:
 
 def _format(table: pd.DataFrame, column: Column) -> list[str]:
     texts = [column.title]
-    for value, name in zip(table[column.name], table["metric"].fillna("accuracy"), strict=True):
+    for value, name in zip(table[column.name], table["metric"], strict=True):
         form = str if column.is_text else get_metric(name).format
         texts.append("-" if pd.isna(value) else form(value))
     return texts
