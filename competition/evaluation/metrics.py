@@ -106,24 +106,26 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def bootstrap_chance(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: Metric, seed: int
-) -> float:
-    """Return the chance that probabilities `first` are that much better, or more, by chance alone.
+def draw_gains(
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    metric: Metric,
+    draws: int,
+    seed: int,
+) -> tuple[float, np.ndarray]:
+    """Return the gain of probabilities `first` over `second`, and the gains (draws,) by chance.
 
-    labels: (n,). first, second: (n, K), of the same images. The gain's standard error is that of
-    images drawn in pairs, by the bootstrap of Efron and Tibshirani (1993).
+    labels: (n,). first, second: (n, K), of the same images, which the bootstrap of Efron and
+    Tibshirani (1993) draws in pairs.
     """
-    from scipy.stats import norm
-
     count = len(labels)
-    draws = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
-    gain, *drawn = [
+    drawn = np.random.default_rng(seed).integers(count, size=(draws, count))
+    gain, *gains = [
         metric.score(labels[draw], first[draw]) - metric.score(labels[draw], second[draw])
-        for draw in (np.arange(count), *draws)
+        for draw in (np.arange(count), *drawn)
     ]
-    error = float(np.std(drawn))
-    return float(norm.sf(gain / error)) if error else 1.0
+    return gain, np.array(gains)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray, alternative: str = "two-sided") -> float:
