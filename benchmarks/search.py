@@ -52,7 +52,7 @@ from competition.search.rounds import (
 )
 from competition.search.search import search_backbone
 from competition.search.study import suggest
-from competition.search.trial import Report, TrialResult, TrialTrainer, ignore_epoch
+from competition.search.trial import Report, TrialResult, TrialTrainer
 from competition.time_budget import Slot, TrainingTime
 from competition.training.runs import train_run
 
@@ -113,15 +113,13 @@ def measure_trials(prepared: Path, folder: Path, place: Path, backbone: str) -> 
         few = data.for_trial(item.count_images(Config().search), 0)
         config = configure(backbone, side, item)
         train = make_trainer(few, weights, config, item, place / f"speed_{backbone}")
-        times = [
-            _time(partial(train, replace(config, seed=s), ignore_epoch)) for s in range(repeats)
-        ]
+        times = [_time(partial(train, replace(config, seed=s), None)) for s in range(repeats)]
         seconds[item.name] = min(times)
         say(f"{backbone}, {item.name}: {len(few.labels)} images take {seconds[item.name]:.1f} s")
     changes = {"training.limit": 0, "model.input_size": 0}
     config = with_settings(configure(backbone, side, rounds[-1][0]), changes)
     train = make_trainer(data, weights, config, None, place)
-    seconds["plain"] = _time(partial(train, config, ignore_epoch))
+    seconds["plain"] = _time(partial(train, config, None))
     return seconds
 
 
@@ -167,7 +165,7 @@ def try_many(prepared: Path, folder: Path, place: Path, backbone: str, item: Rou
     train = make_trainer(data, weights, config, item, place / f"memory_{backbone}")
     sizes = []
     for changes in draw_configurations(EVERYTHING, MEMORY_TRIALS):
-        train(with_settings(config, changes), ignore_epoch)
+        train(with_settings(config, changes), None)
         keras.utils.clear_session(free_memory=True)
         sizes.append(psutil.Process().memory_info().rss / 2**20)
     return sizes
@@ -204,7 +202,7 @@ def score(
             data = data.for_trial(item.count_images(config.search), 0)
         config = with_settings(config, changes | {"seed": seed})
         train = make_trainer(data, find_weights(folder, BACKBONE), config, item, place)
-        write_json(kept, train(config, ignore_epoch).score)
+        write_json(kept, train(config, None).score)
     return float(read_json(kept))
 
 

@@ -64,17 +64,13 @@ def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def _balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    return balanced_accuracy(labels, probabilities.argmax(axis=1))
+    """Return the mean recall over the classes that occur in `labels`.
 
-
-def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean recall over the classes that occur in `labels` (n,).
-
-    scikit-learn's balanced_accuracy_score is the same, but warns of other classes in `predicted`.
+    scikit-learn's balanced_accuracy_score is the same, but warns where others are predicted.
     """
     from sklearn.metrics import recall_score
 
-    present = np.unique(labels)
+    predicted, present = probabilities.argmax(axis=1), np.unique(labels)
     return float(recall_score(labels, predicted, labels=present, average="macro"))
 
 

@@ -46,7 +46,7 @@ from competition.paths import FOLDS, HIDDEN_TEST, LOG, PREPARED, SPLITS, TRAININ
 from competition.request import Request, with_final
 from competition.search.study import open_storage
 from competition.status import Results, show_results
-from competition.submission.package import Package, package_run
+from competition.submission.package import package_run
 from competition.submission.predict_csv import predict_csv, read_sample
 from competition.submission.submit import find_file, hand_in
 from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
@@ -239,20 +239,20 @@ def package(request: Request, data: PreparedData, results: Results) -> None:
     headline("Package")
     try:
         most = ROUNDS if request.ensemble == ("best",) else 0
-        run, packaged = package_fitting(request, data, most)
-        results.unchecked = packaged.unchecked
+        run, zip_path, results.unchecked = package_fitting(request, data, most)
         results.worthless = describe_worth(run)
-        results.packaged = run, packaged.zip_path
+        results.packaged = run, zip_path
         if request.is_demo:
-            results.hidden_test = score_hidden_test(request, data, run)
+            results.hidden_test = score_hidden_test(request, data, zip_path)
     except UserError as error:
         results.failures.append(f"packaging: {error}")
         say(f"packaging FAILED: {error}")
 
 
-def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Path, Package]:
-    """Package the run or the ensemble that was asked for; return it.
+def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Path, Path, str]:
+    """Package the run or the ensemble that was asked for.
 
+    Returns the run, its zip, and why the server's versions could not be checked, or nothing.
     most: networks of the best ensemble, at most. It has one less where their zip fails a check.
     """
     paths, config = request.paths, request.config
@@ -269,7 +269,8 @@ def package_fitting(request: Request, data: PreparedData, most: int) -> tuple[Pa
     members, images = members_of(run), data.test.versions[PROFILE]
     zip_path = paths.submissions / f"{run.name}.zip"
     try:
-        return run, package_run(run, members, images, config, zip_path, request.server)
+        unchecked = package_run(run, members, images, config, zip_path, request.server)
+        return run, zip_path, unchecked
     except CheckFailedError as error:
         fewer = len(set(members)) - 1
         if not (most and fewer):
@@ -312,12 +313,12 @@ def submit(request: Request, results: Results) -> None:
         say(f"submitting FAILED: {error}")
 
 
-def score_hidden_test(request: Request, data: PreparedData, run: Path) -> float:
+def score_hidden_test(request: Request, data: PreparedData, zip_path: Path) -> float:
     """Return the value of the metric of the packaged zip on the demo's hidden test."""
     paths, config = request.paths, request.config
     images, labels = load_test(paths.data / HIDDEN_TEST, config.data, data.class_names)
     assert labels is not None  # the demo's
-    zip_path, metric = paths.submissions / f"{run.name}.zip", get_metric(config.metric)
+    metric = get_metric(config.metric)
     predictions = run_ingestion(zip_path, images, config.limits, metric=metric)
     return metric.compute(labels, predictions.as_probabilities(len(data.class_names)))
 

@@ -17,7 +17,7 @@ from competition.data.download import Published, find_published
 from competition.data.table import TABLE_SUFFIXES
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
-from competition.paths import CLEANING_MARKER, CONFIG, WEIGHTS, Paths
+from competition.paths import CLEANING_MARKER, SETTINGS, WEIGHTS, Paths
 from competition.submission.server_versions import parse_requirements
 from competition.submission.submit import Target, find_file, find_program, read_target
 from competition.time_budget import SHORTEST_BUDGET
@@ -197,10 +197,10 @@ def _read_recipe(options: argparse.Namespace, like: str | None, paths: Paths) ->
     recipe: dict[str, Any] = dict(PRESETS[options.preset]) if options.preset else {}
     files = []
     if like:
-        places = (paths.runs / like / CONFIG, Path(like) / CONFIG, Path(like))
+        places = (paths.runs / like / SETTINGS, Path(like) / SETTINGS, Path(like))
         files = [place for place in places if place.is_file()][:1]
         if not files:
-            known_runs = sorted(file.parent.name for file in paths.runs.glob(f"*/{CONFIG}"))
+            known_runs = sorted(file.parent.name for file in paths.runs.glob(f"*/{SETTINGS}"))
             raise UserError(
                 f"--like names {like}, which is no run in {paths.runs}; "
                 f"known are {', '.join(known_runs) or 'none'}."

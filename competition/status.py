@@ -10,11 +10,10 @@ import pandas as pd
 from competition.common.console import describe_seconds, say
 from competition.common.errors import DamagedFileError, NotCheckedError, UserError, WorthlessError
 from competition.common.files import read_json
-from competition.data.dataset import CLASS_NAMES
 from competition.data.splits import SPLITS
 from competition.distortion.profiles import PROFILE
 from competition.evaluation.leaderboard import read_rows, write_leaderboard
-from competition.evaluation.metrics import final_scores, list_scored, read_metrics
+from competition.evaluation.metrics import final_scores, read_metrics
 from competition.evaluation.report import write_report
 from competition.metric import ACCURACY, get_metric
 from competition.paths import (
@@ -27,7 +26,6 @@ from competition.paths import (
 )
 from competition.request import Request
 from competition.time_budget import JobClock
-from competition.training.runs import read_config
 
 NEXT_AFTER_DEMO = """your own data, an .npz or a folder of class folders:
              python run.py --search --data FILE --time-budget 30m"""
@@ -120,9 +118,7 @@ def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 def show_results(request: Request, results: Results, clock: JobClock) -> None:
     """Write the leaderboard; print it, the files, the expected score and the next command."""
     paths, folder = request.paths, request.paths.experiments
-    classes = {tuple(read_config(run).get("class_names", ())) for run in list_scored(paths.runs)}
-    is_published = classes == {CLASS_NAMES} and not request.is_demo
-    rows, table = write_leaderboard(paths.runs, folder, with_references=is_published)
+    rows, table = write_leaderboard(paths.runs, folder)
     try:
         write_report(paths, rows)
     except DamagedFileError as error:

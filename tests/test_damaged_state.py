@@ -18,7 +18,12 @@ from competition.data.prepare import prepare
 from competition.data.splits import split
 from competition.evaluation.ensemble import make_ensemble
 from competition.evaluation.evaluate import evaluate_run
-from competition.evaluation.leaderboard import record_public_score, write_leaderboard
+from competition.evaluation.leaderboard import (
+    read_rows,
+    record_public_score,
+    write_leaderboard,
+)
+from competition.evaluation.report import write_report
 from competition.evaluation.results import choose_run, claim_folder, runs_of
 from competition.networks.weights import RANDOM
 from competition.paths import Paths
@@ -76,9 +81,12 @@ class Project:
         self.rank()
 
     def rank(self) -> None:
-        write_leaderboard(self.paths.runs, self.paths.experiments, with_references=True)
+        write_leaderboard(self.paths.runs, self.paths.experiments)
         choose_run(self.paths.runs, self.prepare(), "clean+revealed", "best")
         describe_status(self.paths.root)
+
+    def report(self) -> None:
+        write_report(self.paths, read_rows(self.paths.runs))
 
     def average(self) -> None:
         names = ("tiny_cnn_001", "tiny_cnn_002")
@@ -153,7 +161,7 @@ READERS: dict[str, Callable[[Project], object]] = {
     f"{RUN}/environment.json": Project.rank,
     f"{RUN}/metrics.json": Project.rank,
     f"{RUN}/public.json": Project.rank,
-    f"{RUN}/history.csv": Project.score,
+    f"{RUN}/history.csv": Project.report,
     f"{RUN}/selection.npy": Project.score,
     f"{RUN}/network.weights.h5": Project.score,
     f"{RUN}/predictions_test.npz": Project.average,
@@ -187,7 +195,7 @@ def test_copies_and_renamed_folders_of_runs_are_left_out_and_named(
     for name in ("tiny_cnn_001 (copy)", "tiny_cnn_001_old", "tiny_cnn_old"):
         shutil.copytree(tmp_path / RUN, project.paths.runs / name)
     folders = project.paths.runs, project.paths.experiments
-    _, table = write_leaderboard(*folders, with_references=False)
+    _, table = write_leaderboard(*folders)
     assert table.count("LEFT OUT") == 3
     assert project.train().name in ("tiny_cnn_001", "tiny_cnn_002")
     project.rank()

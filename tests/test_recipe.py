@@ -6,8 +6,6 @@ import pytest
 
 from competition.command_line import build_parser
 from competition.common.errors import UserError
-from competition.common.files import write_json
-from competition.common.settings import flatten
 from competition.common.settings_files import write_settings
 from competition.config import Config, with_settings
 from competition.request import Request, read_request
@@ -22,7 +20,6 @@ TRAINED = with_settings(
 def workdir(tmp_path: Path) -> Path:
     """A place with one run of the data set `cells`."""
     folder = tmp_path / "experiments" / "cells" / "runs" / "custom_cnn_003"
-    write_json(folder / "config.json", {"settings": flatten(TRAINED)})
     write_settings(folder / "settings.toml", TRAINED)
     (tmp_path / "cells.npz").touch()
     return tmp_path
@@ -40,7 +37,6 @@ def read(workdir: Path, *arguments: str) -> Request:
         ["--like", "{runs}/custom_cnn_003"],
         ["--like", "{runs}/custom_cnn_003/settings.toml"],
         ["--config", "{runs}/custom_cnn_003/settings.toml"],
-        ["--config", "{runs}/custom_cnn_003/config.json"],
     ],
 )
 def test_what_lies_beside_a_run_is_read_back_and_one_setting_changes_it(

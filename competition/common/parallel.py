@@ -80,16 +80,12 @@ class Workers:
                     "other programs, or lower training.batch_size, and give the same command again."
                 )
             if isinstance(result, UserError):
-                self.tell_failure(name, result)
+                console.say(f"{name} FAILED: {result}")
+                self.failures.append(f"{name}: {result}")
             elif isinstance(result, Exception):
                 raise result
             else:
                 yield name, result
-
-    def tell_failure(self, name: str, error: UserError) -> None:
-        """Say that a task failed and why, and add it to `failures`."""
-        console.say(f"{name} FAILED: {error}")
-        self.failures.append(f"{name}: {error}")
 
     def _run(
         self, tasks: Tasks[Result], queues: Sequence[Sequence[str]]

@@ -1,4 +1,4 @@
-"""Settings in files: TOML to write and to read, and the config.json beside each run."""
+"""Settings in files: TOML to write and to read."""
 
 import json
 import tomllib
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from competition.common.errors import UserError
-from competition.common.files import read_json, write_text
+from competition.common.files import write_text
 from competition.common.settings import flatten
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a file by dotted key: a TOML, or a run's config.json.
+    """Return the settings of a TOML file by dotted key.
 
     Raises UserError where the file is missing or holds anything else. Names and values are not
     checked.
@@ -20,12 +20,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     expected = "expected lines as  batch_size = 16  below [training], in TOML"
     if not path.is_file():
         raise UserError(f"There is no {path}; {expected}.")
-    if path.suffix == ".json":
-        content = read_json(path)
-        table = content.get("settings") if isinstance(content, dict) else None
-        if not isinstance(table, dict):
-            raise UserError(f"{path} holds no settings of a run; give its settings.toml.")
-        return table
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:  # of the TOML, or of its encoding

@@ -16,7 +16,7 @@ from competition.data.arrays import PreparedData, ScoredSet, Splits
 from competition.distortion.profiles import PROFILE, selected_versions
 from competition.evaluation.evaluate import SPLITS, score_predictions, score_selection
 from competition.evaluation.folds import read_folds
-from competition.evaluation.metrics import list_scored, read_metrics
+from competition.evaluation.metrics import draw_gains, list_scored, read_metrics
 from competition.metric import Metric, get_metric
 from competition.networks.submission_model import temper
 from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predictions
@@ -145,7 +145,9 @@ def make_best_ensemble(runs: Path, splits: str, config: Config, most: int) -> Pa
         temper(arrays[PROFILE][:views].mean(axis=0), known.get("temperature", 1.0))
         for arrays, known in zip(stored, metrics, strict=True)
     ]
-    gain, low, high = estimate_gain(stored[0]["labels"], pair[0], pair[1], metric, config.seed)
+    labels = stored[0]["labels"]
+    gain, drawn = draw_gains(labels, pair[0], pair[1], metric, DRAWS, config.seed)
+    low, high = (float(end) for end in np.quantile(drawn, [0.025, 0.975]))
     told = {"over": single.name, "gain": gain, "interval": [low, high]}
     write_json(run / METRICS, metrics[0] | {"gain": told})
     ours, others = (metric.format(metric.flip(known["selection_score"])) for known in metrics)
@@ -238,24 +240,6 @@ def select_members(
         chosen.append(best)
         scores.append(ranked[best][0])
     return tuple(one.name for one in chosen[: 1 + int(np.argmax(scores))])
-
-
-def estimate_gain(
-    labels: np.ndarray, ours: np.ndarray, others: np.ndarray, metric: Metric, seed: int
-) -> tuple[float, float, float]:
-    """Return the gain of probabilities `ours` over `others`, and its 95 % interval.
-
-    ours, others: (n, K), of the same images, which the bootstrap draws in pairs (Efron and
-    Tibshirani 1993).
-    """
-    generator = np.random.default_rng(seed)
-    draws = [np.arange(len(labels)), *generator.integers(0, len(labels), (DRAWS, len(labels)))]
-    gain, *drawn = [
-        metric.score(labels[draw], ours[draw]) - metric.score(labels[draw], others[draw])
-        for draw in draws
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return gain, float(low), float(high)
 
 
 def _fits(together: set[Candidate], limits: LimitsConfig) -> bool:

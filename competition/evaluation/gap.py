@@ -3,14 +3,12 @@
 import numpy as np
 
 from competition.common.errors import UserError
-from competition.common.figures import draw_bars
 from competition.common.files import write_text
 from competition.data.arrays import ScoredSet, find_prepared
 from competition.distortion.profiles import PROFILE, PROFILES, TABLES
 from competition.evaluation.compare import ScoredRun, read_run, tabulate
 from competition.paths import COMPARISONS, PREPARED, Paths
 
-SHOWN = 8  # kinds of distortion in the table, the dearest ones
 # Kind of distortion -> the setting that practises it. Those of `unseen` have none, on purpose.
 PRACTICE = {
     "noise": "augmentation.noise (more noise)",
@@ -31,7 +29,7 @@ ANYTHING = "augmentation.rate and augmentation.occasional_rate (more of all dist
 
 
 def explain_gap(paths: Paths, name: str) -> str:
-    """Return a text on the gap of a run; write it and a plot beside the results.
+    """Return a text on the gap of a run; write it beside the results.
 
     Raises UserError where there is no such run, or the data were prepared anew since its scoring.
     """
@@ -47,13 +45,10 @@ def explain_gap(paths: Paths, name: str) -> str:
         raise UserError(f"{name} was not scored on {' and '.join(missing)}; --evaluate does that.")
     families = _cost_of_families(right, scored)
     classes = _cost_of_classes(run, right, scored.labels)
-    folder = paths.experiments / COMPARISONS
-    plot, page = folder / f"{name}_gap.png", folder / f"{name}_gap.md"
-    bars = {family.replace("_", " "): lost for family, _, _, _, lost in reversed(families)}
-    draw_bars(plot, bars, f"{name}: points lost to each kind of distortion")
     text = _describe(run, right, families, classes)
-    write_text(page, f"```\n{text}\n```\n\n![points lost]({plot.name})\n")
-    return f"{text}\n\nplot         {plot}\npage         {page}"
+    page = paths.experiments / COMPARISONS / f"{name}_gap.md"
+    write_text(page, f"```\n{text}\n```\n")
+    return f"{text}\n\npage         {page}"
 
 
 def _find_scored_set(paths: Paths, run: ScoredRun) -> ScoredSet:
@@ -117,7 +112,7 @@ def _describe(
         return [name.replace("_", " "), str(images), *shares]
 
     clean, now = 100 * right["clean"].mean(), 100 * right[PROFILE].mean()
-    family_rows = [format_row(row) for row in families[:SHOWN]]
+    family_rows = [format_row(row) for row in families]
     class_rows = [[*format_row(row[:5]), row[5]] for row in classes]
     return "\n".join(
         [

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
 from competition.common.files import read_json
 from competition.distortion.profiles import PROFILE, VERSIONS
-from competition.metric import ACCURACY, Metric, balanced_accuracy
+from competition.metric import ACCURACY, Metric, get_metric
 from competition.paths import METRICS
 from competition.training.runs import list_runs
 
@@ -78,30 +78,13 @@ def score(
     predicted = probabilities.argmax(axis=1)
     classes = np.arange(probabilities.shape[1])
     averaged = {"labels": classes, "zero_division": 0}
+    usual = ("accuracy", "balanced_accuracy", "f1_macro", metric.name)
     return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "balanced_accuracy": balanced_accuracy(labels, predicted),
-        "f1_macro": float(f1_score(labels, predicted, average="macro", **averaged)),
+        **{name: get_metric(name).compute(labels, probabilities) for name in usual},
         "f1_weighted": float(f1_score(labels, predicted, average="weighted", **averaged)),
         "recall": recall_score(labels, predicted, average=None, **averaged).tolist(),
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
-        metric.name: metric.compute(labels, probabilities),
     }
-
-
-def score_families(
-    labels: np.ndarray, predicted: np.ndarray, families: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Return each family's number of images, accuracy and balanced accuracy; families: (n,) str."""
-    scores = {}
-    for family in np.unique(families):
-        mask = families == family
-        scores[str(family)] = {
-            "images": int(mask.sum()),
-            "accuracy": float(accuracy_score(labels[mask], predicted[mask])),
-            "balanced_accuracy": balanced_accuracy(labels[mask], predicted[mask]),
-        }
-    return scores
 
 
 def bootstrap_interval(
@@ -123,24 +106,26 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def bootstrap_chance(
-    labels: np.ndarray, first: np.ndarray, second: np.ndarray, metric: Metric, seed: int
-) -> float:
-    """Return the chance that probabilities `first` are that much better, or more, by chance alone.
+def draw_gains(
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    metric: Metric,
+    draws: int,
+    seed: int,
+) -> tuple[float, np.ndarray]:
+    """Return the gain of probabilities `first` over `second`, and the gains (draws,) by chance.
 
-    labels: (n,). first, second: (n, K), of the same images. The gain's standard error is that of
-    images drawn in pairs, by the bootstrap of Efron and Tibshirani (1993).
+    labels: (n,). first, second: (n, K), of the same images, which the bootstrap of Efron and
+    Tibshirani (1993) draws in pairs.
     """
-    from scipy.stats import norm
-
     count = len(labels)
-    draws = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
-    gain, *drawn = [
+    drawn = np.random.default_rng(seed).integers(count, size=(draws, count))
+    gain, *gains = [
         metric.score(labels[draw], first[draw]) - metric.score(labels[draw], second[draw])
-        for draw in (np.arange(count), *draws)
+        for draw in (np.arange(count), *drawn)
     ]
-    error = float(np.std(drawn))
-    return float(norm.sf(gain / error)) if error else 1.0
+    return gain, np.array(gains)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray, alternative: str = "two-sided") -> float:

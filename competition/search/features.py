@@ -15,14 +15,13 @@ import numpy as np
 from filelock import FileLock
 
 from competition.augmentation.augment import compile_augmentation
-from competition.common.console import progress, say, tell_progress
+from competition.common.console import progress, tell_progress
 from competition.common.errors import UserError
 from competition.common.files import (
     digest,
     if_intact,
     map_array,
     mark_done,
-    read_json,
     require_disk,
     up_to_date,
 )
@@ -53,8 +52,8 @@ def cache_features(config: Config, data: TrainingData, weights: Weights, folder:
     """Return the features of `data`, mapped from files.
 
     folder: takes one subfolder, named after a hash of what went in; others are removed. What is
-    missing or damaged is computed. Raises UserError where not one copy of each image fits the disk
-    or `search.cache_megabytes`.
+    missing or damaged is computed. Raises UserError where it does not fit the disk or
+    `search.cache_megabytes`.
     """
     settings = {key: value for key, value in flatten(config).items() if "augmentation." in key}
     made_of = [settings, config.seed, config.model.input_size, config.search.cached_copies]
@@ -64,34 +63,19 @@ def cache_features(config: Config, data: TrainingData, weights: Weights, folder:
     place = folder / inputs
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        if not _is_whole(place, inputs):
+        is_done = up_to_date(place / "features.json", inputs)
+        known = if_intact(_map_features, place) if is_done else None
+        if known is None:
             for other in folder.iterdir():
                 if other.is_dir():
                     shutil.rmtree(other)
             _compute(config, data, weights, place)
-            files = {path.name: _stamp(path) for path in sorted(place.glob("*.npy"))}
-            mark_done(place / "features.json", inputs, files=files)
+            mark_done(place / "features.json", inputs)
+    return known or _map_features(place)
+
+
+def _map_features(place: Path) -> Features:
     return Features(*(map_array(place / f"{field.name}.npy") for field in fields(Features)))
-
-
-def _is_whole(place: Path, inputs: str) -> bool:
-    """Tell whether all files are as they were written, by size and time."""
-    marker = place / "features.json"
-    if not up_to_date(marker, inputs):
-        return False
-    facts = if_intact(read_json, marker, {"files": {str: [int]}})
-    if facts is None:
-        return False
-    files = facts["files"].items()
-    if all((place / name).is_file() and _stamp(place / name) == known for name, known in files):
-        return True
-    say(f"The cached features in {place} are damaged; they are computed anew.")
-    return False
-
-
-def _stamp(path: Path) -> list[int]:
-    facts = path.stat()
-    return [facts.st_size, facts.st_mtime_ns]
 
 
 def _compute(config: Config, data: TrainingData, weights: Weights, place: Path) -> None:
@@ -99,7 +83,8 @@ def _compute(config: Config, data: TrainingData, weights: Weights, place: Path) 
     pooled = pooled_part(build_network(config, data, weights))
     size = pooled.output_shape[-1]
     count, checked = len(data.labels), len(data.validation_labels)
-    copies = _count_copies(config, count, checked, size, place)
+    copies = config.search.cached_copies
+    _require_room(config, count, checked, size, place)
     place.mkdir()
     training = np.empty((copies, count, size), np.float16)
     validation = np.empty((checked, size), np.float16)
@@ -127,19 +112,14 @@ def _compute(config: Config, data: TrainingData, weights: Weights, place: Path) 
     np.save(place / "validation.npy", validation)
 
 
-def _count_copies(config: Config, count: int, checked: int, size: int, place: Path) -> int:
-    """Return how many copies of each image fit; raises UserError where not one does."""
-    per_image = 2 * size / 2**20
-    fixed, per_copy = per_image * checked, per_image * count
-    allowed, wanted = config.search.cache_megabytes, config.search.cached_copies
-    copies = min(wanted, int((allowed - fixed) / per_copy))
-    if copies < 1:
+def _require_room(config: Config, count: int, checked: int, size: int, place: Path) -> None:
+    """Raise UserError where the features of all copies do not fit the disk and the setting."""
+    search = config.search
+    megabytes = 2 * size * (search.cached_copies * count + checked) / 2**20
+    if megabytes > search.cache_megabytes:
         raise UserError(
-            f"The features of {config.model.backbone} for one copy of each image take "
-            f"{fixed + per_copy:.0f} MB, and search.cache_megabytes is {allowed:.0f}; "
-            "raise it, or lower search.trial_images."
+            f"The features of {config.model.backbone} take {megabytes:.0f} MB, and "
+            f"search.cache_megabytes is {search.cache_megabytes:.0f}; raise it, or lower "
+            "search.trial_images or search.cached_copies."
         )
-    if copies < wanted:
-        say(f"{copies} of {wanted} copies of each image fit into {allowed:.0f} MB of cache.")
-    require_disk(place, fixed + copies * per_copy)
-    return copies
+    require_disk(place, megabytes)

@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, Trial
+from scipy.stats import norm
 from sqlalchemy.exc import SQLAlchemyError
 
 from competition.common.console import part_of_task, say
@@ -20,7 +21,7 @@ from competition.common.files import read_json, write_json
 from competition.common.settings import flatten
 from competition.config import with_settings
 from competition.data.arrays import TrainingData, count_skipped
-from competition.evaluation.metrics import bootstrap_chance, mcnemar
+from competition.evaluation.metrics import DRAWS, draw_gains, mcnemar
 from competition.metric import ACCURACY, Metric, get_metric
 from competition.search.features import cache_features
 from competition.search.report import write_report
@@ -229,7 +230,8 @@ def _settle(
     if given is None:
         return base, f"{found}: the settings as given were not finished, and stay"
     if metric == ACCURACY:
-        probability = compare_predictions(best, given)
+        correct = _read_correct(best), _read_correct(given)
+        probability = mcnemar(*correct, alternative="greater")
     else:
         probability = compare_probabilities(best, given, scored, metric)
     probability *= len(trials) - 1
@@ -239,14 +241,6 @@ def _settle(
     return best.params, f"{found}: beyond chance (p = {probability:.2g})"
 
 
-def compare_predictions(better: FrozenTrial, worse: FrozenTrial) -> float:
-    """Return the probability that a trial is that much better, or more, by chance alone, 0..1.
-
-    It is McNemar's exact test, one-sided, on the predictions for the same images.
-    """
-    return mcnemar(_read_correct(better), _read_correct(worse), alternative="greater")
-
-
 def _read_correct(trial: FrozenTrial) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(trial.user_attrs[CORRECT]), np.uint8)) == 1
 
@@ -254,9 +248,14 @@ def _read_correct(trial: FrozenTrial) -> np.ndarray:
 def compare_probabilities(
     better: FrozenTrial, worse: FrozenTrial, labels: np.ndarray, metric: Metric
 ) -> float:
-    """Return the same for any metric, by the bootstrap; labels: (m,) of the trials' images."""
+    """Return the probability that a trial is that much better, or more, by chance alone, 0..1.
+
+    labels: (m,) of the trials' images.
+    """
     pair = []
     for trial in (better, worse):
         numbers = np.frombuffer(bytes.fromhex(trial.user_attrs[PROBABILITIES]), np.float32)
         pair.append(calibrate(metric, labels, numbers.reshape(len(labels), -1)))
-    return bootstrap_chance(labels, pair[0], pair[1], metric, seed=0)
+    gain, drawn = draw_gains(labels, pair[0], pair[1], metric, DRAWS, seed=0)
+    error = float(np.std(drawn))
+    return float(norm.sf(gain / error)) if error else 1.0

@@ -18,7 +18,7 @@ from competition.training.keepers import Keeper
 from competition.training.stages import Stage, plan_stages
 from competition.training.train import build_network, fit_stage
 
-Report = Callable[[float | None, int], None]
+Report = Callable[[float | None, int], None] | None
 VALIDATED_FROM = 2 / 3  # of a stage: before that a score tells little of the last one
 
 
@@ -40,7 +40,7 @@ class TrialTrainer:
 
     features: of these images, which heads train on. Its methods take a report, which is told the
     score (None where it was not validated) and the number of each epoch of the last stage, and may
-    raise to end a trial. They raise TrialFailedError where a loss diverges.
+    raise to end a trial (None: nobody is told). They raise TrialFailedError where a loss diverges.
     """
 
     data: TrainingData
@@ -67,7 +67,7 @@ class TrialTrainer:
         results = []
         for stage in stages:
             stage.prepare(network, config.training.batch_norm_momentum)
-            told = report if stage is stages[-1] else ignore_epoch
+            told = report if stage is stages[-1] else None
             validation = self.data.validation_images
             results.append(self._fit(network, batches, validation, stage, config, told))
         return max(results, key=lambda result: result.score)
@@ -91,7 +91,3 @@ class TrialTrainer:
         predictions = keeper.predictions
         assert predictions is not None
         return TrialResult(keeper.best_score, predictions.argmax(axis=1) == labels, predictions)
-
-
-def ignore_epoch(score: float | None, epoch: int) -> None:
-    """Take no notice of an epoch."""

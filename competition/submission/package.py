@@ -7,7 +7,6 @@ predictions must be those of the trained networks, within the limits of the serv
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from competition.config import Config, LimitsConfig, SubmissionConfig
 from competition.evaluation.metrics import read_metrics
 from competition.networks import submission_model
 from competition.networks.submission_model import Model, predict_views, temper
-from competition.paths import METRICS, PACKAGE, WEIGHTS
+from competition.paths import PACKAGE, WEIGHTS
 from competition.submission.server_limits import (
     describe_usage,
     estimate_usage,
@@ -37,19 +36,6 @@ TOLERANCE = 1e-4  # by which a probability may differ between here and the serve
 CHECKED_IMAGES = 256
 
 
-@dataclass(frozen=True)
-class Package:
-    """A verified submission.
-
-    figures: its size, seconds and memory, as in package.json. unchecked: the reason why it could
-    not be tried under the server's versions, or nothing.
-    """
-
-    zip_path: Path
-    figures: dict[str, float]
-    unchecked: str
-
-
 def package_run(
     run: Path,
     members: Sequence[Path],
@@ -57,8 +43,10 @@ def package_run(
     config: Config,
     zip_path: Path,
     server: tuple[str, ...],
-) -> Package:
+) -> str:
     """Write the submission of `run` to `zip_path` once all checks pass.
+
+    Returns why it could not be tried under the server's versions, or nothing.
 
     members: the runs whose networks are averaged, `run` itself or those of an ensemble, each as
     often as it counts.
@@ -73,7 +61,7 @@ def package_run(
     settings = config.submission
     views = config.evaluation.tta_views
     folder = zip_path.with_suffix("")
-    temperature = read_temperature(run)
+    temperature = float(read_metrics(run).get("temperature", 1.0))
     write_submission(members, views, settings, folder, temperature)
     with replacing(zip_path) as unverified:
         shutil.make_archive(str(unverified.with_suffix("")), "zip", folder)
@@ -110,13 +98,7 @@ def package_run(
     if server:
         result = f"NOT CHECKED ({unchecked})" if unchecked else f"alike under {', '.join(server)}"
         say(f"server versions: {result}")
-    return Package(zip_path, figures, unchecked)
-
-
-def read_temperature(run: Path) -> float:
-    """Return the temperature that calibrates the predictions of a run; 1 where they stay."""
-    known = read_metrics(run) if (run / METRICS).is_file() else {}
-    return float(known.get("temperature", 1.0))
+    return unchecked
 
 
 def write_submission(

@@ -231,11 +231,6 @@ def _read_questions(
     size = facts["members"][0]["network"]["image_shape"][0]
     trained = with_settings(Config(), facts["data"]).data
     config = replace(trained, size=size, limit=0, file_column=given.file_column)
-    if not source.exists():
-        raise UserError(
-            f"--predict got {source}, which does not exist; "
-            "give an .npz, a folder of images, or a CSV that names them."
-        )
     if not (source.is_dir() or source.suffix.lower() in TABLE_SUFFIXES):
         images = load_test(source, config, tuple(facts["class_names"]))[0]
         names = [str(number) for number in range(len(images))]

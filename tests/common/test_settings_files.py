@@ -1,12 +1,10 @@
 """Settings in files: written as TOML, read back alike, with one sentence for what does not fit."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from competition.common.errors import UserError
-from competition.common.files import write_json
 from competition.common.settings import flatten
 from competition.common.settings_files import read_settings, write_settings
 from competition.config import Config, with_settings
@@ -34,19 +32,11 @@ def test_a_few_settings_are_read_in_tables_or_by_dotted_keys(tmp_path: Path) -> 
     assert with_settings(Config(), settings).augmentation.magnitude == 0.4
 
 
-def test_the_settings_of_a_run_are_read_from_its_config(tmp_path: Path) -> None:
-    config = replace(Config(), seed=3)
-    write_json(tmp_path / "config.json", {"settings": flatten(config), "network": {}})
-    assert with_settings(Config(), read_settings(tmp_path / "config.json")) == config
-
-
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
         ("mine.toml", "batch_size: 16", r"mine.toml cannot be read .*line 1"),
         ("mine.toml", "[training]\nbatch_size = [16]", r"sets training.batch_size to \[16\]"),
-        ("config.json", '{"settings": 3}', r"holds no settings of a run"),
-        ("config.json", "[]", r"holds no settings of a run"),
     ],
 )
 def test_a_file_that_holds_anything_else_is_refused(

@@ -117,7 +117,6 @@ def test_points_lost_are_counted_by_kind_of_distortion_and_by_class(paths: Paths
     assert "--set augmentation=strong comes first" in explain_gap(paths, "one_001")
     folder = paths.experiments / "comparisons"
     assert "noise costs" in (folder / "one_001_gap.md").read_text("utf-8")
-    assert (folder / "one_001_gap.png").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("prepared_cells")

@@ -12,13 +12,13 @@ from competition.common.files import read_json, write_arrays, write_json
 from competition.config import Config, LimitsConfig
 from competition.evaluation.ensemble import (
     Candidate,
-    estimate_gain,
     make_best_ensemble,
     make_ensemble,
     members_of,
     select_members,
 )
 from competition.evaluation.leaderboard import read_rows
+from competition.evaluation.metrics import draw_gains
 from competition.metric import ACCURACY, METRICS
 
 LABELS = np.arange(12) % 3
@@ -179,15 +179,17 @@ def test_a_run_that_does_not_fit_never_takes_the_place_of_one_that_does() -> Non
     assert set(select_members([slow, A, B], LimitsConfig(), 25, ACCURACY)) == {"a_001", "b_001"}
 
 
-def test_a_gain_has_an_interval_over_the_same_images() -> None:
+def test_a_gain_is_drawn_over_the_same_images() -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 3
     right = np.eye(3)[labels]
     wrong = np.roll(right, 1, axis=1)
     often = np.where(generator.random((300, 1)) < 0.9, right, wrong)
     better = np.where(generator.random((300, 1)) < 0.5, right, often)
-    assert estimate_gain(labels, often, often, ACCURACY, seed=0) == (0, 0, 0)
-    gain, low, high = estimate_gain(labels, better, often, ACCURACY, seed=0)
+    gain, drawn = draw_gains(labels, often, often, ACCURACY, draws=500, seed=0)
+    assert (gain, drawn.tolist()) == (0, [0] * 500)
+    gain, drawn = draw_gains(labels, better, often, ACCURACY, draws=500, seed=0)
+    low, high = np.quantile(drawn, [0.025, 0.975])
     assert 0 < low < gain < high < 2 * gain
     assert gain == pytest.approx((better == right).all(1).mean() - (often == right).all(1).mean())
 

@@ -90,8 +90,9 @@ def test_runs_that_were_selected_otherwise_have_ranks_of_their_own(tmp_path: Pat
         ["three_001", 1],
         ["one_001", 2],
     ]
-    text = write_leaderboard(tmp_path, tmp_path, with_references=False)[1]
+    text = write_leaderboard(tmp_path, tmp_path)[1]
     assert "clean or clean+revealed" in text
+    assert (tmp_path / "leaderboard.md").read_text().startswith("| run | weights | selection |")
     assert text.splitlines()[0].split()[-2:] == ["select", "by"]
 
 
@@ -104,8 +105,7 @@ def test_log_loss_ranks_the_least_first_and_is_shown_as_it_is(tmp_path: Path) ->
     assert table["run"].tolist() == ["mobilenetv3large_002", "mobilenetv3large_001"]
     assert table["selection"].tolist() == [0.3, 0.5]
     assert table["expected, 95 %"][0] == "0.4000 (0.3800-0.4200)"
-    lines = write_leaderboard(tmp_path, tmp_path, with_references=True)[1].splitlines()
-    assert "published" not in " ".join(lines)  # whose scores are accuracies
+    lines = write_leaderboard(tmp_path, tmp_path)[1].splitlines()
     head = ["run", "weights", "selection", "clean", "revealed", "expected", "public"]
     assert lines[0].split() == head
     row = ["0.3000", "0.2500", "0.5000", "0.4000", "(0.3800-0.4200)", "1.2500"]
@@ -118,7 +118,7 @@ def test_runs_of_another_metric_have_ranks_of_their_own_and_are_told_apart(tmp_p
     make_run(tmp_path, "one_001", 0.7)
     make_run(tmp_path, "two_001", 0.8, metric="quadratic_kappa")
     assert read_rows(tmp_path)["rank"].tolist() == [1, 1]
-    lines = write_leaderboard(tmp_path, tmp_path, with_references=True)[1].splitlines()
+    lines = write_leaderboard(tmp_path, tmp_path)[1].splitlines()
     assert lines[0].split()[-1] == "metric"
     assert [line.split()[2] for line in lines[1:3]] == ["70.0", "0.8000"]
     assert "scores: accuracy in percent; quadratic weighted kappa." in lines
@@ -133,7 +133,7 @@ def test_the_expectation_stands_beside_the_accuracy_under_each_profile(tmp_path:
     assert (row["test microscope"], row["val unseen"]) == (0.6, 0.97)
     assert (row["lowest"], row["highest"]) == (0.6, 0.97)
     assert row["gap"] == pytest.approx(0.95 - 0.85)
-    head, first = write_leaderboard(tmp_path, tmp_path, with_references=False)[1].splitlines()[:2]
+    head, first = write_leaderboard(tmp_path, tmp_path)[1].splitlines()[:2]
     assert head.split() == ["run", "weights", "selection", "clean", "revealed", "expected"]
     assert first.split()[2:] == ["70.0", "95.0", "85.0", "90.0", "(88.0-92.0)"]
 
@@ -159,7 +159,7 @@ def test_a_run_that_was_scored_in_part_has_empty_cells_and_a_notice(tmp_path: Pa
     assert part[missing].isna().all()
     assert part["not scored"] == "test clean, test revealed TTA"
     assert pd.isna(whole["not scored"])
-    text = write_leaderboard(tmp_path, tmp_path, with_references=False)[1]
+    text = write_leaderboard(tmp_path, tmp_path)[1]
     assert text.splitlines()[2].split()[2:] == ["70.0", "-", "85.0", "85.0", "(83.0-87.0)"]
     assert "one_001: NOT SCORED for want of time: test clean, test revealed TTA" in text
     assert "two_001: NOT" not in text
@@ -167,7 +167,7 @@ def test_a_run_that_was_scored_in_part_has_empty_cells_and_a_notice(tmp_path: Pa
 
 def test_a_column_without_any_value_is_not_shown(tmp_path: Path) -> None:
     make_run(tmp_path, "one_001", 0.7)
-    head = write_leaderboard(tmp_path, tmp_path, with_references=False)[1].splitlines()[0]
+    head = write_leaderboard(tmp_path, tmp_path)[1].splitlines()[0]
     assert not {"microscope", "public", "error"} & set(head.split())
 
 
@@ -175,19 +175,9 @@ def test_the_terminals_table_has_seven_columns_and_fits_a_terminal(tmp_path: Pat
     accuracies = ACCURACIES | {"microscope": 0.6, "unseen": 0.97}
     make_run(tmp_path, "mobilenetv3large_001", 0.7, accuracies=accuracies)
     record_public_score(tmp_path, "mobilenetv3large_001", 0.82)
-    lines = write_leaderboard(tmp_path, tmp_path, with_references=True)[1].splitlines()
+    lines = write_leaderboard(tmp_path, tmp_path)[1].splitlines()
     assert max(map(len, lines)) <= 100
     assert sum(bool(column.title) and not column.if_different for column in COLUMNS) == 7
-
-
-def test_the_table_has_reference_rows_without_a_rank(tmp_path: Path) -> None:
-    make_run(tmp_path / "runs", "one_001", 0.7)
-    text = write_leaderboard(tmp_path / "runs", tmp_path, with_references=True)[1]
-    table = pd.read_csv(tmp_path / "leaderboard.csv")
-    assert table["rank"].isna().sum() == 3
-    assert "82.0" in text
-    assert table["backbone"].tolist()[1:] == ["custom CNN", "EfficientNetB0", "MobileNetV3Large"]
-    assert (tmp_path / "leaderboard.md").read_text().startswith("| run | weights | selection |")
 
 
 def test_a_public_score_shows_the_error_of_the_expectation(tmp_path: Path) -> None:
@@ -202,4 +192,4 @@ def test_a_public_score_shows_the_error_of_the_expectation(tmp_path: Path) -> No
 
 
 def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
-    assert "no run was scored" in write_leaderboard(tmp_path, tmp_path, with_references=True)[1]
+    assert "no run was scored" in write_leaderboard(tmp_path, tmp_path)[1]

@@ -7,7 +7,6 @@ from competition.evaluation.metrics import (
     bootstrap_interval,
     collect_values,
     score,
-    score_families,
 )
 from competition.metric import ACCURACY, METRICS
 
@@ -53,18 +52,6 @@ def test_the_value_of_another_metric_stands_under_its_name_beside_the_usual_ones
     assert result | {"log_loss": 0} == score(LABELS, smoothed) | {"log_loss": 0}
 
 
-def test_each_family_has_scores_of_its_own() -> None:
-    families = np.array(["blur", "noise", "blur", "noise", "blur", "noise"])
-    result = score_families(LABELS, PROBABILITIES.argmax(axis=1), families)
-    assert list(result) == ["blur", "noise"]
-    assert result["blur"] == {
-        "images": 3,
-        "accuracy": pytest.approx(2 / 3),
-        "balanced_accuracy": 0.75,
-    }
-    assert result["noise"]["balanced_accuracy"] == pytest.approx((1 + 1 + 0) / 3)
-
-
 def test_a_small_set_may_lack_a_class_that_is_predicted(recwarn: pytest.WarningsRecorder) -> None:
     result = score(LABELS[:5], PROBABILITIES[[5, 0, 1, 3, 4]])
     assert result["recall"] == pytest.approx([1, 1, 0])
@@ -76,6 +63,6 @@ def test_a_small_set_may_lack_a_class_that_is_predicted(recwarn: pytest.Warnings
 def test_accuracies_have_one_name_for_one_view_and_another_for_several() -> None:
     scores = {
         "clean": {"plain": {"accuracy": 0.9}},
-        "revealed": {"plain": {"accuracy": 0.7}, "augmented": {"accuracy": 0.8}, "families": {}},
+        "revealed": {"plain": {"accuracy": 0.7}, "augmented": {"accuracy": 0.8}},
     }
     assert collect_values(scores, ACCURACY) == {"clean": 0.9, "revealed": 0.7, "revealed TTA": 0.8}

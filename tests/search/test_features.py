@@ -96,21 +96,19 @@ def test_a_computation_that_was_killed_is_not_taken_for_a_whole_one(
         np.testing.assert_array_equal(values, whole[name], err_msg=name)
 
 
-@pytest.mark.parametrize("damage", ["a byte", "the end", "a file"])
+@pytest.mark.parametrize("damage", ["the end", "a file"])
 def test_damaged_features_are_computed_anew(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache(CONFIG, tmp_path)
     before = read_all(tmp_path)
     path = find_place(tmp_path) / "copies.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 255
-    path.write_bytes(content if damage == "a byte" else content[:-9])
+    path.write_bytes(path.read_bytes()[:-9])
     if damage == "a file":
         path.unlink()
     cache(CONFIG, tmp_path)
     after = read_all(tmp_path)
-    assert "damaged" in capsys.readouterr().out
+    assert f"{path} cannot be read" in capsys.readouterr().out
     np.testing.assert_array_equal(after[path.name], before[path.name])
 
 
@@ -152,22 +150,13 @@ def test_of_two_that_need_the_same_features_at_once_one_computes_them(
     np.testing.assert_array_equal(found[0].copies, found[1].copies)
 
 
-def test_as_many_copies_are_kept_as_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = {"search.cache_megabytes": 1.0, "search.cached_copies": 100}
-    features = cache_features(with_settings(CONFIG, few), make_data(600), RANDOM, tmp_path)
-    copies = len(features.copies)
-    assert 1 <= copies < 100
-    assert f"{copies} of 100 copies" in capsys.readouterr().out
-    assert features.copies.nbytes + features.validation.nbytes < 2**20
-
-
 def test_too_little_room_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_settings(CONFIG, {"search.cache_megabytes": 1.0})
     with pytest.raises(UserError, match=r"search\.cache_megabytes is 1; raise it"):
-        module._count_copies(config, 1200, 36, 576, tmp_path)
+        module._require_room(config, 1200, 36, 576, tmp_path)
     full = dataclasses.make_dataclass("Usage", ["free"])(2**17)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(UserError, match="has 0 MB free"):
-        module._count_copies(CONFIG, 1200, 36, 576, tmp_path)
+        module._require_room(CONFIG, 1200, 36, 576, tmp_path)

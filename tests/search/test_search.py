@@ -18,6 +18,7 @@ from competition.common.errors import TrialFailedError
 from competition.common.files import read_json
 from competition.config import MILD_AUGMENTATION, Config, with_settings
 from competition.data.arrays import TrainingData
+from competition.evaluation.metrics import mcnemar
 from competition.metric import METRICS
 from competition.networks.weights import Weights
 from competition.search import rounds
@@ -26,7 +27,6 @@ from competition.search.rounds import EVERYTHING, FINE_TUNING_SPACE, SCRATCH_SPA
 from competition.search.search import (
     CORRECT,
     PROBABILITIES,
-    compare_predictions,
     compare_probabilities,
     read_best,
     search_backbone,
@@ -342,9 +342,11 @@ def test_two_trials_are_compared_by_mcnemars_exact_test(gained: int, lost: int, 
     ]
     count = gained + lost
     chance = binomtest(gained, count, alternative="greater").pvalue if count else 1.0
-    assert compare_predictions(*trials) == pytest.approx(chance)
+    stored = [module._read_correct(trial) for trial in trials]
+    found = mcnemar(stored[0], stored[1], alternative="greater")
+    assert found == pytest.approx(chance)
     ways = sum(math.comb(count, more) for more in range(gained, count + 1))
-    assert compare_predictions(*trials) == pytest.approx(ways / 2**count)
+    assert found == pytest.approx(ways / 2**count)
 
 
 @pytest.mark.parametrize(

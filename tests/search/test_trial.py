@@ -14,7 +14,7 @@ from competition.metric import get_metric
 from competition.networks.weights import RANDOM, Weights
 from competition.search import trial as module
 from competition.search.features import cache_features
-from competition.search.trial import TrialTrainer, ignore_epoch
+from competition.search.trial import TrialTrainer
 from competition.training.batches import Batches
 from competition.training.selection import selection_score
 from competition.training.train import build_network
@@ -52,7 +52,7 @@ def test_rare_classes_weigh_more_where_the_settings_say_so(
         trainer = TrialTrainer(data, pretrained, features)
         train = trainer.train_head if on_features else trainer.train
         with pytest.raises(StopIteration):
-            train(config, ignore_epoch)
+            train(config, None)
     assert len(drawn[0]) == 2
     labels, weights = drawn[1][1].argmax(axis=1), drawn[1][2]
     assert weights[labels == 0].min() == pytest.approx(10 * weights[labels > 0].max())
@@ -69,14 +69,14 @@ def test_the_result_has_the_answers_of_the_best_epoch(pretrained: Weights) -> No
     assert result.correct.shape == (36,)
     assert result.correct.mean() == pytest.approx(result.score)
     assert result.probabilities.shape == (36, 3)
-    both = trainer.train(PLAIN, ignore_epoch)
+    both = trainer.train(PLAIN, None)
     assert both.correct.mean() == pytest.approx(both.score)
 
 
 def test_the_metric_that_decides_is_the_score_of_a_trial(pretrained: Weights) -> None:
     data = make_data()
     trainer = TrialTrainer(data, pretrained, None)
-    result = trainer.train(with_settings(PLAIN, {"metric": "log_loss"}), ignore_epoch)
+    result = trainer.train(with_settings(PLAIN, {"metric": "log_loss"}), None)
     metric = get_metric("log_loss")
     expected = selection_score(metric, data.validation_labels, result.probabilities)
     assert result.score == pytest.approx(expected)
@@ -105,7 +105,7 @@ def test_a_head_on_real_features_scores_as_the_first_stage_does(
     heads: list[float | None] = []
     trainer = make_trainer(config, imagenet, tmp_path)
     result = trainer.train_head(config, lambda score, epoch: heads.append(score))
-    whole = TrialTrainer(make_data(), imagenet, None).train(config, ignore_epoch)
+    whole = TrialTrainer(make_data(), imagenet, None).train(config, None)
     assert len(heads) == 12
     assert result.score == max(score for score in heads if score is not None) > 0.9
     assert result.correct.mean() == pytest.approx(result.score)
@@ -142,4 +142,4 @@ def test_a_loss_that_diverges_says_what_to_change(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module, "build_network", explode)
     with pytest.raises(TrialFailedError, match=r"infinite or NaN at a learning rate of 0\.001"):
-        TrialTrainer(make_data(), RANDOM, None).train(CONFIG, ignore_epoch)
+        TrialTrainer(make_data(), RANDOM, None).train(CONFIG, None)
