@@ -85,6 +85,8 @@ def test_the_main_job_leaves_a_verified_zip_and_a_leaderboard(finished: Path) ->
     table = pd.read_csv(finished / "experiments/blobs/leaderboard.csv")
     assert table["run"].tolist()[0] == "tiny_cnn_001"
     assert table["selection"][0] > 0.5
+    for picture in ("history.png", "confusion.png"):
+        assert (finished / "experiments/blobs/runs/tiny_cnn_001" / picture).stat().st_size > 1000
 
 
 def test_the_selection_score_is_the_accuracy_on_clean_and_distorted_validation_joined(

@@ -1,4 +1,4 @@
-"""Figures for people: the map of the data, sheets of images, and class balance."""
+"""Figures for people: the map of the data, sheets of images, class balance, curves, confusion."""
 
 import base64
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from competition.common.files import replacing
@@ -87,6 +88,44 @@ def draw_sheets(
         sheet.save(stream, "JPEG", quality=quality)
         sheets.append(base64.b64encode(stream.getvalue()).decode())
     return sheets
+
+
+def draw_history(path: Path, table: pd.DataFrame, column: str, metric: str) -> None:
+    """Write the curves of a training as PNG: training accuracy and selection score per epoch.
+
+    table: a row per epoch: stage, accuracy, and `column`, the value of `metric` on validation
+    (missing if not validated).
+    """
+    figure, axes = _start_figure(9, 5)
+    epochs = pd.Series(np.arange(1, len(table) + 1))
+    legend = "training accuracy, augmented images"
+    axes.plot(epochs, table["accuracy"], color=_pick_colour(7), label=legend)
+    scores = table[column].dropna()
+    legend = "selection score" if metric == "accuracy" else f"selection score: {metric}"
+    axes.plot(epochs[scores.index], scores, color=_pick_colour(0), marker="o", label=legend)
+    stages = table["stage"].to_numpy()
+    for border in np.flatnonzero(stages[1:] != stages[:-1]):
+        axes.axvline(border + 1.5, color="black", linewidth=0.8, linestyle="--")
+    axes.set(title=" then ".join(table["stage"].unique()), xlabel="epoch")
+    axes.set_ylim(min(0, scores.min()), max(1, scores.max()))
+    axes.legend(frameon=False, loc="lower right")
+    _save_figure(figure, path)
+
+
+def draw_confusion(
+    path: Path, confusion: np.ndarray, class_names: tuple[str, ...], title: str
+) -> None:
+    """Write a confusion matrix (K, K) of counts as PNG; rows: true classes; colour: row share."""
+    figure, axes = _start_figure(8, 7)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusion):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set_xticks(range(len(class_names)), class_names, rotation=35, ha="right")
+    axes.set_yticks(range(len(class_names)), class_names)
+    _save_figure(figure, path)
 
 
 def _start_figure(width: float, height: float) -> tuple[Any, Any]:

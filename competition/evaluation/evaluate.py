@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from competition.common.console import say
+from competition.common.figures import draw_confusion, draw_history
 from competition.common.files import (
     digest,
     if_intact,
@@ -25,6 +26,7 @@ from competition.evaluation.metrics import (
     TTA_VERSIONS,
     bootstrap_interval,
     collect_values,
+    final_scores,
     read_metrics,
     score,
 )
@@ -35,7 +37,7 @@ from competition.paths import GRAD_CAM, METRICS, WEIGHTS, name_predictions
 from competition.time_budget import Slot
 from competition.training.chance import beats_chance
 from competition.training.keepers import PREDICTIONS
-from competition.training.runs import load_run, metric_of, read_config
+from competition.training.runs import load_run, metric_of, read_config, read_history
 from competition.training.selection import fit_temperature, selection_score
 
 SPLITS = ("validation", "test")
@@ -45,7 +47,7 @@ GRAD_CAM_SECONDS = 5.0  # that Grad-CAM takes at most
 def evaluate_run(
     config: Config, data: PreparedData, run: Path, slot: Slot | None = None, force: bool = False
 ) -> None:
-    """Score a run on validation and test, unless that was done; write metrics.json.
+    """Score a run on validation and test, unless that was done; write metrics.json and figures.
 
     Each look at the test is counted. slot: versions that do not fit into it are left out, the
     least telling ones first; a later call without a slot scores them.
@@ -209,7 +211,7 @@ def _explain_mistakes(
 
 
 def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
-    """Print the scores of a run."""
+    """Print the scores of a run, and draw its curves and its confusion under distortion."""
     metric = metric_of(run)
     known = collect_values(metrics["test"], metric)
     values = [f"{name} {metric.format(value)}" for name, value in known.items()]
@@ -221,3 +223,8 @@ def _show(run: Path, data: PreparedData, metrics: dict[str, Any]) -> None:
     if wrong := int(data.test.surely_wrong.sum()):
         without = metrics["test"][PROFILE]["plain"]["accuracy_without_wrong_labels"]
         say(f"  {PROFILE} without its {wrong} surely wrong labels {100 * without:.1f}")
+    draw_history(run / "history.png", read_history(run), metric.column, metric.title)
+    confusion = np.array(final_scores(metrics["test"][PROFILE])["confusion"])
+    draw_confusion(
+        run / "confusion.png", confusion, data.class_names, f"{run.name}, distorted test"
+    )

@@ -15,6 +15,7 @@ from competition.common.settings import flatten
 from competition.config import Config, with_settings
 from competition.data.arrays import PreparedData, ScoredSet
 from competition.distortion.profiles import VERSIONS
+from competition.evaluation import evaluate as evaluate_module
 from competition.evaluation.evaluate import evaluate_run, score_predictions, score_selection
 from competition.evaluation.metrics import bootstrap_interval
 from competition.metric import ACCURACY, get_metric
@@ -43,7 +44,9 @@ def make_trained_run(folder: Path, data: PreparedData, config: Config = THREE_VI
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The batches that networks are asked about."""
+    """The batches that networks are asked about; figures are left out."""
+    for name in ("draw_history", "draw_confusion"):
+        monkeypatch.setattr(evaluate_module, name, lambda *arguments: None)
     passed: list[bytes] = []
     original = keras.Model.predict_on_batch
 
@@ -63,7 +66,9 @@ def scored(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
-def test_all_versions_are_scored_and_predictions_kept(scored: Path, prepared: PreparedData) -> None:
+def test_all_versions_are_scored_and_predictions_and_figures_kept(
+    scored: Path, prepared: PreparedData
+) -> None:
     metrics = read_json(scored / "metrics.json")
     assert metrics["not_scored"] == []
     assert metrics["test_looks"] == 1
@@ -82,6 +87,8 @@ def test_all_versions_are_scored_and_predictions_kept(scored: Path, prepared: Pr
                 hits = views[0].argmax(axis=1) == images.labels
                 assert scores["plain"]["accuracy"] == pytest.approx(hits.mean())
                 assert ("augmented" in scores) == (len(views) == 3)
+    for figure in ("history.png", "confusion.png"):
+        assert (scored / figure).stat().st_size > 1000
     assert metrics["parameters"] == network.count_params()
     assert metrics["milliseconds"] > 0
     assert 0 < metrics["zip_megabytes"] < 1
