@@ -81,13 +81,11 @@ class Predictions:
 class Reference:
     """The truth that the scoring program compares with.
 
-    labels: (n,). images: those of which it may show mistakes, once the phase is over, or None.
-    metric: the one that ranks.
+    labels: (n,). metric: the one that ranks.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...]
-    images: np.ndarray | None = None
     metric: Metric = ACCURACY
 
 
@@ -146,9 +144,7 @@ def open_split(
             f"look number {looks[key]} at the test with {asked.name}; "
             "each one makes its score a little less believable"
         )
-    shown = images if config.codabench.phase_over else None
-    metric = get_metric(config.metric)
-    return images, Reference(scored.labels, prepared.class_names, shown, metric)
+    return images, Reference(scored.labels, prepared.class_names, get_metric(config.metric))
 
 
 def dry_run(
@@ -165,7 +161,6 @@ def dry_run(
             predictions.labels,
             list(reference.class_names),
             predictions.wall_seconds,
-            reference.images,
             reference.metric.name,
             predictions.probabilities,
         )
@@ -284,14 +279,8 @@ def write_reference(folder: Path, reference: Reference) -> None:
     """Write the reference data that the scoring program reads."""
     folder.mkdir(parents=True)
     np.save(folder / "labels.npy", reference.labels.astype(np.int64))
-    facts = {
-        "class_names": list(reference.class_names),
-        "metric": reference.metric.name,
-        "phase_over": reference.images is not None,
-    }
+    facts = {"class_names": list(reference.class_names), "metric": reference.metric.name}
     write_json(folder / "settings.json", facts)
-    if reference.images is not None:
-        np.save(folder / "images.npy", reference.images)
 
 
 def write_program(kind: str, folder: Path) -> None:
