@@ -43,20 +43,13 @@ def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
     return result
 
 
-def families(profile: str, count: int, seed: int) -> np.ndarray:
-    """Return the name of the corruption of each of `count` images by `distort`, (n,) str.
+def draw_corruptions(profile: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's corruption by `distort`: its name and its severity, 1 to 5.
 
-    profile: one of TABLES.
+    (count,) str and (count,) int64. profile: one of TABLES.
     """
-    return np.array([name for name, _ in _draw_corruptions(profile, count, seed)], str)
-
-
-def severities(profile: str, count: int, seed: int) -> np.ndarray:
-    """Return the severity, 1 to 5, of each of `count` images by `distort`, (n,) int64.
-
-    profile: one of TABLES.
-    """
-    return np.array([severity for _, severity in _draw_corruptions(profile, count, seed)], int)
+    drawn = [_choose(_generator(profile, seed, index), TABLES[profile]) for index in range(count)]
+    return np.array([name for name, _ in drawn], str), np.array([level for _, level in drawn], int)
 
 
 def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
@@ -95,11 +88,6 @@ def selected_versions(select_by: str) -> tuple[str, ...]:
 
 def _generator(profile: str, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, list(PROFILES).index(profile)])
-
-
-def _draw_corruptions(profile: str, count: int, seed: int) -> list[tuple[str, int]]:
-    generators = (_generator(profile, seed, index) for index in range(count))
-    return [_choose(rng, TABLES[profile]) for rng in generators]
 
 
 def _choose(rng: np.random.Generator, table: dict[str, Corruption]) -> tuple[str, int]:

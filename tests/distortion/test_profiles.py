@@ -35,8 +35,7 @@ def test_a_draw_depends_only_on_seed_and_index(profile: str) -> None:
 def test_the_named_severities_are_what_was_done() -> None:
     images = np.repeat(make_images(1, side=96), 20, axis=0)
     distorted = distortion.distort(images, "unseen", seed=4)
-    names = distortion.families("unseen", len(images), seed=4)
-    drawn = distortion.severities("unseen", len(images), seed=4)
+    names, drawn = distortion.draw_corruptions("unseen", len(images), seed=4)
     haze = [index for index, name in enumerate(names) if name == "haze"]
     assert len(set(drawn[haze])) > 1
     for index in haze:
@@ -48,10 +47,8 @@ def test_the_named_severities_are_what_was_done() -> None:
 
 def test_the_named_families_are_what_was_done() -> None:
     images = np.repeat(make_images(1), 60, axis=0)
-    distorted, names = (
-        distortion.distort(images, "microscope", seed=4),
-        distortion.families("microscope", len(images), seed=4),
-    )
+    distorted = distortion.distort(images, "microscope", seed=4)
+    names, _ = distortion.draw_corruptions("microscope", len(images), seed=4)
     assert set(names) <= set(MICROSCOPE)
     assert len(set(names)) >= 10
     brighter = distorted.mean(axis=(1, 2, 3)) > images[0].mean() + 5
@@ -60,7 +57,8 @@ def test_the_named_families_are_what_was_done() -> None:
 
 
 def test_every_family_and_severity_is_drawn_about_as_often() -> None:
-    names, counts = np.unique(distortion.families("unseen", 1200, seed=0), return_counts=True)
+    drawn_names, _ = distortion.draw_corruptions("unseen", 1200, seed=0)
+    names, counts = np.unique(drawn_names, return_counts=True)
     assert set(names) == set(UNSEEN)
     assert counts.min() > 150
     drawn = [distortion._choose(np.random.default_rng(seed), UNSEEN)[1] for seed in range(500)]
