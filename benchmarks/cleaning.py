@@ -47,7 +47,7 @@ from competition.data.arrays import Dataset
 from competition.data.dataset import load_dataset
 from competition.demo.make import draw_cells
 from competition.demo.smear import CLASSES, Smear
-from competition.networks.weights import find_embedding_weights
+from competition.networks.weights import find_weights
 
 TOOLS = ("ours", "cleanvision", "imagededup")
 # Flags of each tool that count as finding a fault; a tool without an entry does not cover it.
@@ -263,7 +263,7 @@ def main() -> None:
     arguments = _parse_arguments()
     config = with_settings(Config(), {"seed": arguments.seed})
     setting = str(arguments.weights or "none")
-    weights = find_embedding_weights(setting, config.cleaning.backbone, Path())
+    weights = find_weights(setting, config.cleaning.backbone, Path())
     if arguments.enlarge:
         dataset = load_dataset(arguments.data, DataConfig())
         return print_growth(dataset, arguments.enlarge, config, weights)

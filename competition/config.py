@@ -292,14 +292,13 @@ class SubmissionConfig:
 
 @dataclass(frozen=True)
 class CodabenchConfig:
-    """The competition that --bundle writes, and the page of --dry-run."""
+    """The competition that --bundle writes."""
 
     title: str = text("Blood cell classification", "title of the competition")
     docker_image: str = text("tensorflow/tensorflow:2.17.0", "Docker image for submissions")
     start: str = text("", "day on which it opens, as 2026-01-31 (empty: today)")
     days: int = number(30, "length of each phase in days", low=1, high=3650)
     submissions_per_day: int = number(5, "submissions per participant and day", low=1)
-    phase_over: bool = switch(False, "show images of mistakes, as a running competition must not")
 
     def opening_day(self) -> datetime.date:
         """Return `start`, or today; raises UserError where `start` is no day."""
@@ -417,6 +416,8 @@ DEMO_FROM_RANDOM: dict[str, Any] = {"recipe": "few epochs", "training.fine_tunin
 # Settings that earlier versions lacked, with the value that those worked by. It is left out of what
 # decides the result of a training, so that runs of these versions are found again.
 NEWER = {"metric": "accuracy", "training.precision": "float32"}
+# Settings that are gone and never decided a result: files that have them are read without them.
+GONE = ("codabench.phase_over",)
 
 
 def with_settings(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -426,6 +427,8 @@ def with_settings(config: Config, changes: Mapping[str, Any]) -> Config:
     and backbones, and for bad values.
     """
     for key, value in changes.items():
+        if key in GONE:
+            continue
         if presets := SECTION_PRESETS.get(key):
             if value not in presets:
                 raise UserError(unknown(f"preset of {key}", str(value), presets))
@@ -442,7 +445,7 @@ def unflatten(table: Mapping[str, Any]) -> Config:
 
     Raises UserError where another version of this program, with other settings, wrote the table.
     """
-    if others := table.keys() - list_fields(Config()):
+    if others := table.keys() - list_fields(Config()) - set(GONE):
         raise UserError(
             f"Another version of this program wrote settings with {', '.join(sorted(others))}; "
             "give the data folders of their own with --name."

@@ -55,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> "PreparedData":
     One of the test's labels is surely wrong.
     """
     from competition.data.arrays import PreparedData, ScoredSet
-    from competition.distortion.profiles import PROFILES, TABLES, distort, families
+    from competition.distortion.profiles import PROFILES, TABLES, distort, draw_corruptions
 
     scored = {}
     for name, count, seed in (("validation", 18, 3), ("test", 21, 4)):
@@ -65,7 +65,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> "PreparedData":
             {"clean": images} | {profile: distort(images, profile, seed) for profile in PROFILES},
             labels,
             np.arange(count) == (5 if name == "test" else -1),
-            {profile: families(profile, count, seed) for profile in TABLES},
+            {profile: draw_corruptions(profile, count, seed)[0] for profile in TABLES},
         )
     versions = scored["validation"].versions
     training = replace(

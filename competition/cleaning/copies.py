@@ -90,7 +90,7 @@ class Match:
 
 
 def find_copies(images: np.ndarray, sound: np.ndarray, config: CleaningConfig) -> list[Copy]:
-    """Return the copies among images (n, h, w, 3) uint8, ordered by index.
+    """Return the copies among images (n, h, w, 3) uint8, h = w, ordered by index.
 
     sound: (n,) bool, the images to look at. Spoiled images, and those that share one unrelated
     image, must not be among them: they are alike without being copies.
@@ -162,11 +162,10 @@ def match_images(
     gain and an offset, with both images clipped where either is. The score is the share of the fine
     details that both show: 0, with no fit, where they cannot be aligned.
     """
-    possible = [turn for turn in turns if turn in _list_turns(source.shape)]
     detail = _extract_detail(copy)
     aligned = [
         (*_align(_extract_detail(_turn(source, turn)), detail, copy.shape, reach), turn)
-        for turn in possible
+        for turn in turns
     ]
     likeness, down, right, turn = max(aligned)
     if likeness <= ALIGNED_CORRELATION:
@@ -204,11 +203,6 @@ def _trace(pairs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     roots = np.stack([np.full(len(firsts), count), firsts], 1)
     _, sources = breadth_first_order(join(np.concatenate([pairs, roots])), count, directed=False)
     return firsts[members], np.where(sources[:count] == count, -1, sources[:count])
-
-
-def _list_turns(shape: tuple[int, ...]) -> Sequence[int]:
-    """Return the turns that keep the shape (h, w, ...) of an image."""
-    return range(len(TURNS)) if shape[0] == shape[1] else (0, 2, 5, 7)
 
 
 def _turn(image: np.ndarray, turn: int) -> np.ndarray:
@@ -272,13 +266,10 @@ def _describe_spectrum(small: np.ndarray) -> np.ndarray:
 
 
 def _compare_small(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the correlation of each pair's second image with each turn of the first: (m, 8).
-
-    It is -1 for turns that change the shape.
-    """
+    """Return the correlation of each pair's second image with each turn of the first: (m, 8)."""
     first, second = (small[indices].astype(np.float32) for indices in pairs.T)
-    likeness = np.full((len(pairs), len(TURNS)), -1, np.float32)
-    for turn in _list_turns(small.shape[1:]):
+    likeness = np.empty((len(pairs), len(TURNS)), np.float32)
+    for turn in range(len(TURNS)):
         turned = np.moveaxis(_turn(np.moveaxis(first, 0, -1), turn), -1, 0)
         likeness[:, turn] = np.einsum("nhw,nhw->n", turned, second)
     return likeness

@@ -191,8 +191,7 @@ def _write_data(
 ) -> None:
     """Write the images that a task asks about and, apart from them, their labels."""
     write_input(folder / "input_data", scored.versions[PROFILE], metric)
-    reference = Reference(scored.labels, class_names, metric=metric)
-    write_reference(folder / "reference_data", reference)
+    write_reference(folder / "reference_data", Reference(scored.labels, class_names, metric))
 
 
 def _write_starting_kit(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:

@@ -7,18 +7,17 @@ then are they compared with the labels, by the scoring program's functions in th
 """
 
 import io
-import math
 import os
 import shlex
 import shutil
 import stat
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,13 +80,11 @@ class Predictions:
 class Reference:
     """The truth that the scoring program compares with.
 
-    labels: (n,). images: those of which it may show mistakes, once the phase is over, or None.
-    metric: the one that ranks.
+    labels: (n,). metric: the one that ranks.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...]
-    images: np.ndarray | None = None
     metric: Metric = ACCURACY
 
 
@@ -146,9 +143,7 @@ def open_split(
             f"look number {looks[key]} at the test with {asked.name}; "
             "each one makes its score a little less believable"
         )
-    shown = images if config.codabench.phase_over else None
-    metric = get_metric(config.metric)
-    return images, Reference(scored.labels, prepared.class_names, shown, metric)
+    return images, Reference(scored.labels, prepared.class_names, get_metric(config.metric))
 
 
 def dry_run(
@@ -165,7 +160,6 @@ def dry_run(
             predictions.labels,
             list(reference.class_names),
             predictions.wall_seconds,
-            reference.images,
             reference.metric.name,
             predictions.probabilities,
         )
@@ -227,8 +221,8 @@ def read_predictions(path: Path, count: int, probabilities: int = 0) -> dict[str
     """Read a predictions.npz that a stranger's code may have written.
 
     Returns labels (count,) int64, seconds (3,), and probabilities (min(count, asked), K) where some
-    were asked for and given. Nothing is unpickled or decompressed, and no array is made before its
-    size is known to be right. Raises ValueError and others for anything else.
+    were asked for and given. Nothing is unpickled, and no more is unpacked than those may take.
+    Raises ValueError and others for anything else.
     """
     if path.parent.resolve() != path.parent:
         raise ValueError("its folder was replaced by a link")
@@ -239,37 +233,22 @@ def read_predictions(path: Path, count: int, probabilities: int = 0) -> dict[str
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
             raise ValueError(f"{path.name} is no plain file of at most {limit} bytes")
         content = io.BytesIO(stream.read(limit))
-    with zipfile.ZipFile(content) as archive:
-        stored = {
-            "labels": _read_array(archive, "labels", np.dtype(np.int64), (count,)),
-            "seconds": _read_array(archive, "seconds", np.dtype(float), (3,)),
-        }
-        if probabilities and "probabilities.npy" in archive.namelist():
-            shape = (min(count, probabilities), None)
-            stored["probabilities"] = _read_array(
-                archive, "probabilities", np.dtype(np.float32), shape
-            )
+    wanted: dict[str, tuple[Any, int, int]] = {
+        "labels": (np.int64, 1, count),
+        "seconds": (np.float64, 1, 3),
+    }
+    with np.lib.npyio.NpzFile(content, allow_pickle=False) as archive:
+        assert archive.zip is not None
+        if sum(entry.file_size for entry in archive.zip.infolist()) > limit:
+            raise ValueError(f"{path.name} unpacks to more than {limit} bytes")
+        if probabilities and "probabilities" in archive:
+            wanted["probabilities"] = np.float32, 2, min(count, probabilities)
+        stored = {name: archive[name] for name in wanted}
+    for name, (kind, axes, length) in wanted.items():
+        array = stored[name]
+        if array.dtype != kind or array.ndim != axes or len(array) != length:
+            raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
     return stored
-
-
-def _read_array(
-    archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int | None, ...]
-) -> np.ndarray:
-    if f"{name}.npy" not in archive.namelist():
-        raise ValueError(f"'{name}' is missing")
-    entry = archive.getinfo(f"{name}.npy")
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"'{name}' is compressed")
-    with archive.open(entry) as stream:
-        np.lib.format.read_magic(stream)
-        found, _, kind = np.lib.format.read_array_header_1_0(stream)
-        fits = len(found) == len(shape) and all(
-            wanted in (None, size) for size, wanted in zip(found, shape, strict=True)
-        )
-        if not fits or kind != dtype or math.prod(found) * dtype.itemsize > entry.file_size:
-            raise ValueError(f"'{name}' is {kind} of shape {found}")
-    with archive.open(entry) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def write_input(folder: Path, images: np.ndarray, metric: Metric) -> None:
@@ -284,14 +263,8 @@ def write_reference(folder: Path, reference: Reference) -> None:
     """Write the reference data that the scoring program reads."""
     folder.mkdir(parents=True)
     np.save(folder / "labels.npy", reference.labels.astype(np.int64))
-    facts = {
-        "class_names": list(reference.class_names),
-        "metric": reference.metric.name,
-        "phase_over": reference.images is not None,
-    }
+    facts = {"class_names": list(reference.class_names), "metric": reference.metric.name}
     write_json(folder / "settings.json", facts)
-    if reference.images is not None:
-        np.save(folder / "images.npy", reference.images)
 
 
 def write_program(kind: str, folder: Path) -> None:

@@ -2,19 +2,15 @@
 
     python3 scoring.py [--input /app/input] [--output /app/output]
 
-Reads res/predictions.npz (see ingestion.py), ref/labels.npy (n,), ref/settings.json (class_names,
-metric, phase_over) and, once the phase is over, ref/images.npy. Writes scores.json, whose keys are
-the leaderboard's columns, and detailed_results.html: the scores, the confusion matrix and, once the
-phase is over, images of mistakes. Stands alone: standard library and numpy.
+Reads res/predictions.npz (see ingestion.py), ref/labels.npy (n,) and ref/settings.json
+(class_names, metric). Writes scores.json, whose keys are the leaderboard's columns, and
+detailed_results.html: the scores and the confusion matrix. Stands alone: standard library, numpy.
 """
 
 import argparse
-import base64
 import html
 import json
-import struct
 import sys
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,9 +19,8 @@ import numpy as np
 
 STYLE = (
     "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.3em .6em;text-align:right}"
-    "figure{display:inline-block;margin:.4em;font-size:small}img{width:96px;height:96px}</style>"
+    "</style>"
 )
-MISTAKES_SHOWN = 60
 
 
 def count_confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -121,20 +116,6 @@ def check_probabilities(probabilities: np.ndarray | None, shape: tuple[int, int]
     return exact
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Return an image (h, w, 3) uint8 as PNG without filters (https://www.w3.org/TR/png-3/)."""
-    height, width = image.shape[:2]
-    rows = b"".join(b"\0" + row.tobytes() for row in image)
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        length = struct.pack(">I", len(content))
-        return length + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
-
-
 def write_table(confusion: np.ndarray, names: list[str]) -> str:
     """Return the confusion matrix as an HTML table."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
@@ -145,34 +126,18 @@ def write_table(confusion: np.ndarray, names: list[str]) -> str:
     return f"<table><tr><th>true \\ called</th>{head}</tr>{''.join(rows)}</table>"
 
 
-def show_mistakes(
-    images: np.ndarray, labels: np.ndarray, predicted: np.ndarray, names: list[str]
-) -> str:
-    """Return the first wrongly called images as HTML."""
-    figures = []
-    for index in np.flatnonzero(labels != predicted)[:MISTAKES_SHOWN]:
-        encoded = base64.b64encode(encode_png(images[index])).decode()
-        caption = html.escape(f"{index}: {names[labels[index]]}, called {names[predicted[index]]}")
-        figures.append(
-            f'<figure><img src="data:image/png;base64,{encoded}" alt="{caption}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    return "<h2>Mistakes</h2>" + "".join(figures)
-
-
 def score_labels(
     labels: np.ndarray,
     predicted: np.ndarray,
     names: list[str],
     seconds: float,
-    images: np.ndarray | None = None,
     metric: str = "accuracy",
     probabilities: np.ndarray | None = None,
 ) -> tuple[dict[str, float], str]:
     """Return the scores of labels (n,), that of `metric` first, and the page of detailed results.
 
-    seconds: that they took. images: (n, h, w, 3), where mistakes are shown. probabilities: (n, K),
-    for a metric that needs them. Exits where the predictions cannot be scored.
+    seconds: that they took. probabilities: (n, K), for a metric that needs them. Exits where the
+    predictions cannot be scored.
     """
     confusion = count_confusion(labels, predicted, len(names))
     scores = compute_scores(confusion) | {"duration": round(seconds, 2)}
@@ -185,10 +150,7 @@ def score_labels(
         scores = {metric: scores[metric]} | scores
     listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
     page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>"
-    page += write_table(confusion, names)
-    if images is not None:
-        page += show_mistakes(images, labels, predicted, names)
-    return scores, page
+    return scores, page + write_table(confusion, names)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -204,11 +166,8 @@ def main(arguments: list[str] | None = None) -> None:
         predicted = predictions["labels"]
         probabilities = predictions.get("probabilities")
         seconds = float(predictions["seconds"][:2].sum())
-    images = None
-    if settings["phase_over"]:
-        images = np.load(reference / "images.npy", allow_pickle=False)
     names, metric = settings["class_names"], settings["metric"]
-    scores, page = score_labels(labels, predicted, names, seconds, images, metric, probabilities)
+    scores, page = score_labels(labels, predicted, names, seconds, metric, probabilities)
     (options.output / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
     (options.output / "detailed_results.html").write_text(page, encoding="utf-8")
     print(json.dumps(scores))

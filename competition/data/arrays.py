@@ -94,18 +94,14 @@ class TrainingData:
         few = _draw_evenly(self.labels, limit / len(self.labels), seed)
         return replace(self, images=self.images[few], labels=self.labels[few])
 
-    def validated_on_one_in(self, every: int) -> "TrainingData":
-        """Return the data with each `every`-th validation image."""
-        return replace(
-            self,
-            validation_images=self.validation_images[::every],
-            validation_labels=self.validation_labels[::every],
-        )
-
     def for_trial(self, limit: int, seed: int) -> "TrainingData":
         """Return the data with `limit` training images and about twice as many for validation."""
         every = count_skipped(len(self.validation_labels), limit)
-        return self.limited(limit, seed).validated_on_one_in(every)
+        return replace(
+            self.limited(limit, seed),
+            validation_images=self.validation_images[::every],
+            validation_labels=self.validation_labels[::every],
+        )
 
 
 def count_skipped(validation: int, limit: int) -> int:

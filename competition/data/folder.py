@@ -142,11 +142,6 @@ def _list_classes(
     if all(re.fullmatch("[0-9]{1,9}", name) for name in by_class):
         numbers = {name: int(name) for name in by_class}
         names: tuple[str, ...] = ()
-        if len(set(numbers.values())) < len(numbers):
-            raise UserError(
-                f"{root} has the folders {', '.join(sort_naturally(set(numbers)))}, of which "
-                "several are the same number; join them."
-            )
     else:
         names = class_names or sort_naturally(set(by_class))
         if unknown := set(by_class) - set(names):

@@ -31,7 +31,7 @@ from competition.distortion.profiles import (
     TABLES,
     VERSIONS,
     distort,
-    families,
+    draw_corruptions,
     preview,
     selected_versions,
 )
@@ -136,7 +136,7 @@ def _write_scored(
             place[:] = images if version == "clean" else distort(images, version, seed)
             hashes[version] = digest(place)
         block.flush()
-    met = np.stack([families(profile, len(images), seed) for profile in TABLES])
+    met = np.stack([draw_corruptions(profile, len(images), seed)[0] for profile in TABLES])
     write_array(folder / f"{scored.name}_labels.npy", scored.labels)
     write_array(folder / f"{scored.name}_surely_wrong.npy", scored.surely_wrong)
     write_array(folder / f"{scored.name}_families.npy", met)

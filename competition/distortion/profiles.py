@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from competition.common.console import progress
 from competition.common.errors import UserError, unknown
@@ -30,16 +31,8 @@ def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
     """Return distorted copies of `images` (n, h, w, 3) uint8, of the same shape and type.
 
     The draw of an image depends only on the profile, `seed` and the image's index. So the first n
-    of many images come out like n alone. Raises UserError for an unknown profile, and for images
-    that are not (n, h, w, 3) uint8.
+    of many images come out like n alone.
     """
-    if profile not in PROFILES:
-        raise UserError(unknown("distortion profile", profile, PROFILES))
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(
-            f"Distortion got images of shape {images.shape} and type {images.dtype}, and expects "
-            "(n, h, w, 3) uint8; convert them first."
-        )
     result = np.empty_like(images)
     for index, image in enumerate(progress(images, f"  {profile}", unit="image")):
         rng = _generator(profile, seed, index)
@@ -50,22 +43,13 @@ def distort(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
     return result
 
 
-def families(profile: str, count: int, seed: int) -> np.ndarray:
-    """Return the kind of distortion of each of `count` images by `distort`, (n,) str.
+def draw_corruptions(profile: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's corruption by `distort`: its name and its severity, 1 to 5.
 
-    It is the name of the corruption; in a profile without a table of them, that of the profile.
+    (count,) str and (count,) int64. profile: one of TABLES.
     """
-    if profile not in TABLES:
-        return np.full(count, profile)
-    return np.array([name for name, _ in _draw_corruptions(profile, count, seed)], str)
-
-
-def severities(profile: str, count: int, seed: int) -> np.ndarray:
-    """Return the severity, 1 to 5, of each of `count` images by `distort`, (n,) int64.
-
-    profile: one of TABLES.
-    """
-    return np.array([severity for _, severity in _draw_corruptions(profile, count, seed)], int)
+    drawn = [_choose(_generator(profile, seed, index), TABLES[profile]) for index in range(count)]
+    return np.array([name for name, _ in drawn], str), np.array([level for _, level in drawn], int)
 
 
 def preview(images: np.ndarray, profile: str, seed: int) -> np.ndarray:
@@ -104,11 +88,6 @@ def selected_versions(select_by: str) -> tuple[str, ...]:
 
 def _generator(profile: str, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, index, list(PROFILES).index(profile)])
-
-
-def _draw_corruptions(profile: str, count: int, seed: int) -> list[tuple[str, int]]:
-    generators = (_generator(profile, seed, index) for index in range(count))
-    return [_choose(rng, TABLES[profile]) for rng in generators]
 
 
 def _choose(rng: np.random.Generator, table: dict[str, Corruption]) -> tuple[str, int]:
@@ -179,21 +158,9 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Flatten each channel's histogram, by the table that PIL's `ImageOps.equalize` uses."""
-    values = np.rint(image).astype(np.int64)
-    return np.stack(
-        [_equalize_table(values[..., channel])[values[..., channel]] for channel in range(3)],
-        axis=-1,
-    )
-
-
-def _equalize_table(values: np.ndarray) -> np.ndarray:
-    histogram = np.bincount(values.ravel(), minlength=256)
-    step = (values.size - histogram[values.max()]) // 255
-    if step == 0:
-        return np.arange(256, dtype=np.float32)
-    before = np.cumsum(histogram) - histogram
-    return np.asarray(np.minimum((before + step // 2) // step, 255), np.float32)
+    """Flatten each channel's histogram."""
+    whole = Image.fromarray(np.rint(image).astype(np.uint8))
+    return np.asarray(ImageOps.equalize(whole), np.float32)
 
 
 def solarize(image: np.ndarray, addition: float, threshold: float) -> np.ndarray:

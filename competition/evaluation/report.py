@@ -19,7 +19,7 @@ from competition.common.settings import flatten
 from competition.config import Config
 from competition.data.arrays import PreparedData, ScoredSet, find_prepared
 from competition.data.prepare import distortion_seed
-from competition.distortion.profiles import TABLES, VERSIONS, severities
+from competition.distortion.profiles import TABLES, VERSIONS, draw_corruptions
 from competition.evaluation.grad_cam import confident_mistakes
 from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
 from competition.metric import get_metric
@@ -244,7 +244,7 @@ def _score_severities(
 ) -> dict[str, list[list[float | None]]]:
     """Return [images, accuracy] of each kind of distortion: of all, then of severity 1 to 5."""
     correct = probabilities.argmax(axis=1) == scored.labels
-    drawn = severities(profile, len(correct), distortion_seed(scored.name, seed))
+    _, drawn = draw_corruptions(profile, len(correct), distortion_seed(scored.name, seed))
     result = {}
     for family in TABLES[profile]:
         met = scored.families[profile] == family

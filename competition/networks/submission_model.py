@@ -169,11 +169,8 @@ def predict_views(
         batch = convert(images[start : start + batch_size]).astype(np.float32, copy=False)
         padding = [(0, batch_size - len(batch))] + [(0, 0)] * 3
         full = np.pad(batch, padding) if len(batch) < batch_size else batch
-        # Three float32 as one item are mirrored in half the time.
-        pixels = np.ascontiguousarray(full).view("V12")[..., 0]
         for index, view in enumerate(VIEWS[first_view:views]):
-            turned = np.ascontiguousarray(view(pixels)).view(np.float32).reshape(full.shape)
-            predicted = network.predict_on_batch(turned)
+            predicted = network.predict_on_batch(np.ascontiguousarray(view(full)))
             result[index, start : start + len(batch)] = np.asarray(predicted)[: len(batch)]
     return result
 

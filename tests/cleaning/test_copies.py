@@ -143,13 +143,6 @@ def test_images_that_are_not_sound_are_left_out() -> None:
     assert [(copy.index, copy.original) for copy in find_copies(images, sound, CONFIG)] == [(9, 4)]
 
 
-def test_images_that_are_not_square_are_matched_without_quarter_turns() -> None:
-    images = draw_cells(20)[:, :, 8:56]
-    images[13] = images[2][::-1]
-    images[14] = images[5][::-1, ::-1]
-    assert [(copy.index, copy.original) for copy in find(images)] == [(13, 2), (14, 5)]
-
-
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_handful_of_images_has_no_copies(count: int) -> None:
     assert find(draw_cells(count)) == []

@@ -2,10 +2,8 @@
 
 import json
 import re
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +22,6 @@ from competition.codabench.dry_run import (
 from competition.codabench.scoring import (
     compute_scores,
     count_confusion,
-    encode_png,
     score_labels,
 )
 from competition.common.errors import CheckFailedError
@@ -73,7 +70,7 @@ def test_answers_are_never_unpickled(tmp_path: Path) -> None:
         "labels = np.array([print], object)\n"
         "atexit.register(lambda: np.savez(out, labels=labels, seconds=np.zeros(3)))\n"
     )
-    with pytest.raises(CheckFailedError, match="'labels' is object"):
+    with pytest.raises(CheckFailedError, match="Object arrays cannot be loaded"):
         run_ingestion(
             write_zip(tmp_path / "bad.zip", {"model.py": program + PLAIN}), IMAGES, LimitsConfig()
         )
@@ -101,7 +98,6 @@ def test_a_dry_run_shows_what_the_server_would(tmp_path: Path) -> None:
     assert "70 images: model loaded in" in result.output
     assert "<td>24</td><td>0</td><td>0</td>" in result.page
     assert "b &lt;i&gt;" in result.page
-    assert "<img" not in result.page
 
 
 def test_looks_at_the_test_are_counted_by_zip_and_others_are_not(
@@ -121,13 +117,6 @@ def test_looks_at_the_test_are_counted_by_zip_and_others_are_not(
     assert re.findall(r"look number (\d) at the test with good.zip", output) == ["1", "2"]
     assert "  accuracy     0.3429" in output
     assert "<td>24</td>" in (paths.submissions / "good.detailed_results.html").read_text()
-
-
-def test_mistakes_are_shown_once_the_phase_is_over(tmp_path: Path) -> None:
-    zip_path = write_zip(tmp_path / "good.zip", {"model.py": PLAIN})
-    result = dry_run(zip_path, IMAGES, Reference(LABELS, NAMES, IMAGES), LimitsConfig())
-    assert len(re.findall("<img", result.page)) == 46
-    assert "1: b &lt;i&gt;, called a" in result.page
 
 
 def test_labels_out_of_range_cannot_be_scored(tmp_path: Path) -> None:
@@ -160,7 +149,7 @@ def draw_answers(classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
 def test_the_scoring_program_computes_each_metric_as_the_leaderboard_does(name: str) -> None:
     labels, probabilities = draw_answers()
     names = ["a", "b", "c", "d"]
-    predictions = labels, probabilities.argmax(axis=1), names, 1.0, None, name
+    predictions = labels, probabilities.argmax(axis=1), names, 1.0, name
     scores, page = score_labels(*predictions, probabilities)
     assert next(iter(scores)) == name
     assert scores[name] == pytest.approx(METRICS[name].compute(labels, probabilities), rel=1e-5)
@@ -182,7 +171,7 @@ def test_what_are_no_probabilities_cannot_be_scored(change: Any, sentence: str) 
     labels, probabilities = draw_answers()
     given = change(probabilities)
     with pytest.raises(SystemExit, match=sentence):
-        score_labels(labels, labels, ["a", "b", "c", "d"], 1.0, None, "log_loss", given)
+        score_labels(labels, labels, ["a", "b", "c", "d"], 1.0, "log_loss", given)
 
 
 LIKELY = (
@@ -218,20 +207,6 @@ def test_a_submission_without_probabilities_is_refused_where_they_decide(
     reference = Reference(LABELS, NAMES, metric=METRICS["log_loss"])
     with pytest.raises(CheckFailedError, match=sentence):
         dry_run(zip_path, IMAGES, reference, LimitsConfig())
-
-
-def test_images_become_png() -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    encoded = encode_png(IMAGES[0])
-    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(encoded))), IMAGES[0])
-    length = struct.unpack(">I", encoded[8:12])[0]
-    assert (
-        zlib.crc32(encoded[12 : 16 + length])
-        == struct.unpack(">I", encoded[16 + length : 20 + length])[0]
-    )
 
 
 @pytest.mark.parametrize("kind", ["ingestion", "scoring"])

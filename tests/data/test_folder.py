@@ -127,12 +127,6 @@ def two_tables(folder: Path) -> Path:
     return save_table(folder).parent
 
 
-def link_out(folder: Path) -> Path:
-    save_images(folder, "in/0.png", "out/1.png")
-    (folder / "in" / "1.png").symlink_to(folder / "out" / "1.png")
-    return save_table(folder / "in", "id,label\n0,0\n1,1")
-
-
 def not_text(folder: Path) -> Path:
     (folder / "train.csv").write_bytes(b"id,label\n\xff\xfe,1")
     return folder / "train.csv"
@@ -162,12 +156,14 @@ BAD_TABLES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "a gap": (table_of("0,0\n1,2"), ["no image of class 1", "without gaps"]),
     "one class": (table_of("0,a\n1,a"), ["only the class 'a'"]),
     "a small class": (table_of("0,a\n1,b"), ["1 images of class 0 ('a')", "at least 4"]),
-    "a path upwards": (table_of("a/../../0.png,0"), ["names a/../../0.png", "leads out of"]),
+    "a path upwards": (
+        table_of("a/../../0.png,0"),
+        ["names ../0.png, which is not in", "copy the images"],
+    ),
     "an absolute path": (
         table_of("/etc/0.png,0"),
-        ["names /etc/0.png", "write paths from that folder"],
+        ["names /etc/0.png, which is not in", "copy the images"],
     ),
-    "a link out": (link_out, ["in/1.png is a link that leads out of", "copy the image"]),
     "twins": (table_of("twin,0"), ["a/twin.png or", "b/twin.png", "write its path"]),
     "two tables": (
         two_tables,
@@ -354,17 +350,10 @@ def test_folders_that_are_all_numbers_are_those_labels(tmp_path: Path) -> None:
     assert labels.tolist() == list(range(12))
 
 
-def test_numbered_folders_that_leave_out_a_label_or_have_it_twice_are_refused(
-    tmp_path: Path,
-) -> None:
-    save_images(tmp_path / "a", *(f"{label}/{n}.png" for n in range(4) for label in (0, 2)))
+def test_numbered_folders_that_leave_out_a_label_are_refused(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{label}/{n}.png" for n in range(4) for label in (0, 2)))
     with pytest.raises(UserError, match=r"no image of class 1.*renumber"):
-        load_dataset(tmp_path / "a", CONFIG)
-    save_images(
-        tmp_path / "b", *(f"{label}/{n}.png" for n in range(4) for label in ("0", "1", "01"))
-    )
-    with pytest.raises(UserError, match="several are the same number"):
-        load_dataset(tmp_path / "b", CONFIG)
+        load_dataset(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("is_table", [False, True])

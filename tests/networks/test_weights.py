@@ -20,7 +20,6 @@ from competition.networks.weights import (
     choose_embedding,
     choose_weights,
     copy_weights,
-    find_embedding_weights,
     find_weights,
     load_backbone,
     resolve_weights,
@@ -122,8 +121,7 @@ def test_weights_given_for_training_need_not_fit_the_backbone_of_cleaning(tmp_pa
     local.touch()
     other = tmp_path / "other.weights.h5"
     other.touch()
-    assert find_embedding_weights(str(other), "mobilenetv3small", tmp_path) == local
-    assert find_embedding_weights("none", "mobilenetv3small", tmp_path) is None
+    assert choose_embedding(str(other), "mobilenetv3small", tmp_path) == ("mobilenetv3small", local)
 
 
 def test_cleaning_describes_images_by_the_wheels_weights_where_its_own_cannot_be_had(
