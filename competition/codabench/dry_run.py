@@ -7,17 +7,18 @@ then are they compared with the labels, by the scoring program's functions in th
 """
 
 import io
+import math
 import os
 import shlex
 import shutil
 import stat
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -221,8 +222,8 @@ def read_predictions(path: Path, count: int, probabilities: int = 0) -> dict[str
     """Read a predictions.npz that a stranger's code may have written.
 
     Returns labels (count,) int64, seconds (3,), and probabilities (min(count, asked), K) where some
-    were asked for and given. Nothing is unpickled, and no more is unpacked than those may take.
-    Raises ValueError and others for anything else.
+    were asked for and given. Nothing is unpickled or decompressed, and no array is made before its
+    size is known to be right. Raises ValueError and others for anything else.
     """
     if path.parent.resolve() != path.parent:
         raise ValueError("its folder was replaced by a link")
@@ -233,22 +234,37 @@ def read_predictions(path: Path, count: int, probabilities: int = 0) -> dict[str
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > limit:
             raise ValueError(f"{path.name} is no plain file of at most {limit} bytes")
         content = io.BytesIO(stream.read(limit))
-    wanted: dict[str, tuple[Any, int, int]] = {
-        "labels": (np.int64, 1, count),
-        "seconds": (np.float64, 1, 3),
-    }
-    with np.lib.npyio.NpzFile(content, allow_pickle=False) as archive:
-        assert archive.zip is not None
-        if sum(entry.file_size for entry in archive.zip.infolist()) > limit:
-            raise ValueError(f"{path.name} unpacks to more than {limit} bytes")
-        if probabilities and "probabilities" in archive:
-            wanted["probabilities"] = np.float32, 2, min(count, probabilities)
-        stored = {name: archive[name] for name in wanted}
-    for name, (kind, axes, length) in wanted.items():
-        array = stored[name]
-        if array.dtype != kind or array.ndim != axes or len(array) != length:
-            raise ValueError(f"'{name}' is {array.dtype} of shape {array.shape}")
+    with zipfile.ZipFile(content) as archive:
+        stored = {
+            "labels": _read_array(archive, "labels", np.dtype(np.int64), (count,)),
+            "seconds": _read_array(archive, "seconds", np.dtype(float), (3,)),
+        }
+        if probabilities and "probabilities.npy" in archive.namelist():
+            shape = (min(count, probabilities), None)
+            stored["probabilities"] = _read_array(
+                archive, "probabilities", np.dtype(np.float32), shape
+            )
     return stored
+
+
+def _read_array(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int | None, ...]
+) -> np.ndarray:
+    if f"{name}.npy" not in archive.namelist():
+        raise ValueError(f"'{name}' is missing")
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"'{name}' is compressed")
+    with archive.open(entry) as stream:
+        np.lib.format.read_magic(stream)
+        found, _, kind = np.lib.format.read_array_header_1_0(stream)
+        fits = len(found) == len(shape) and all(
+            wanted in (None, size) for size, wanted in zip(found, shape, strict=True)
+        )
+        if not fits or kind != dtype or math.prod(found) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"'{name}' is {kind} of shape {found}")
+    with archive.open(entry) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def write_input(folder: Path, images: np.ndarray, metric: Metric) -> None:
