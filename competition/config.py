@@ -416,8 +416,6 @@ DEMO_FROM_RANDOM: dict[str, Any] = {"recipe": "few epochs", "training.fine_tunin
 # Settings that earlier versions lacked, with the value that those worked by. It is left out of what
 # decides the result of a training, so that runs of these versions are found again.
 NEWER = {"metric": "accuracy", "training.precision": "float32"}
-# Settings that are gone and never decided a result: files that have them are read without them.
-GONE = ("codabench.phase_over",)
 
 
 def with_settings(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -427,8 +425,6 @@ def with_settings(config: Config, changes: Mapping[str, Any]) -> Config:
     and backbones, and for bad values.
     """
     for key, value in changes.items():
-        if key in GONE:
-            continue
         if presets := SECTION_PRESETS.get(key):
             if value not in presets:
                 raise UserError(unknown(f"preset of {key}", str(value), presets))
@@ -445,7 +441,7 @@ def unflatten(table: Mapping[str, Any]) -> Config:
 
     Raises UserError where another version of this program, with other settings, wrote the table.
     """
-    if others := table.keys() - list_fields(Config()) - set(GONE):
+    if others := table.keys() - list_fields(Config()):
         raise UserError(
             f"Another version of this program wrote settings with {', '.join(sorted(others))}; "
             "give the data folders of their own with --name."

@@ -143,10 +143,6 @@ def test_a_table_of_another_version_is_refused_with_its_strange_settings() -> No
         unflatten(table)
 
 
-def test_a_table_with_a_setting_that_is_gone_is_read_without_it() -> None:
-    assert unflatten(flatten(Config()) | {"codabench.phase_over": True}) == Config()
-
-
 @pytest.mark.parametrize("key", list_fields(Config()))
 def test_every_setting_has_a_line_and_stands_in_the_table(key: str) -> None:
     line = list_fields(Config())[key].metadata["line"]

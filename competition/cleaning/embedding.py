@@ -14,6 +14,7 @@ MINIMUM_SIDE = 32
 # Side in pixels at which principal components of pixels are taken; more adds nothing.
 PIXEL_SIDE = 32
 NUM_COMPONENTS = 50
+ITERATIONS_PER_STEP = 25  # of t-SNE; then its progress is shown
 # On a map of fewer images, threads wait for one another longer than they work.
 MINIMUM_FOR_THREADS = 5_000
 # Fitting the components needs no more images than this; all are then projected batch by batch.
@@ -73,12 +74,20 @@ def lay_out(
     if len(points) < 4 or np.allclose(points, points[0]):  # t-SNE finds no place for equal points
         return np.zeros((len(points), 2), np.float32)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(points))[:maximum])
+    steps = range(0, iterations, ITERATIONS_PER_STEP)
+    bar = iter(progress(steps, "laying out the map", unit="step"))
+
+    def advance(*_: object) -> None:  # returning something true would stop the work
+        next(bar, None)
+
     tsne = TSNE(
         perplexity=min(perplexity, (len(drawn) - 1) / 3),
         early_exaggeration_iter=iterations // 4,
         n_iter=iterations - iterations // 4,
         random_state=seed,
         n_jobs=-1 if len(drawn) >= MINIMUM_FOR_THREADS else 1,
+        callbacks=advance,
+        callbacks_every_iters=ITERATIONS_PER_STEP,
     )
     places = np.zeros((len(points), 2), np.float32)
     places[drawn] = tsne.fit(points[drawn])
