@@ -110,8 +110,9 @@ def compile_apart(
     kinds: their shapes (None: any size) and dtypes, which TensorFlow needs.
     TensorFlow compiles the programs within a tf.function anew after each
     `keras.utils.clear_session`, and keeps those before: 0.6 s and 5 MB for the augmentation; within
-    a model, half a second and 2.4 MB for each model. So it has a TensorFlow session of its own, which runs on the processor and is
-    freed with the returned callable, if no trace within remains: 35 MB.
+    a model, half a second and 2.4 MB for each model. So it has a TensorFlow session of its own,
+    which runs on the processor and is freed with the returned callable, if no trace within remains:
+    35 MB.
     """
     if keras.backend.backend() == "jax":
         import jax
