@@ -27,9 +27,9 @@ SCORING_SHARE = 0.15
 SCORING_SECONDS = 100.0
 MOST_SCORING = 0.3
 EPOCHS = "training.fine_tuning_epochs"
-# In fewer seconds, trials of whole recipes are too few to tell a gain from chance. Then heads alone
-# are searched, in this share of the slot, unless that is too little, too.
-SHORTEST_SEARCH = 900.0
+# In fewer seconds, no final of whole recipes comes to its end, and nothing else may decide on them.
+# Then heads alone are searched, in this share of the slot, unless that is too little, too.
+SHORTEST_SEARCH = 2700.0
 HEADS_SHARE = 0.1
 SHORTEST_HEADS = 60.0
 

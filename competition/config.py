@@ -254,9 +254,11 @@ class SearchConfig:
         30, "seconds between signs of life; a trial that misses four is retried", low=1, high=3600
     )
     trial_images: int = number(
-        1000, "images per trial; semifinals take 1.5 times as many, finals 4.5 times", low=1
+        1000, "images per trial; semifinals take 1.5 times as many, finals 9 times", low=1
     )
-    trial_epochs: int = number(8, "epochs per trial, of both stages together", low=1)
+    trial_epochs: int = number(
+        8, "epochs per trial, of both stages together; finals take 1.5 times as many", low=1
+    )
     trial_head_epochs: int = number(4, "epochs per trial of a head", low=1)
     cached_copies: int = number(4, "augmented copies per image in the cache", low=1, high=100)
     cache_megabytes: float = number(4096, "most megabytes of cached features", low=1)

@@ -83,7 +83,7 @@ def test_what_is_trained_is_only_scored(tmp_path: Path, monkeypatch: pytest.Monk
     [
         (400, "no search", "no search"),
         (1500, "100 head trials, no time for trials of whole recipes", "no search"),
-        (4000, "100 head, 27 fine_tuning, 9 semifinal, 3 final trials", "27 scratch, 9 semifinal"),
+        (12000, "100 head, 27 fine_tuning, 9 semifinal, 3 final trials", "27 scratch, 9 semifinal"),
     ],
 )
 def test_a_slot_too_short_for_whole_recipes_searches_heads_or_nothing(

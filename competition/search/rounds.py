@@ -67,17 +67,18 @@ def list_changes(params: dict[str, Any]) -> dict[str, Any]:
 class Round:
     """One round of a search, a study of its own.
 
-    space: what is searched. trials: the setting that counts its trials. images: training images per
-    trial, as a multiple of `search.trial_images`. is_head: a trial trains a head on the frozen
-    backbone, else a whole training in miniature. is_small: images are smaller than given.
-    is_promoted: nothing is drawn; the best of the round before are tried again, and the settings as
-    given.
+    space: what is searched. trials: the setting that counts its trials. images, epochs: of a trial,
+    as multiples of `search.trial_images` and `search.trial_epochs`. is_head: a trial trains a head
+    on the frozen backbone, else a whole training in miniature. is_small: images are smaller than
+    given. is_promoted: nothing is drawn; the best of the round before are tried again, and the
+    settings as given.
     """
 
     name: str
     space: Space
     trials: str
     images: float = 1.0
+    epochs: float = 1.0
     is_head: bool = False
     is_small: bool = False
     is_promoted: bool = False
@@ -92,31 +93,33 @@ class Round:
         A training in miniature keeps the shares of its stages.
         """
         search, training = config.search, config.training
-        epochs = max(1, training.frozen_epochs + training.fine_tuning_epochs)
-        frozen = math.ceil(search.trial_epochs * training.frozen_epochs / epochs)
+        given = max(1, training.frozen_epochs + training.fine_tuning_epochs)
+        epochs = round(self.epochs * search.trial_epochs)
+        frozen = math.ceil(epochs * training.frozen_epochs / given)
         small = max(min(side, SMALLEST_INPUT), round(SMALL * side))
         return {
             "training.limit": self.count_images(search),
             "training.frozen_epochs": search.trial_head_epochs if self.is_head else frozen,
-            "training.fine_tuning_epochs": 0 if self.is_head else search.trial_epochs - frozen,
+            "training.fine_tuning_epochs": 0 if self.is_head else epochs - frozen,
             **({"model.input_size": small} if self.is_small else {}),
         }
 
 
-# Each round after the first has about as much work as the one before: fewer trials, of more work.
-# Heads train on cached features; small images make a trial three times as fast.
+# Fewer and fewer trials, of more and more work. Heads train on cached features; small images make a
+# trial three times as fast. The final alone is long enough to tell which recipe wins in the end: it
+# has three times the work of the rounds before it.
 EVERYTHING = HEAD_SPACE | FINE_TUNING_SPACE
 PRETRAINED = (
     Round("head", HEAD_SPACE, "trials", is_head=True),
     Round("fine_tuning", FINE_TUNING_SPACE, "fine_tuning_trials", is_small=True),
     Round("semifinal", EVERYTHING, "finalists", images=1.5, is_promoted=True),
-    Round("final", EVERYTHING, "finalists", images=4.5, is_promoted=True),
+    Round("final", EVERYTHING, "finalists", images=9, epochs=1.5, is_promoted=True),
 )
 SCRATCH_SPACE = HEAD_SPACE | RECIPE_SPACE
 FROM_RANDOM = (
     Round("scratch", SCRATCH_SPACE, "scratch_trials", is_small=True),
     Round("semifinal", SCRATCH_SPACE, "finalists", images=1.5, is_promoted=True),
-    Round("final", SCRATCH_SPACE, "finalists", images=4.5, is_promoted=True),
+    Round("final", SCRATCH_SPACE, "finalists", images=9, epochs=1.5, is_promoted=True),
 )
 
 
@@ -176,6 +179,13 @@ class Search:
             if not presets:
                 del space["augmentation"]
         return space
+
+    def decides(self, item: Round) -> bool:
+        """Tell whether a round may change settings: that of heads, and the last one of recipes.
+
+        Shorter trainings than those of the final favour recipes that learn fast.
+        """
+        return item.is_head or (item == self.rounds[-1] and not item.is_small)
 
     def is_fixed(self, key: str) -> bool:
         """Tell whether the user set a key, its section or a part of it."""

@@ -124,8 +124,9 @@ def _run_rounds(search: Search, data: TrainingData, features: Path) -> tuple[dic
         say(f"{search.backbone} {item.name}: {decision}")
         space = search.space(search.rounds[-1])
         ranked = [inside_space(given | settled | trial.params, space) for trial in trials]
-        changed = {} if winner == base else _list_new(search.list_changes(winner), given)
-        settled = changed if item.is_promoted else settled | changed
+        if search.decides(item):
+            changed = {} if winner == base else _list_new(search.list_changes(winner), given)
+            settled = changed if item.is_promoted else settled | changed
     return settled, decision
 
 
@@ -219,8 +220,8 @@ def _settle(
     scored = labels[:: count_skipped(len(labels), item.count_images(search.config.search))]
     if not beats_chance(float(_read_correct(best)[: len(scored)].mean()), scored):
         return base, f"{found}: no better than naming one class always, the settings stay as given"
-    if item.is_small:
-        return base, f"{found}: small images decide nothing, the best go on"
+    if not search.decides(item):
+        return base, f"{found}: so small trials decide nothing, the best go on"
     if best.params == base:
         return base, f"{found}: these are the settings as given"
     tried = [trial for trial in study.get_trials(deepcopy=False) if trial.params == base]

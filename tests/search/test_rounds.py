@@ -104,6 +104,21 @@ def test_no_preset_replaces_an_augmentation_that_the_user_set(
     assert ("augmentation.magnitude" in space) == (set_by_user == "augmentation.rotation")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["head", "final"]),
+        ({"finalists": 0}, ["head"]),
+        ({"trials": 9}, ["head", "semifinal"]),
+    ],
+)
+def test_heads_and_the_last_round_of_full_size_decide(
+    changes: dict[str, Any], expected: list[str], tmp_path: Path
+) -> None:
+    search = make(tmp_path, IMAGENET, **changes)
+    assert [item.name for item in search.rounds if search.decides(item)] == expected
+
+
 def test_a_trial_is_a_training_in_miniature(tmp_path: Path) -> None:
     search = make(tmp_path, IMAGENET)
     head, fine_tuning, semifinal, final = map(search.trial_settings, search.rounds)
@@ -111,7 +126,7 @@ def test_a_trial_is_a_training_in_miniature(tmp_path: Path) -> None:
     assert head == dict(zip(keys, [1000, 4, 0], strict=True))
     assert fine_tuning == dict(zip([*keys, "model.input_size"], [1000, 1, 7, 64], strict=True))
     assert semifinal == dict(zip(keys, [1500, 1, 7], strict=True))
-    assert final == dict(zip(keys, [4500, 1, 7], strict=True))
+    assert final == dict(zip(keys, [9000, 1, 11], strict=True))
 
 
 @pytest.mark.parametrize(
@@ -152,12 +167,13 @@ def test_a_round_with_nothing_to_search_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", [RANDOM, IMAGENET])
-def test_rounds_after_the_first_have_about_as_much_work_each(
+def test_rounds_have_about_as_much_work_each_but_the_first_and_the_final_one(
     weights: Weights, tmp_path: Path
 ) -> None:
     search = make(tmp_path, weights)
-    work = [search.count_passes(item) for item in search.rounds if not item.is_head]
+    *work, final = [search.count_passes(item) for item in search.rounds if not item.is_head]
     assert max(work) < 1.3 * min(work)
+    assert 2.5 < final / max(work) < 4
     if weights is IMAGENET:
         head = search.count_passes(search.rounds[0])
         assert 0 < 5 * head < min(work), "a quick first round"
