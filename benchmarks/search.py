@@ -190,7 +190,7 @@ def score(
 ) -> float:
     """Return the score of a recipe, as a trial of a round or by a long training; kept in `place`.
 
-    Long: on all images of full size, for as many epochs as a trial has.
+    Long: on all images of full size, for as many epochs as a trial of the final has.
     """
     kept = place / f"{digest(item.name if item else None, seed, changes)}.json"
     if not kept.is_file():

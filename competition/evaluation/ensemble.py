@@ -20,7 +20,7 @@ from competition.evaluation.metrics import draw_gains, list_scored, read_metrics
 from competition.metric import Metric, get_metric
 from competition.networks.submission_model import temper
 from competition.paths import CONFIG, ENVIRONMENT, METRICS, WEIGHTS, name_predictions
-from competition.training.runs import describe_environment, list_runs, name_run, read_config
+from competition.training.runs import describe_environment, list_runs, make_run_folder, read_config
 from competition.training.selection import selection_score
 
 Predictions = dict[str, np.ndarray]
@@ -299,7 +299,7 @@ def _find_or_write(
     stored: dict[str, list[Predictions]],
     seed: int,
 ) -> Path:
-    """Return the ensemble of members `names` with these answers by split; write it if need be.
+    """Return the ensemble of members `names`, written if need be; stored: predictions by split.
 
     facts: those of its config.json that its members share.
     """
@@ -309,7 +309,7 @@ def _find_or_write(
         is_whole = (folder / METRICS).is_file()
         if is_whole and read_config(folder, "fingerprint")["fingerprint"] == fingerprint:
             return folder
-    run = name_run(runs, PREFIX)
+    run = make_run_folder(runs, PREFIX)
     config = {
         "fingerprint": fingerprint,
         "members": names,

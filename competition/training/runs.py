@@ -73,10 +73,10 @@ def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
         known = begun and read_config(folder, "fingerprint")["fingerprint"] == fingerprint
         if known and not (force and is_trained(folder)):
             return folder
-    return name_run(runs, backbone)
+    return make_run_folder(runs, backbone)
 
 
-def name_run(runs: Path, prefix: str) -> Path:
+def make_run_folder(runs: Path, prefix: str) -> Path:
     """Make the folder of a new run: `prefix` and the number after the last one's; return it.
 
     Of processes that do so at the same moment, each has a folder of its own.

@@ -22,7 +22,7 @@ from competition.training.runs import (
     fingerprint_run,
     is_trained,
     load_run,
-    name_run,
+    make_run_folder,
     read_history,
     train_run,
 )
@@ -125,15 +125,17 @@ def test_force_trains_a_finished_run_anew_and_goes_on_with_an_interrupted_one(
 
 
 def test_numbers_go_on_after_the_last_run_of_a_backbone(tmp_path: Path) -> None:
-    assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_001"
+    assert make_run_folder(tmp_path, "tiny_cnn").name == "tiny_cnn_001"
     for name in ("tiny_cnn_001", "tiny_cnn_012", "custom_cnn_099", "tiny_cnn_notes"):
         (tmp_path / name).mkdir(exist_ok=True)
-    assert name_run(tmp_path, "tiny_cnn").name == "tiny_cnn_013"
+    assert make_run_folder(tmp_path, "tiny_cnn").name == "tiny_cnn_013"
 
 
 def test_runs_that_begin_at_the_same_moment_have_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        named = list(pool.map(lambda _: name_run(tmp_path / "runs", "tiny_cnn").name, range(64)))
+        named = list(
+            pool.map(lambda _: make_run_folder(tmp_path / "runs", "tiny_cnn").name, range(64))
+        )
     assert sorted(named) == [f"tiny_cnn_{number:03d}" for number in range(1, 65)]
 
 
