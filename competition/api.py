@@ -69,7 +69,7 @@ class Result:
 
     @property
     def leaderboard(self) -> "pd.DataFrame":
-        """A row per run, best first, as in leaderboard.csv; empty where no run is scored."""
+        """A row per run, best first of those that compare; empty where no run is scored."""
         import pandas as pd
 
         from competition.paths import LEADERBOARD

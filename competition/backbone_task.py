@@ -10,6 +10,7 @@ import keras
 from competition.backbones import get_backbone
 from competition.common import console
 from competition.common.console import describe_seconds, part_of_task, say
+from competition.common.files import digest
 from competition.config import DEMO_FROM_RANDOM, PRESETS, with_settings
 from competition.data.arrays import PreparedData
 from competition.evaluation.evaluate import evaluate_run
@@ -21,6 +22,7 @@ from competition.search.rounds import Search
 from competition.search.search import read_best, search_backbone
 from competition.time_budget import Slot, Turn
 from competition.training.runs import train_run
+from competition.training.stages import plan_stages
 
 # Scoring gets this share of a backbone's slot, or so many seconds, but at most MOST_SCORING.
 SCORING_SHARE = 0.15
@@ -39,7 +41,8 @@ class BackboneTask:
     """The work on one backbone; picklable.
 
     turn: its turn in the time budget (None: the epochs of the settings hold). progress_file: takes
-    its progress. compared: the settings of another recipe that is trained beside its own.
+    its progress; beside it stands a note that its search is over, until the command is done.
+    compared: the settings of another recipe that is trained beside its own.
     """
 
     request: Request
@@ -52,31 +55,45 @@ class BackboneTask:
 
     def run(self) -> None:
         """Search, train and evaluate: the steps that were requested and are not done yet."""
-        console.begin_task(self.progress_file)
+        with console.task(self.progress_file):
+            self._run()
+
+    def _run(self) -> None:
         request = self.request
         paths = request.paths
         slot = self.turn.begin() if self.turn else None
         search = self._make_search(slot.length if slot else None)
         search_share, train_share = self._plan_shares(search, slot.length if slot else None)
-        if request.wants("search") and search_share:
+        if request.wants("search") and search_share and not self._has_searched:
             search = replace(search, slot=slot and slot.next_part(search_share))
             with part_of_task(0.0, search_share):
                 search_backbone(search, self.data.training, paths.features)
+            if self.turn:  # a command that goes on has less time, and would find less
+                self._searched.touch()
         if self._trains:
             with part_of_task(search_share, search_share + train_share):
                 self._train(search, slot, scoring_share=1 - search_share - train_share)
         with part_of_task(search_share + train_share, 1.0):
             for run in runs_of(paths.runs, self.data, self.name):
                 evaluate_run(request.config, self.data, run, slot, request.forces("evaluate"))
-        console.end_task()
 
     def help_search(self, number: int) -> None:
         """Take part in its search, which another process runs."""
+        if self._has_searched:
+            return
         slot = self.turn.begin() if self.turn else None
         search = self._make_search(slot.length if slot else None)
         share = self._plan_shares(search, slot.length if slot else None)[0]
         search = replace(search, slot=slot and slot.next_part(share), worker=number)
         search_backbone(search, self.data.training, self.request.paths.features)
+
+    @property
+    def _searched(self) -> Path:
+        return self.progress_file.with_suffix(".searched")
+
+    @property
+    def _has_searched(self) -> bool:
+        return self.turn is not None and self._searched.is_file()
 
     def describe(self) -> str:
         """Return the steps of this task, and the time of each, as a line for people."""
@@ -98,6 +115,7 @@ class BackboneTask:
     def _describe_lengths(self, search: Search) -> list[str]:
         if not self._trains:
             return ["trained already"]
+        stages = plan_stages(self.request.config, self.weights)
         if self.turn:
             planned = self.turn.planned_seconds
             search_share, train_share = self._plan_shares(search, planned)
@@ -108,13 +126,7 @@ class BackboneTask:
                 for what, share in times.items()
                 if share
             ]
-        training = self.request.config.training
-        if not self.weights.is_pretrained:
-            return [f"epochs: {training.frozen_epochs + training.fine_tuning_epochs}"]
-        return [
-            f"epochs: {training.frozen_epochs} with a frozen backbone",
-            f"{training.fine_tuning_epochs} of fine-tuning",
-        ]
+        return [f"{stage.name} epochs: {stage.epochs}" for stage in stages]
 
     def _train(self, search: Search, slot: Slot | None, scoring_share: float) -> None:
         request, found = self.request, read_best(search)
@@ -122,7 +134,9 @@ class BackboneTask:
         own = with_settings(request.config, {"model.backbone": self.name, **found})
         time_for = None
         if slot is not None and self.turn is not None and request.budget_seconds is not None:
-            time_for = self.turn.training_time(slot, scoring_share, request.budget_seconds)
+            parts = request.backbones, request.final, request.workers, request.folds
+            sharing = digest(*parts, request.wants("search"))
+            time_for = self.turn.training_time(slot, scoring_share, request.budget_seconds, sharing)
         runs, force = request.paths.runs, request.forces("train")
         with part_of_task(0.0, 1 / self._num_recipes):
             train_run(own, self.data, self.weights, runs, time_for, force)

@@ -123,11 +123,11 @@ def _add_work(add: Any) -> None:
     add("--backbone", action="append", metavar="NAME", help=compared)
     final = "backbone that is packaged (default: mobilenetv3large if pretrained, else best)"
     add("--final", metavar="NAME|best", help=final)
-    trials = "trials of each search's first round (default: 100)"
+    trials = "most trials of a round of each search (default: 100 of heads, 27 of recipes)"
     add("--trials", type=int, metavar="N", help=trials)
     budget = "time for everything; each search and each training ends with its share of it"
     add("--time-budget", type=parse_duration, metavar="90m", help=budget)
-    workers = "processes at once (default: one per core without a GPU, else one)"
+    workers = "processes at once (default: one per core, as far as memory goes; one with a GPU)"
     add("--workers", type=int, metavar="N", help=workers)
     add("--folds", type=int, default=0, metavar="K", help="train the packaged run on K folds, too")
     add("--preset", choices=sorted(PRESETS), help="the settings of a whole recipe")

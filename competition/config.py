@@ -404,8 +404,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training.frozen_epochs": 1,
         "training.fine_tuning_epochs": 9,
         "search.trials": 40,
-        "search.fine_tuning_trials": 0,
-        "search.scratch_trials": 0,
         "search.finalists": 0,
     },
 }

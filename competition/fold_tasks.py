@@ -50,15 +50,18 @@ class FoldTask:
 
     def run(self) -> Path:
         """Train and score; return the run. Its prepared images are deleted."""
-        console.begin_task(self.progress_file)
         slot = self.turn.begin() if self.turn else None
         time_for = None
         if slot is not None and self.turn is not None and self.budget is not None:
             time_for = self.turn.training_time(slot, SCORING_SHARE, self.budget)
-        run = train_run(self.config, self.data, self.weights, self.folder, time_for, self.force)
-        evaluate_run(self.scored_by, self.data, run, slot)
+        with console.task(self.progress_file):
+            with console.part_of_task(0.0, 1 - SCORING_SHARE):
+                run = train_run(
+                    self.config, self.data, self.weights, self.folder, time_for, self.force
+                )
+            with console.part_of_task(1 - SCORING_SHARE, 1.0):
+                evaluate_run(self.scored_by, self.data, run, slot)
         shutil.rmtree(self.data.folder, ignore_errors=True)
-        console.end_task()
         return run
 
 
@@ -106,12 +109,16 @@ def _plan_tasks(
     turns: Mapping[str, Turn],
     progress_folder: Path,
 ) -> tuple[dict[str, FoldTask], list[np.ndarray]]:
-    """Return a task per fold with the settings of `run`, and the validation images of each."""
+    """Return a task per fold with the settings of `run`, and the validation images of each.
+
+    The weights are those of this call, where it names some, else those of the run.
+    """
     paths, config = request.paths, request.config
     folder = paths.experiments / FOLDS
     backbone = run.name.rpartition("_")[0]  # any that has a run, with --final best
-    weights = resolve_weights(config.weights, backbone, paths.weights)
     settings = unflatten(read_config(run, "settings")["settings"])
+    given = config.weights if config.weights != Config().weights else settings.weights
+    weights = resolve_weights(given, backbone, paths.weights)
     tasks, indices = {}, []
     for fold, name in enumerate(names):
         changes = {"split.folds": len(names), "split.fold": fold}
@@ -130,6 +137,12 @@ def _plan_tasks(
         )
         indices.append(splits.validation)
     return tasks, indices
+
+
+def require_folds(request: Request, cleaned: CleanedData) -> None:
+    """Raise UserError where the images are too few for so many folds."""
+    if request.folds:
+        make_splits(cleaned, with_settings(request.config, {"split.folds": request.folds}))
 
 
 def folds_share(costs: Mapping[str, float], first: str, folds: int) -> float:

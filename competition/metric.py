@@ -1,4 +1,7 @@
-"""The metrics that may decide a competition: one row each, with its direction and its format."""
+"""The metrics that may decide a competition: one row each, with its direction and its format.
+
+The server's scoring program computes them, here as there.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,7 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from competition import scoring
 from competition.common.errors import UserError, unknown
+
+Compute = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Metric:
 
     name: str
     title: str
-    compute: Callable[[np.ndarray, np.ndarray], float]
+    compute: Compute
     greater_is_better: bool = True
     needs_probabilities: bool = False
     needs_all_classes: bool = False
@@ -59,81 +65,55 @@ class Metric:
         return f"val_{self.name}"
 
 
-def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    return float(np.mean(probabilities.argmax(axis=1) == labels))
+def _of_labels(measure: Callable[[np.ndarray], float]) -> Compute:
+    """Return the metric of the labels that are likeliest; measure: of their confusion (K, K)."""
 
-
-def _balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean recall over the classes that occur in `labels`.
-
-    scikit-learn's balanced_accuracy_score is the same, but warns where others are predicted.
-    """
-    from sklearn.metrics import recall_score
-
-    predicted, present = probabilities.argmax(axis=1), np.unique(labels)
-    return float(recall_score(labels, predicted, labels=present, average="macro"))
-
-
-def _f1_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
-    return float(f1_score(labels, predicted, average="macro", labels=classes, zero_division=0))
-
-
-def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    from sklearn.metrics import log_loss
-
-    exact = probabilities.astype(np.float64)  # whose rows shall sum to 1 in this precision
-    exact /= exact.sum(axis=1, keepdims=True)
-    return float(log_loss(labels, exact, labels=np.arange(exact.shape[1])))
-
-
-def _auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean over the classes that occur in `labels` of each one's AUC against the rest.
-
-    It equals scikit-learn's roc_auc_score(multi_class="ovr"), by the ranks of Mann and Whitney
-    (1947). That takes a ninth of the time, which counts in a bootstrap.
-    """
-    from scipy.stats import rankdata
-
-    present = np.unique(labels)
-    members = labels[:, None] == present
-    ranks = np.where(members, rankdata(probabilities[:, present], axis=0), 0).sum(axis=0)
-    count = members.sum(axis=0)
-    pairs = count * (len(labels) - count)
-    return float(np.mean((ranks - count * (count + 1) / 2) / pairs))
-
-
-def _kappa(weights: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
     def compute(labels: np.ndarray, probabilities: np.ndarray) -> float:
-        from sklearn.metrics import cohen_kappa_score
-
-        predicted, classes = probabilities.argmax(axis=1), np.arange(probabilities.shape[1])
-        return float(cohen_kappa_score(labels, predicted, labels=classes, weights=weights))
+        predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
+        return measure(scoring.count_confusion(labels.astype(np.int64), predicted, count))
 
     return compute
+
+
+def _of_probabilities(measure: Compute) -> Compute:
+    """Return the metric with numbers precise enough that those of an image sum to 1."""
+    return lambda labels, probabilities: measure(labels, probabilities.astype(np.float64))
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", _accuracy, is_share=True),
-        Metric("balanced_accuracy", "balanced accuracy", _balanced_accuracy, is_share=True),
-        Metric("f1_macro", "macro F1", _f1_macro, is_share=True),
+        Metric("accuracy", "accuracy", _of_labels(scoring.measure_accuracy), is_share=True),
+        Metric(
+            "balanced_accuracy",
+            "balanced accuracy",
+            _of_labels(scoring.measure_recall),
+            is_share=True,
+        ),
+        Metric("f1_macro", "macro F1", _of_labels(scoring.measure_f1), is_share=True),
         Metric(
             "log_loss",
             "log-loss",
-            _log_loss,
+            _of_probabilities(scoring.measure_log_loss),
             greater_is_better=False,
             needs_probabilities=True,
             is_calibrated=True,
             high=math.inf,
         ),
-        Metric("auc", "AUC", _auc, needs_probabilities=True, needs_all_classes=True),
-        Metric("kappa", "Cohen's kappa", _kappa(None), low=-1.0),
-        Metric("quadratic_kappa", "quadratic weighted kappa", _kappa("quadratic"), low=-1.0),
+        Metric(
+            "auc",
+            "AUC",
+            _of_probabilities(scoring.measure_auc),
+            needs_probabilities=True,
+            needs_all_classes=True,
+        ),
+        Metric("kappa", "Cohen's kappa", _of_labels(scoring.measure_kappa), low=-1.0),
+        Metric(
+            "quadratic_kappa",
+            "quadratic weighted kappa",
+            _of_labels(scoring.measure_quadratic_kappa),
+            low=-1.0,
+        ),
     )
 }
 ACCURACY = METRICS["accuracy"]

@@ -9,6 +9,7 @@ HIDDEN_TEST = "hidden_test.npz"  # of the demo
 TRUTH = "truth.csv"  # of the demo: the faults that were drawn
 OVERRIDES = "overrides.csv"  # the user's, which overrule cleaning
 FILES = "files.csv"  # each image's index and file, where the data are no .npz
+DESCRIBER = "describer.json"  # the backbone that describes the images in cleaning
 FINDINGS = "found.json"  # the issues that cleaning found, before overrides
 TSNE = "tsne.npz"  # the map, (n, 2)
 CLEANED = "cleaned.npz"  # keep, groups of copies, labels after overrides, labels to train with
@@ -22,6 +23,7 @@ PREPARED = "prepared"  # a folder: images in all versions, mapped from disk
 
 # experiments/<name>
 DATA_MARKER = "data.json"  # the data set that these results are of
+RUNS = "runs"  # a folder: one per full training
 LOG = "log.txt"  # all that the terminal said
 FOLDS = "folds"  # a folder: runs on each fold
 OUT_OF_FOLD = "oof.npz"  # in it: the out-of-fold predictions
@@ -43,6 +45,15 @@ METRICS = "metrics.json"  # a run that has them is scored
 GRAD_CAM = "grad_cam.npz"  # of its most confident mistakes, by version
 PACKAGE = "package.json"  # time and memory of its verified zip
 PUBLIC_SCORE = "public.json"  # the score that a server gave
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match a pattern, by name, without hidden ones.
+
+    A file that is being written has a hidden name, and keeps it where its process was killed.
+    """
+    found = [path for path in folder.glob(pattern) if path.is_file()]
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def name_predictions(split: str) -> str:
@@ -95,7 +106,7 @@ class Paths:
     @property
     def runs(self) -> Path:
         """A folder per full training."""
-        return self.experiments / "runs"
+        return self.experiments / RUNS
 
     @property
     def submissions(self) -> Path:
@@ -105,7 +116,7 @@ class Paths:
     @property
     def packaged(self) -> list[Path]:
         """The packaged zips that are there, the latest last."""
-        return sorted(self.submissions.glob("*.zip"), key=lambda path: path.stat().st_mtime)
+        return sorted(list_files(self.submissions, "*.zip"), key=lambda path: path.stat().st_mtime)
 
     @property
     def bundle(self) -> Path:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from competition.common import console
 from competition.common.console import describe_seconds, headline, say
 from competition.common.devices import has_accelerator
 from competition.common.errors import CheckFailedError, UserError
-from competition.common.files import digest, exclusive, require_disk
+from competition.common.files import (
+    digest,
+    exclusive,
+    if_intact,
+    read_json,
+    require_disk,
+    write_json,
+)
 from competition.common.parallel import Workers, count_workers
 from competition.config import with_settings
 from competition.data.arrays import Dataset, PreparedData
@@ -39,10 +47,10 @@ from competition.evaluation.ensemble import (
 from competition.evaluation.gap import explain_gap
 from competition.evaluation.leaderboard import record_public_score
 from competition.evaluation.results import choose_run, claim_folder, describe_worth, runs_of
-from competition.fold_tasks import cross_validate, folds_share
+from competition.fold_tasks import cross_validate, folds_share, require_folds
 from competition.metric import get_metric, require_classes
 from competition.networks.weights import Weights, choose_embedding, choose_weights
-from competition.paths import FOLDS, HIDDEN_TEST, LOG, PREPARED, SPLITS, TRAINING_SET
+from competition.paths import DESCRIBER, FOLDS, HIDDEN_TEST, LOG, PREPARED, SPLITS, TRAINING_SET
 from competition.request import Request, with_final
 from competition.search.study import open_storage
 from competition.status import Results, show_results
@@ -50,7 +58,7 @@ from competition.submission.package import package_run
 from competition.submission.predict_csv import predict_csv, read_sample
 from competition.submission.submit import find_file, hand_in
 from competition.time_budget import JobClock, Turn, packaging_seconds, plan_turns
-from competition.training.runs import describe_environment
+from competition.training.runs import describe_environment, read_config
 
 DEMO_MINUTES = 6  # measured with one pretrained backbone of five; docs/results.md
 
@@ -74,12 +82,16 @@ def run(request: Request) -> None:
         say(compare_runs(paths, request.compare), always=True)
     if request.explain_gap:
         say(explain_gap(paths, request.explain_gap), always=True)
-    if (request.compare or request.explain_gap) and not (request.stages or request.asks_server):
+    changes_nothing = not (request.stages or request.asks_server or request.record)
+    if (request.compare or request.explain_gap) and changes_nothing and not request.submit:
         return
-    command = digest(repr(request))
+    command = digest(request.identity)
     clock = JobClock(paths.experiments, command, request.budget_seconds, request.started)
     with exclusive(paths.experiments), clock:
         console.log_to(paths.experiments / LOG, request.quiet or request.as_json)
+        if clock.before:
+            say(f"This command goes on: {describe_seconds(clock.before)} of its budget are used.")
+            request = replace(request, force=False)  # what it has redone so far
         if request.record:
             record_public_score(paths.runs, *request.record)
         if not (request.asks_server or request.stages - {"leaderboard"}):
@@ -97,9 +109,7 @@ def run(request: Request) -> None:
             read_sample(request.sample, dataset.class_names)  # a mistake is told before the work
         claim_folder(paths.experiments, dataset, source, request.force)
         headline("Clean")
-        describer, embedding = choose_embedding(
-            config.weights, config.cleaning.backbone, paths.weights
-        )
+        describer, embedding = choose_describer(request)
         config = with_settings(config, {"cleaning.backbone": describer})
         cleaned = clean(dataset, paths.data, config, embedding, request.forces("clean"))
         if request.wants("split") or request.trains or request.asks_server:
@@ -111,6 +121,7 @@ def run(request: Request) -> None:
                 where = f"the {scored.name} split"
                 require_classes(get_metric(config.metric), scored.labels, data.class_names, where)
         if request.trains:
+            require_folds(request, cleaned)
             run_backbones(request, data, weights, clock, results)
             results.failures += cross_validate(request, data, cleaned, clock)
             package(request, data, results)
@@ -165,6 +176,24 @@ def load(request: Request) -> Dataset:
     return dataset
 
 
+def choose_describer(request: Request) -> tuple[str, Path | None]:
+    """Return the backbone that describes the images in cleaning, and its weights or None.
+
+    It stays the one that it was, as long as its weights are there and cleaning is not forced: with
+    another one, or with pixels, the same images would be cleaned and split in another way.
+    """
+    paths, asked = request.paths, request.config.cleaning.backbone
+    file, shape = paths.data / DESCRIBER, {"asked": str, "name": str, "weights": str}
+    if file.is_file() and not request.forces("clean"):
+        known = if_intact(read_json, file, shape)
+        if known and known["asked"] == asked and Path(known["weights"]).is_file():
+            return known["name"], Path(known["weights"])
+    name, weights = choose_embedding(request.config.weights, asked, paths.weights)
+    kept = str(weights.resolve()) if weights else ""
+    write_json(file, {"asked": asked, "name": name, "weights": kept})
+    return name, weights
+
+
 def run_backbones(
     request: Request,
     data: PreparedData,
@@ -183,15 +212,17 @@ def run_backbones(
     if request.budget_seconds is not None:
         end = clock.deadline - packaging_seconds(request.budget_seconds)
         end -= folds_share(costs, first, request.folds) * max(0.0, end - time.time())
-        trained = [name for name in costs if runs_of(request.paths.runs, data, name)]
+        trained = [name for name in costs if _has_run(request, data, name)]
         queues, turns = plan_turns(costs, first, workers, end, trained)
     tasks = plan_tasks(request, data, weights, turns, clock.tasks_folder)
     describe_plan(request, tasks)
     clock.watch({name: task.estimate_work() for name, task in tasks.items()})
     if request.forces("search") and not request.storage:
         for name in tasks:  # with the journals, which SQLite would play into the next ones
-            for file in request.paths.studies.glob(f"{name}.db*"):
+            for file in request.paths.studies.glob(f"{name}[._]*"):
                 file.unlink()
+    elif request.forces("search"):
+        say("The trials in --storage stay, since others may share them; --force redoes the rest.")
     calls = {name: task.run for name, task in tasks.items()}
     if request.wants("search"):  # workers beyond the backbones join a study
         order = [name for queue in queues for name in queue]
@@ -209,6 +240,14 @@ def run_backbones(
     if request.budget_seconds is None:
         clock.watch({})  # what is left cannot be told from their progress
     results.failures += pool.failures
+
+
+def _has_run(request: Request, data: PreparedData, name: str) -> bool:
+    """Tell whether a backbone has a run that this command does not train anew."""
+    runs, budget = runs_of(request.paths.runs, data, name), request.budget_seconds
+    if request.wants("train"):
+        runs = [run for run in runs if read_config(run).get("time_budget_seconds") == budget]
+    return bool(runs)
 
 
 def describe_plan(request: Request, tasks: Mapping[str, BackboneTask]) -> None:
@@ -305,12 +344,16 @@ def submit(request: Request, results: Results) -> None:
     try:
         file = find_file(request.submit, paths.submissions)
         score = hand_in(file, request.submit)
-        say(f"{file.name}: public score {'not shown' if score is None else f'{score:.6g}'}")
-        if score is not None:
-            record_public_score(paths.runs, file.stem, score)
     except UserError as error:
         results.failures.append(f"submitting: {error}")
         say(f"submitting FAILED: {error}")
+        return
+    say(f"{file.name}: public score {'not shown' if score is None else f'{score:.6g}'}")
+    if score is not None:
+        try:
+            record_public_score(paths.runs, file.stem, score)
+        except UserError as error:  # it is handed in all the same
+            say(f"The score is not kept: {error}")
 
 
 def score_hidden_test(request: Request, data: PreparedData, zip_path: Path) -> float:

@@ -17,7 +17,7 @@ from competition.data.download import Published, find_published
 from competition.data.table import TABLE_SUFFIXES
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
-from competition.paths import CLEANING_MARKER, SETTINGS, WEIGHTS, Paths
+from competition.paths import CLEANING_MARKER, DESCRIBER, SETTINGS, WEIGHTS, Paths, list_files
 from competition.submission.server_versions import parse_requirements
 from competition.submission.submit import Target, find_file, find_program, read_target
 from competition.time_budget import SHORTEST_BUDGET
@@ -79,6 +79,12 @@ class Request:
     explain_gap: str | None = None
     submit: Target | None = None
     started: float = field(default_factory=time.time, repr=False, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """A text that tells this command from others, the same in any process."""
+        sets = sorted(self.stages), sorted(self.fixed_keys)  # repr of a set has no order
+        return f"{sets} {replace(self, stages=frozenset(), fixed_keys=frozenset())}"
 
     def wants(self, *stages: str) -> bool:
         """Tell whether one of `stages` was asked for; --search asks for all."""
@@ -241,7 +247,8 @@ def _is_among_images(paths: Paths, data: Path) -> bool:
     if data.suffix.lower() not in TABLE_SUFFIXES:
         return False
     folder = paths.data.resolve()  # a table's images may be in any folder beside it
-    is_ours = (folder / CLEANING_MARKER).is_file() or not folder.exists()
+    markers = (folder / name for name in (DESCRIBER, CLEANING_MARKER))  # first and last of cleaning
+    is_ours = not folder.exists() or any(file.is_file() for file in markers)
     own = data.resolve().parent
     return folder == own or (folder.is_relative_to(own) and not is_ours)
 
@@ -249,12 +256,15 @@ def _is_among_images(paths: Paths, data: Path) -> bool:
 def _choose_backbones(
     options: argparse.Namespace, recipe: dict[str, Any], paths: Paths
 ) -> tuple[str, ...]:
-    """Return the named backbones, or the recipe's; else those with runs, if that will do; or all.
+    """Return the named backbones, or those of --set, or the recipe's; else those with runs, or all.
 
-    It will where neither --search nor --train is asked for.
+    Those with runs will do where neither --search nor --train is asked for.
     """
-    if options.backbone:
-        return tuple(dict.fromkeys(options.backbone))
+    given = options.backbone or [
+        text.partition("=")[2] for text in options.set if text.startswith("model.backbone=")
+    ]
+    if given:
+        return tuple(dict.fromkeys(given))
     if "model.backbone" in recipe:
         return (recipe["model.backbone"],)
     if options.search or options.train:
@@ -326,6 +336,7 @@ def _check(request: Request) -> None:
     """Raise UserError where a named file or run is missing, or options contradict each other."""
     if request.trains:
         check_live_views(request.config.live)
+        with_settings(request.config, {"split.folds": request.folds})
         for name in request.backbones:
             check_setting(request.config.weights, name)
         if (request.budget_seconds or math.inf) < SHORTEST_BUDGET:
@@ -335,7 +346,7 @@ def _check(request: Request) -> None:
             )
     if request.dry_run is not None and not request.dry_run.is_file():
         raise UserError(f"--dry-run got {request.dry_run}, which is no file; give a zip.")
-    if request.grade is not None and not any(request.grade.glob("*.zip")):
+    if request.grade is not None and not list_files(request.grade, "*.zip"):
         raise UserError(
             f"--grade got {request.grade}, which holds no zip; give the folder with the zips."
         )
@@ -355,8 +366,9 @@ def _check(request: Request) -> None:
             "--from, --skip-unreadable and --like with a sample submission say how to answer "
             "images; add --predict with their path."
         )
-    if request.from_zip and (request.stages or request.asks_server):
-        raise UserError("--from answers by a finished zip alone; leave out the stages.")
+    others = request.record, request.submit, request.compare, request.explain_gap
+    if request.from_zip and (request.stages or request.asks_server or any(others)):
+        raise UserError("--from answers by a finished zip alone; leave out all but --predict.")
     if request.predict is not None and not request.predict.exists():
         raise UserError(
             f"--predict got {request.predict}, which does not exist; "

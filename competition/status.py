@@ -1,6 +1,7 @@
 """Where things stand: the finished stages of each data set, the results, and the next command."""
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 from competition.common.console import describe_seconds, say
 from competition.common.errors import DamagedFileError, NotCheckedError, UserError, WorthlessError
 from competition.common.files import read_json
+from competition.data.arrays import PREPARED_MARKER
 from competition.data.splits import SPLITS
 from competition.distortion.profiles import PROFILE
 from competition.evaluation.leaderboard import read_rows, write_leaderboard
@@ -20,6 +22,7 @@ from competition.paths import (
     CLEANING_MARKER,
     HIDDEN_TEST,
     LEADERBOARD_MARKDOWN,
+    PREPARED,
     REPORT,
     SPLITS_MARKER,
     Paths,
@@ -81,7 +84,9 @@ def _describe(paths: Paths) -> str:
     if searched := sorted(path.stem for path in paths.studies.glob("*.db")):
         lines.append(f"  searched    {', '.join(searched)}")
     if len(table):
-        best = table.iloc[0]
+        prepared = _read(paths.data / PREPARED / PREPARED_MARKER, {"fingerprint": str})
+        now = table[table["splits"] == prepared.get("fingerprint")]
+        best = (now if len(now) else table).iloc[0]
         metric = get_metric(best["metric"])
         score = f"selection {metric.format(best['selection'])}"
         if pd.notna(best["expected"]):
@@ -108,7 +113,12 @@ def _advise(table: pd.DataFrame, paths: Paths) -> str:
         return NEXT_AFTER_DEMO
     if table["public"].notna().any():
         return "change one setting (python run.py --settings) and --train again"
-    return f"upload {zips[-1].name}, then  python run.py --record {zips[-1].stem} SCORE"
+    return f"upload {zips[-1].name}, then  {_record(zips[-1].stem, paths)}"
+
+
+def _record(run: str, paths: Paths) -> str:
+    """Return the command that keeps the public score of a run, whatever data are the default."""
+    return f"python run.py --record {run} SCORE --name {shlex.quote(paths.name)}"
 
 
 def _read(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
@@ -120,17 +130,18 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
     paths, folder = request.paths, request.paths.experiments
     rows, table = write_leaderboard(paths.runs, folder)
     try:
-        write_report(paths, rows)
+        write_report(paths, rows, request.config)
     except DamagedFileError as error:
         results.failures.append(f"report: {error}")
     made = {"submission": results.packaged and results.packaged[1]}
     made |= {"predictions": results.predictions, "report": folder / REPORT}
     made |= {"leaderboard": folder / LEADERBOARD_MARKDOWN, "cleaning": paths.data / REPORT}
     made = {name: path for name, path in made.items() if path is not None and path.is_file()}
-    scores: dict[str, Any] = {}
+    scores, metric = dict[str, Any](), get_metric(request.config.metric)
     if results.packaged:
-        scores = final_scores(read_metrics(results.packaged[0], "test")["test"][PROFILE])
-    metric = get_metric(request.config.metric)
+        known = read_metrics(results.packaged[0], "test")
+        scores = final_scores(known["test"][PROFILE])
+        metric = get_metric(known.get("metric", "accuracy"))  # named runs decide it themselves
     if request.as_json:
         run = results.packaged[0].name if results.packaged else None
         facts = {"name": paths.name, "run": run, "expected": scores.get(metric.name)}
@@ -151,7 +162,6 @@ def show_results(request: Request, results: Results, clock: JobClock) -> None:
         )
     lines += [f"{name:12} {path}" for name, path in made.items()]
     if results.packaged:
-        run = results.packaged[0].name
-        upload = f"upload the submission, then  python run.py --record {run} SCORE"
+        upload = f"upload the submission, then  {_record(results.packaged[0].name, paths)}"
         lines.append(f"next         {NEXT_AFTER_DEMO if request.is_demo else upload}")
     say("\n".join([*lines, f"Done in {describe_seconds(clock.seconds_used)}."]), always=True)

@@ -5,7 +5,6 @@ Seconds are those of time.time(), since slots cross processes.
 
 import contextlib
 import json
-import shutil
 import threading
 import time
 from collections.abc import Container, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from competition.common.console import Status, describe_seconds, say
+from competition.common.console import Status, describe_seconds
 from competition.common.files import if_intact, read_json, write_json
 
 SHORTEST_BUDGET = 60.0  # seconds, of which packaging takes 40
@@ -64,12 +63,14 @@ class Slot:
 class TrainingTime:
     """The time of one training: its slot, and the seconds of the budget that it is a part of.
 
-    limit: a network that is at chance when its slot is over may train on until then.
+    limit: a network that is at chance when its slot is over may train on until then. sharing: tells
+    among what the budget is shared out; with another share it is another experiment.
     """
 
     slot: Slot
     limit: float
     budget: float
+    sharing: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,13 @@ class Turn:
         """Return the slot from now on, with its share of the time that earlier turns left."""
         return Slot(time.time(), self.deadline).next_part(self.cost / (self.cost + self.following))
 
-    def training_time(self, slot: Slot, scoring_share: float, budget: float) -> TrainingTime:
+    def training_time(
+        self, slot: Slot, scoring_share: float, budget: float, sharing: str = ""
+    ) -> TrainingTime:
         """Return the time of a training from now on, after which scoring has a share of `slot`."""
         scoring = scoring_share * slot.length
         training = Slot(time.time(), slot.end - scoring)
-        return TrainingTime(training, self.deadline - scoring, budget)
+        return TrainingTime(training, self.deadline - scoring, budget, sharing)
 
 
 def share_out(costs: Mapping[str, float], packaged: str, workers: int) -> list[list[str]]:
@@ -165,8 +168,9 @@ def packaging_seconds(budget: float) -> float:
 class JobClock:
     """The time that a command has used, over all its calls until it is done; a context.
 
-    A command that was stopped and is given again goes on with the rest of its budget. While tasks
-    run, the time left is shown. Without a budget it is estimated from the progress so far.
+    A command that was stopped after its tasks began, and is given again, goes on with the rest of
+    its budget. While tasks run, the time left is shown. Without a budget it is estimated from the
+    progress so far.
     """
 
     TICK_SECONDS = 5.0
@@ -189,24 +193,27 @@ class JobClock:
         self.ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "JobClock":
-        shutil.rmtree(self.folder / TASKS, ignore_errors=True)
-        known: dict[str, Any] = {}
-        if self._path.is_file():
-            shape = {"command": str, "seconds": float}
-            known = if_intact(read_json, self._path, shape) or {}
-        if self.budget is not None and known.get("command") == self.command:
-            self.before = float(known["seconds"])
-            say(f"This command goes on: {describe_seconds(self.before)} of its budget are used.")
+        self._clear("*.json")
+        if self.budget is not None:
+            known: dict[str, Any] = {}
+            if self._path.is_file():
+                shape = {"command": str, "seconds": float}
+                known = if_intact(read_json, self._path, shape) or {}
+            if known.get("command") == self.command:
+                self.before = float(known["seconds"])
+            else:
+                self._clear("*")
         self.ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.done.set()
         self.ticker.join()
-        shutil.rmtree(self.folder / TASKS, ignore_errors=True)
-        if kind is None or self.budget is None:
+        self._clear("*.json")
+        if self.budget is not None and kind is None:
+            self._clear("*")
             self._path.unlink(missing_ok=True)
-        else:
+        elif self.budget is not None and self.costs:
             self._save()
 
     @property
@@ -222,7 +229,10 @@ class JobClock:
 
     @property
     def tasks_folder(self) -> Path:
-        """The folder in which each task tells its progress, in <name>.json."""
+        """The folder in which each task tells its progress, in <name>.json.
+
+        Other files of tasks lie there until the command is done, however often it is stopped.
+        """
         (self.folder / TASKS).mkdir(parents=True, exist_ok=True)
         return self.folder / TASKS
 
@@ -262,14 +272,18 @@ class JobClock:
     def _path(self) -> Path:
         return self.folder / "clock.json"
 
+    def _clear(self, pattern: str) -> None:
+        for file in (self.folder / TASKS).glob(pattern):
+            file.unlink(missing_ok=True)
+
     def _save(self) -> None:
         write_json(self._path, {"command": self.command, "seconds": self.seconds_used})
 
     def _tick(self) -> None:
         status = Status(STATUS_POSITION)
         while not self.done.wait(self.TICK_SECONDS):
-            if self.budget is not None:
-                self._save()
             if self.costs:
+                if self.budget is not None:
+                    self._save()
                 status.show(self.describe())
         status.close()

@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "competition"
 
 # A package imports only what stands to its left, and inside a package there are no cycles.
 ORDER = (
-    "common", "paths", "backbones", "metric", "config", "time_budget", "distortion", "demo", "data",
-    "networks", "augmentation", "cleaning", "codabench", "training", "evaluation", "search",
-    "submission", "request", "backbone_task", "fold_tasks", "status", "pipeline", "command_line",
-    "api",
+    "common", "paths", "backbones", "scoring", "metric", "config", "time_budget", "distortion",
+    "demo", "data", "networks", "augmentation", "cleaning", "codabench", "training", "evaluation",
+    "search", "submission", "request", "backbone_task", "fold_tasks", "status", "pipeline",
+    "command_line", "api",
 )  # fmt: skip
 MODULES = sorted(
     ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
@@ -112,7 +112,7 @@ def test_importing_the_whole_package_loads_the_standard_library_alone() -> None:
     [
         ("networks.submission_model", {"numpy", "keras"}),
         ("codabench.ingestion", {"numpy"}),
-        ("codabench.scoring", {"numpy"}),
+        ("scoring", {"numpy"}),
         ("codabench.sample_model", {"numpy"}),
     ],
 )

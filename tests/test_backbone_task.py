@@ -1,5 +1,6 @@
 """What the demo asks of each backbone beside the packaged one."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,24 @@ def test_what_is_trained_is_only_scored(tmp_path: Path, monkeypatch: pytest.Monk
     _, training, scoring = task._count_passes(task._make_search())
     assert training == 0 < scoring
     assert 0 < task.estimate_work() < before / 2
+
+
+def test_a_command_that_goes_on_does_not_search_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(backbone_task, "runs_of", lambda *_: [])
+    monkeypatch.setattr(backbone_task, "search_backbone", lambda *_: done.append("search"))
+    monkeypatch.setattr(BackboneTask, "_train", lambda *_, **__: done.append("train"))
+    task = plan(tmp_path, "--search")["efficientnetlite0"]
+    task.run()
+    task.run()
+    assert done == ["search", "train", "search", "train"], "without a budget, more may be asked for"
+    task, done[:] = replace(task, turn=Turn(time.time() + 1e4, 1.0)), []
+    task.run()
+    task.run()
+    task.help_search(1)
+    assert done == ["search", "train", "train"]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Project:
         describe_status(self.paths.root)
 
     def report(self) -> None:
-        write_report(self.paths, read_rows(self.paths.runs))
+        write_report(self.paths, read_rows(self.paths.runs), self.config)
 
     def average(self) -> None:
         names = ("tiny_cnn_001", "tiny_cnn_002")

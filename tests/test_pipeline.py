@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ import pytest
 
 from competition import backbone_task, command_line, pipeline
 from competition.common.errors import CheckFailedError, NotCheckedError, TrialFailedError
+from competition.common.files import write_json
 from competition.config import Config
 from competition.evaluation.leaderboard import read_rows
+from competition.paths import WEIGHTS
+from competition.request import read_request
 from tests.factories import draw_blobs
 
 TINY = [
@@ -325,12 +329,53 @@ def test_one_backbone_that_fails_does_not_take_the_others_along(
 def test_workers_beyond_the_number_of_backbones_share_a_study(
     tmp_path: Path, blobs_path: Path
 ) -> None:
-    arguments = ["--search", "--data", str(blobs_path), "--trials", "4", "--workers", "2"]
-    assert call(tmp_path, *arguments, "--set", "search.finalists=0") == 0
+    arguments = ["--search", "--data", str(blobs_path), "--trials", "3", "--workers", "2"]
+    assert call(tmp_path, *arguments) == 0
     table = pd.read_csv(tmp_path / "experiments/blobs/studies/tiny_cnn_scratch_trials.csv")
-    assert 4 <= (table["state"] == "COMPLETE").sum() <= 5  # a surplus trial harms nobody
+    assert 3 <= (table["state"] == "COMPLETE").sum() <= 4  # a surplus trial harms nobody
     log = (tmp_path / "experiments/blobs/log.txt").read_text()
     assert "tiny_cnn, helper 1: done" in log
+
+
+def test_a_run_of_another_budget_does_not_keep_a_backbone_that_has_no_time(tmp_path: Path) -> None:
+    def has_run(*arguments: str) -> bool:
+        options = command_line.build_parser().parse_args([*arguments, "--workdir", str(tmp_path)])
+        return pipeline._has_run(read_request(options), data, "tiny_cnn")
+
+    data: Any = SimpleNamespace(fingerprint="s")
+    run = tmp_path / "experiments/demo/runs/tiny_cnn_001"
+    write_json(run / "config.json", {"splits": "s", "time_budget_seconds": 1800.0})
+    assert not has_run("--train", "--time-budget", "30m"), "it is not trained yet"
+    (run / WEIGHTS).touch()
+    assert has_run("--train", "--time-budget", "30m")
+    assert not has_run("--train", "--time-budget", "10m")
+    assert has_run("--evaluate", "--time-budget", "10m")
+
+
+def test_cleaning_keeps_the_backbone_that_described_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(name: str, *arguments: str) -> str:
+        """Return the backbone, where `name` would be chosen anew."""
+        monkeypatch.setattr(pipeline, "choose_embedding", lambda *_: (name, weights))
+        given = ["--train", *arguments, "--workdir", str(tmp_path)]
+        request = read_request(command_line.build_parser().parse_args(given))
+        found, file = pipeline.choose_describer(request)
+        assert file == weights
+        return found
+
+    weights = tmp_path / "weights.h5"
+    weights.touch()
+    assert choose("efficientnetlite0") == "efficientnetlite0"
+    assert choose("mobilenetv3small", "--weights", "none") == "efficientnetlite0"
+    assert (
+        choose("mobilenetv3small", "--set", "cleaning.backbone=mobilenetv3large")
+        == "mobilenetv3small"
+    )
+    assert choose("efficientnetlite0", "--clean", "--force") == "efficientnetlite0"
+    weights = tmp_path / "moved.h5"
+    (tmp_path / "weights.h5").unlink()
+    assert choose("mobilenetv3small") == "mobilenetv3small"
 
 
 def test_a_forced_search_begins_its_own_studies_anew_and_leaves_others(

@@ -1,6 +1,9 @@
 """A call of the command line becomes one typed record; its mistakes are told before any work."""
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from competition.common.errors import UserError
 from competition.config import PRESETS, Config
 from competition.paths import WEIGHTS
 from competition.request import STAGES, Request, parse_duration, read_request, with_final
+
+ROOT = Path(__file__).parents[1]
 
 
 def read(*arguments: str, workdir: Path = Path("/nowhere")) -> Request:
@@ -165,8 +170,8 @@ def test_what_is_trained_is_taken_unless_training_or_other_backbones_are_asked_f
         assert set(read(*flags, workdir=tmp_path).backbones) == {"convnexttiny", "mobilenetv3large"}
     for flag in ("--search", "--train"):
         assert read(flag, workdir=tmp_path).backbones == COMPARED
-    named = read("--package", "--backbone", "custom_cnn", workdir=tmp_path)
-    assert named.backbones == ("custom_cnn",)
+    for named in (("--backbone", "custom_cnn"), ("--set", "model.backbone=custom_cnn")):
+        assert read("--package", *named, workdir=tmp_path).backbones == ("custom_cnn",)
 
 
 def test_an_ensemble_is_packaged(tmp_path: Path) -> None:
@@ -205,10 +210,42 @@ def test_none_at_all_is_refused(flag: str, number: str) -> None:
 
 def test_a_request_is_one_value_that_never_changes() -> None:
     arguments = ("--search", "--time-budget", "90m", "--set", "training.batch_size=8")
-    assert repr(read(*arguments)) == repr(read(*arguments))
-    assert repr(read(*arguments)) != repr(read(*arguments, "--seed", "1"))
+    assert read(*arguments).identity == read(*arguments).identity
+    assert read(*arguments).identity != read(*arguments, "--seed", "1").identity
     with pytest.raises(AttributeError):
         read(*arguments).force = True  # type: ignore[misc]
+
+
+def test_a_command_that_is_given_again_is_known_in_another_process() -> None:
+    code = """
+from competition.command_line import build_parser
+from competition.request import read_request
+given = ["--train", "--package", "--evaluate", "--preset", "best", "--set", "seed=3"]
+print(read_request(build_parser().parse_args(given)).identity)
+"""
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=dict(os.environ, PYTHONHASHSEED=seed),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("other", [("--record", "one_001", "0.8"), ("--explain-gap", "one_001")])
+def test_a_zip_that_answers_alone_does_nothing_else(other: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="leave out all but --predict"):
+        read("--predict", "x.npz", "--from", "one.zip", *other)
+
+
+def test_more_folds_than_are_possible_are_refused_before_the_work() -> None:
+    with pytest.raises(UserError, match=r"split\.folds"):
+        read("--train", "--folds", "60")
 
 
 def test_a_budget_in_which_nothing_can_be_learnt_is_refused_at_once() -> None:

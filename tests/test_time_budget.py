@@ -140,6 +140,7 @@ def use(
 ) -> float:
     """Let a command with a budget of 600 s take time; return what it had used at its start."""
     with JobClock(folder, command, 600.0) as job:
+        job.watch({"small": 1.0})
         before = job.seconds_used
         assert job.deadline == pytest.approx(clock.now + 600 - before)
         clock.now += seconds
@@ -156,13 +157,13 @@ def stop(folder: Path, clock: Clock, command: str, seconds: float) -> None:
 
 
 def test_the_time_of_a_stopped_command_counts_when_it_is_given_again(
-    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clock: Clock, tmp_path: Path
 ) -> None:
     stop(tmp_path, clock, "search", 100)
-    assert "goes on" not in capsys.readouterr().out
     stop(tmp_path, clock, "search", 50)
+    with JobClock(tmp_path, "leaderboard", None):
+        clock.now += 10
     assert use(tmp_path, clock, "search", 100) == 150
-    assert "This command goes on: 2 min 30 s of its budget are used." in capsys.readouterr().out
     assert use(tmp_path, clock, "search", 100) == 0, "done: forgotten"
 
 
@@ -177,12 +178,37 @@ def test_the_time_of_another_command_does_not_count(clock: Clock, tmp_path: Path
     assert use(tmp_path, clock, "train", 50) == 0
 
 
+def test_what_was_stopped_before_its_tasks_began_begins_anew(clock: Clock, tmp_path: Path) -> None:
+    job = JobClock(tmp_path, "search", 600.0)
+    job.__enter__()
+    clock.now += 100
+    job.__exit__(KeyboardInterrupt)
+    assert use(tmp_path, clock, "search", 100) == 0
+
+
+def test_what_tasks_note_stays_until_the_command_is_done(clock: Clock, tmp_path: Path) -> None:
+    job = JobClock(tmp_path, "search", 600.0)
+    job.__enter__()
+    job.watch({"small": 1.0})
+    note = job.tasks_folder / "small.searched"
+    note.touch()
+    tell(job, "small", 0.5)
+    job.__exit__(KeyboardInterrupt)
+    assert list(note.parent.iterdir()) == [note]
+    use(tmp_path, clock, "search", 10)
+    assert not note.exists()
+    note.touch()
+    stop(tmp_path, clock, "train", 10)
+    assert not note.exists(), "of another command"
+
+
 def test_a_killed_command_has_saved_its_time_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(JobClock, "TICK_SECONDS", 0.02)
     job = JobClock(tmp_path, "search", 600.0)
     job.__enter__()
+    job.watch({"small": 1.0})
     deadline = time.monotonic() + 20
     while not (tmp_path / "clock.json").is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -205,7 +231,7 @@ def test_with_a_budget_the_time_left_is_that_of_the_budget(clock: Clock, tmp_pat
         assert job.describe() == "-- 1 min 30 s gone, 8 min 30 s left: small trains at 50%"
         clock.now += 900
         assert ", 0 s left" in job.describe()
-    assert not (tmp_path / "tasks").exists()
+    assert not list((tmp_path / "tasks").iterdir())
 
 
 def test_without_a_budget_the_time_left_follows_from_what_is_done(

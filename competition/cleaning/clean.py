@@ -100,7 +100,7 @@ def clean(
     write_report(report, dataset, cleaned, coordinates, issues, config)
     counts = count_actions(issues)
     acted = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    flagged = len({issue.index for issue in issues if issue.action == "keep"})
+    flagged = len({issue.index for issue in issues if issue.action == "keep" and keep[issue.index]})
     say(
         f"keeping {keep.sum()} of {len(keep)} images; faults: {acted or 'none'}; "
         f"to look at, but kept: {flagged}"

@@ -230,7 +230,8 @@ def _parse(row: dict[str, str], dataset: Dataset, place: str) -> Issue:
         )
     if action not in OVERRIDE_ACTIONS:
         raise UserError(
-            f"{place} has the action '{action}'; expected keep, drop or relabel, so correct it."
+            f"{place} has the action '{action}'; expected keep, drop or relabel, so correct it "
+            "(with relabel, a row of issues.csv takes its suggestion)."
         )
     if action != "drop" and int(text) in dataset.unreadable:
         raise UserError(
@@ -240,7 +241,15 @@ def _parse(row: dict[str, str], dataset: Dataset, place: str) -> Issue:
     if action != "relabel":
         return make_issue(int(text), "override", action=action)
     label = _parse_label(row.get("label", ""), dataset.class_names, place)
-    given = dataset.class_names[dataset.labels[int(text)]]
+    own = dataset.labels[int(text)]
+    if label == own and row.get("suggestion", "").isdecimal():  # a pasted row of issues.csv
+        label = _parse_label(row["suggestion"], dataset.class_names, place)
+    given = dataset.class_names[own]
+    if label == own:
+        raise UserError(
+            f"{place} relabels image {text} to {given}, which is its label; "
+            "name another class, or give the action keep."
+        )
     reason = f"overrides.csv says {dataset.class_names[label]}, not {given}"
     return make_issue(int(text), "override", reason=reason, suggestion=label, action=action)
 

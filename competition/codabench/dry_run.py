@@ -22,12 +22,14 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.codabench import ingestion, scoring
+from competition import scoring
+from competition.codabench import ingestion
 from competition.codabench.sandbox import (
     NOT_ISOLATED,
     Finished,
     can_isolate,
     extract,
+    public_environment,
     remove_tree,
     run_limited,
 )
@@ -319,8 +321,7 @@ def _run_ingestion_program(
     line = f"{COMMANDS['ingestion']} {more}"
     words = [word.replace("/app", str(app), 1) for word in shlex.split(line)]
     command = [str(python or sys.executable), "-P", *words[1:]]
-    environment = os.environ | SHARED_DEVICE | {"PYTHONUNBUFFERED": "1"}
-    environment.pop("PYTHONPATH", None)
+    environment = public_environment() | SHARED_DEVICE | {"PYTHONUNBUFFERED": "1"}
     if python is not None:  # another environment need not have this one's backend
         environment.pop("KERAS_BACKEND", None)
     return run_limited(

@@ -4,6 +4,7 @@ A submission that fails stops no other.
 """
 
 import dataclasses
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pandas as pd
 
 from competition.codabench.dry_run import Reference, dry_run, open_split
 from competition.codabench.sandbox import can_isolate
-from competition.common.console import headline, progress, say
+from competition.common.console import headline, printable, progress, say
 from competition.common.errors import CheckFailedError
 from competition.common.files import RUN_AGAIN, digest, if_intact, read_json, replacing, write_json
 from competition.config import Config, LimitsConfig
 from competition.data.arrays import PreparedData
-from competition.paths import GRADES, Paths
+from competition.paths import GRADES, Paths, list_files
 
 SCORES = ("accuracy", "f1_macro", "f1_weighted", "duration")
 RESULT_SHAPE = {"reason": str, "isolated": bool, "peak_megabytes": float}
@@ -52,11 +53,13 @@ def grade_zips(
     images: (n, h, w, 3) uint8. results: folder that takes grades.csv and keeps each result, so that
     a call that was stopped goes on where it was.
     """
-    zips = sorted(path for path in folder.glob("*.zip") if path.is_file())
+    zips = list_files(folder, "*.zip")
     isolated = can_isolate()
     metric = reference.metric
     scores = list(dict.fromkeys([metric.name, *SCORES]))
-    data = digest(images, reference.labels, dataclasses.asdict(limits), isolated, metric.name)
+    installed = sorted(f"{item.name}=={item.version}" for item in distributions())
+    run_by = dataclasses.asdict(limits), isolated, metric.name, installed
+    data = digest(images, reference.labels, *run_by)
     rows = []
     for path in progress(zips, "  submissions", unit="zip"):
         known = results / f"{digest(path, data)}.json"
@@ -67,7 +70,7 @@ def grade_zips(
         if result is None:
             result = {"isolated": isolated} | _run_and_say(path, images, reference, limits)
             write_json(known, result)
-        rows.append({"submission": path.name} | result)
+        rows.append({"submission": printable(path.name)} | result)
     columns = ["rank", "submission", *scores, "peak_megabytes", "isolated", "reason"]
     table = pd.DataFrame(rows, columns=columns)
     is_least_best = not metric.greater_is_better
@@ -88,8 +91,8 @@ def _run_and_say(
     try:
         finished = dry_run(zip_path, images, reference, limits)
     except CheckFailedError as error:
-        reason = str(error).replace(str(zip_path), zip_path.name)
-        say(f"  {zip_path.name}: {reason}")
+        reason = str(error).removeprefix(f"{zip_path} ")  # another zip may have the same content
+        say(f"  {printable(zip_path.name)}: {reason}")
         return {"reason": reason}
-    say(f"  {zip_path.name}: {finished.scores[reference.metric.name]:.4f}")
+    say(f"  {printable(zip_path.name)}: {finished.scores[reference.metric.name]:.4f}")
     return finished.scores | {"peak_megabytes": round(finished.peak_megabytes)}

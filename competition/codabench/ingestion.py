@@ -103,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         predictions["probabilities"] = np.asarray(probabilities, np.float32)
     again = time.perf_counter() - predicted
     predictions["seconds"] = np.array([loaded - started, predicted - loaded, again])
+    output.mkdir(parents=True, exist_ok=True)
     # numpy types **kwds as bool
     np.savez(output / "predictions.npz", **predictions)  # type: ignore[arg-type]
     print(

@@ -6,7 +6,9 @@ import glob
 import os
 import shutil
 import signal
+import site
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,14 +24,27 @@ import psutil
 from competition.common.errors import CheckFailedError
 
 MARK = "COMPETITION_PROGRAM"  # the environment variable that marks processes which left the tree
+# How the names of environment variables begin that are no secrets.
+PUBLIC = (
+    "PATH", "HOME", "LANG", "LC_", "TZ", "TMP", "TEMP", "LD_LIBRARY_PATH", "XDG_CACHE_HOME",
+    "SYSTEMROOT", "WINDIR", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "COMSPEC", "KERAS_", "TF_",
+    "XLA_", "JAX_", "CUDA", "NVIDIA", "ROCM", "HIP_", "OMP_", "MKL_", "OPENBLAS",
+)  # fmt: skip
 MAXIMUM_PRINTED = 20 * 2**20  # bytes that a program may print
 MAXIMUM_ENTRIES = 1000  # more files than any submission needs
+MAXIMUM_DIRECTORY = 2**20  # bytes of a zip's list of files
+END_RECORD = 22  # bytes of a zip's end record without a comment
 NOT_ISOLATED = (
     "NOT ISOLATED: grade only code that you trust (with bubblewrap installed, and where the system "
     "allows namespaces, submissions run isolated)"
 )
 # The parts of the system and of each Python that an isolated program sees; they hold no data.
 VISIBLE = ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share", "pyvenv.cfg")
+# Of /etc: what libraries need. It holds secrets, too.
+CONFIGURATION = (
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "nsswitch.conf", "localtime"),
+    *("passwd", "group", "hosts", "ssl", "OpenCL", "vulkan"),
+)
 DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd")
 
 
@@ -40,6 +55,7 @@ def extract(zip_path: Path, folder: Path, megabytes: float) -> None:
     CheckFailedError for unsafe names, links, bombs, and any but one model.py, at the top.
     """
     try:
+        _require_small_directory(zip_path)
         with zipfile.ZipFile(zip_path) as archive:
             _check_entries(zip_path, archive.infolist(), megabytes)
             archive.extractall(folder)
@@ -49,6 +65,27 @@ def extract(zip_path: Path, folder: Path, megabytes: float) -> None:
         raise CheckFailedError(
             f"{zip_path} cannot be unzipped ({error}); package it again."
         ) from error
+
+
+def _require_small_directory(zip_path: Path) -> None:
+    """Raise CheckFailedError where the list of files is too long to be read; zipfile reads it all.
+
+    The end record is found as zipfile finds it (APPNOTE.TXT of PKWARE, 4.3.16).
+    """
+    with zip_path.open("rb") as stream:
+        stream.seek(max(0, zip_path.stat().st_size - 2**16 - END_RECORD))
+        tail = stream.read()
+    place = len(tail) - END_RECORD
+    if not (tail[place:].startswith(b"PK\x05\x06") and tail.endswith(b"\0\0")):
+        place = tail.rfind(b"PK\x05\x06")
+    if place < 0:
+        return  # no zip, as zipfile will say
+    (size,) = struct.unpack_from("<I", tail, place + 12)
+    is_zip64 = tail[:place][-20:].startswith(b"PK\x06\x07")
+    if size > MAXIMUM_DIRECTORY or is_zip64:
+        raise CheckFailedError(
+            f"{zip_path} holds more files than any submission needs; it is refused."
+        )
 
 
 def _check_entries(zip_path: Path, entries: list[zipfile.ZipInfo], megabytes: float) -> None:
@@ -91,13 +128,22 @@ class Finished:
     peak_megabytes: float
 
 
+def public_environment() -> dict[str, str]:
+    """Return the variables of this process that a program needs to run; the others may be secret.
+
+    Python's own are left out: another interpreter may run it.
+    """
+    return {name: text for name, text in os.environ.items() if name.upper().startswith(PUBLIC)}
+
+
 @functools.cache
 def can_isolate() -> bool:
     """Tell whether bubblewrap is here and the system lets it make namespaces."""
     if shutil.which("bwrap") is None:
         return False
     with tempfile.TemporaryDirectory() as place:
-        command = _isolate([sys.executable, "-c", ""], Path(place), Path(place))
+        program = "import numpy"  # it must see the libraries, too
+        command = _isolate([sys.executable, "-c", program], Path(place), Path(place))
         return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -112,7 +158,8 @@ def _isolate(command: list[str], private: Path, folder: Path) -> list[str]:
     prefixes = ["/", "/usr", "/usr/local", *sorted(pythons)]
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     seen = [f"{prefix.rstrip('/')}/{name}" for prefix in prefixes for name in VISIBLE]
-    seen += ["/etc", "/sys", *glob.glob("/usr/local/cuda*")]
+    seen += [f"/etc/{name}" for name in CONFIGURATION]
+    seen += [site.getusersitepackages(), "/sys", *glob.glob("/usr/local/cuda*")]
     seen += [path for path in libraries if path.startswith("/")]
     devices = [path for pattern in DEVICES for path in glob.glob(pattern)]
     return [

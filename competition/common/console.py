@@ -70,9 +70,18 @@ def log_settings() -> tuple[Path | None, bool]:
     return _here["log"], _here["quiet"]
 
 
-def begin_task(path: Path | None) -> None:
-    """Let `tell_progress` write to a file, where the main process reads this task's progress."""
+@contextmanager
+def task(path: Path) -> Iterator[None]:
+    """Let `tell_progress` write to a file, where the main process reads this task's progress.
+
+    It tells in the end that the task is done, or has failed: nothing more will come.
+    """
     _here.update(task=path, part=(0.0, 1.0))
+    try:
+        yield
+    finally:
+        _write_task(1.0, "done")
+        _here["task"] = None
 
 
 @contextmanager
@@ -92,13 +101,6 @@ def tell_progress(share: float, doing: str) -> None:
         _here["told"] = time.monotonic()
         low, high = _here["part"]
         _write_task(low + share * (high - low), doing)
-
-
-def end_task() -> None:
-    """Tell the main process that the task is done."""
-    if _here["task"] is not None:
-        _write_task(1.0, "done")
-        _here["task"] = None
 
 
 def _write_task(share: float, doing: str) -> None:

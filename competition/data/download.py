@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from filelock import FileLock, Timeout
+
 from competition.common.console import progress, say
 from competition.common.errors import UserError
-from competition.common.files import exclusive, require_disk
+from competition.common.files import require_disk
 
 MEDMNIST = "https://zenodo.org/records/10519652/files"
 AGENT = "blood-cell-competition-harness"  # Zenodo answers 403 to the one that urllib sends
@@ -53,8 +55,18 @@ def fetch(published: Published, path: Path) -> None:
     call goes on from their end.
     """
     if not path.is_file():
-        with exclusive(path.parent):
-            _download(published, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"Another run downloads {path.name}; waiting for it ...")
+            lock.acquire()
+        try:
+            if not path.is_file():
+                _download(published, path)
+        finally:
+            lock.release()
     elif (found := _md5(path)) != published.md5:
         raise UserError(
             f"{path} is not the file that is published under this name (MD5 {found}, expected "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition.common.console import say
+from competition.common.console import printable, say
 from competition.common.errors import UserError
 from competition.config import DataConfig
 from competition.data.images import NO_IMAGES, find_images, is_hidden
@@ -58,7 +58,7 @@ def list_unlabelled(path: Path, config: DataConfig) -> tuple[list[Path], list[st
         return list_named(path, find_images(path.parent), config)
     if not (images := find_images(path)):
         raise UserError(f"{path} {NO_IMAGES}.")
-    return images, [file.relative_to(path).as_posix() for file in images]
+    return images, [printable(file.relative_to(path).as_posix()) for file in images]
 
 
 def _list_folder(
@@ -139,6 +139,11 @@ def _list_classes(
         for entry in root.iterdir():
             if entry.is_dir() and not is_hidden(entry.name):
                 by_class.setdefault(entry.name, [])
+    if not by_class:
+        raise UserError(
+            f"{path} has no class folders; expected one for each class, "
+            "or leave out data.classes, so that a table tells the labels."
+        )
     if all(re.fullmatch("[0-9]{1,9}", name) for name in by_class):
         numbers = {name: int(name) for name in by_class}
         names: tuple[str, ...] = ()

@@ -13,10 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from competition.common.console import printable, progress, say
 from competition.common.errors import UserError
-from competition.common.files import require_readable
 from competition.config import DataConfig
 from competition.data.memory import require_memory
-from competition.paths import CLEANING_MARKER
+from competition.paths import CLEANING_MARKER, DATA_MARKER, DESCRIBER, RUNS
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff",
@@ -41,10 +40,11 @@ def find_images(folder: Path) -> list[Path]:
     files: list[Path] = []
     foreign: Counter[str] = Counter()
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        require_readable(Path(place))
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         real = os.path.realpath(place)
-        if real in seen or CLEANING_MARKER in names:  # a link that leads back, or our own folder
+        is_ours = DESCRIBER in names or CLEANING_MARKER in names
+        is_ours |= DATA_MARKER in names and RUNS in folders
+        if real in seen or is_ours:  # seen: a link leads back
             folders.clear()
             continue
         seen.add(real)
@@ -61,6 +61,13 @@ def find_images(folder: Path) -> list[Path]:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
         say(f"LEFT OUT of {folder}, as these formats are not read: {listed}; convert them to PNG.")
     return files
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename} cannot be listed ({error.strerror}); "
+        "change its permissions, for example with chmod +rx."
+    ) from error
 
 
 def is_hidden(name: str) -> bool:

@@ -60,7 +60,8 @@ def make_demo(folder: Path, seed: int = 0, num_images: int = 3000, num_hidden: i
     """
     marker = folder / "demo.json"
     inputs = files.digest(DRAWING_VERSION, seed, num_images, num_hidden)
-    if files.up_to_date(marker, inputs):
+    drawn = [folder / name for name in (TRAINING_SET, HIDDEN_TEST, TRUTH)]
+    if files.up_to_date(marker, inputs, force=not all(file.is_file() for file in drawn)):
         return
     marker.unlink(missing_ok=True)  # files of two demos must never lie under one marker
     generator = np.random.default_rng(seed)

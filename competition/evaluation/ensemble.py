@@ -316,6 +316,7 @@ def _find_or_write(
         "shares": {name: count / len(names) for name, count in Counter(names).items()},
         "network": {"builder": describe_members(names)},
         "weights": "of its members",
+        "seed": seed,
     }
     write_json(run / CONFIG, config | facts)
     write_json(run / ENVIRONMENT, describe_environment())

@@ -176,8 +176,13 @@ def _read_predictions(run: Path, data: PreparedData) -> Predictions:
 
 
 def _selection_predictions(run: Path, data: PreparedData, select_by: str) -> Predictions:
-    """Return the predictions of validation that training made with its best weights."""
+    """Return the predictions of validation that training made with its best weights.
+
+    Nothing where the images were distorted in another way then.
+    """
     known: Predictions = {split: {} for split in SPLITS}
+    if read_config(run, "distortion")["distortion"] != data.distortion_hash:
+        return known
     versions = selected_versions(select_by)
     shape = len(versions) * len(data.validation.labels), len(data.class_names)
     if (run / PREDICTIONS).is_file():

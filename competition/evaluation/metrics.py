@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
 
 from competition.common.files import read_json
 from competition.distortion.profiles import PROFILE, VERSIONS
 from competition.metric import ACCURACY, Metric, get_metric
 from competition.paths import METRICS
+from competition.scoring import count_confusion, measure_weighted_f1
 from competition.training.runs import list_runs
 
 TTA = "augmented"  # the key of scores with test-time augmentation, beside `plain` with one view
@@ -75,15 +75,14 @@ def score(
     class without images. confusion: K rows (true classes) of K counts (predicted ones). The value
     of `metric` stands under its name.
     """
-    predicted = probabilities.argmax(axis=1)
-    classes = np.arange(probabilities.shape[1])
-    averaged = {"labels": classes, "zero_division": 0}
+    predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
+    confusion = count_confusion(labels.astype(np.int64), predicted, count)
     usual = ("accuracy", "balanced_accuracy", "f1_macro", metric.name)
     return {
         **{name: get_metric(name).compute(labels, probabilities) for name in usual},
-        "f1_weighted": float(f1_score(labels, predicted, average="weighted", **averaged)),
-        "recall": recall_score(labels, predicted, average=None, **averaged).tolist(),
-        "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
+        "f1_weighted": measure_weighted_f1(confusion),
+        "recall": (confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)).tolist(),
+        "confusion": confusion.tolist(),
     }
 
 
@@ -113,17 +112,25 @@ def draw_gains(
     metric: Metric,
     draws: int,
     seed: int,
+    images: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
     """Return the gain of probabilities `first` over `second`, and the gains (draws,) by chance.
 
     labels: (n,). first, second: (n, K), of the same images, which the bootstrap of Efron and
-    Tibshirani (1993) draws in pairs.
+    Tibshirani (1993) draws in pairs. images: (n,), the image of each row, where rows of one image
+    are drawn together (None: each row is another one).
     """
-    count = len(labels)
-    drawn = np.random.default_rng(seed).integers(count, size=(draws, count))
+    _, numbers = np.unique(
+        np.arange(len(labels)) if images is None else images, return_inverse=True
+    )
+    rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    drawn = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
     gain, *gains = [
         metric.score(labels[draw], first[draw]) - metric.score(labels[draw], second[draw])
-        for draw in (np.arange(count), *drawn)
+        for draw in (
+            np.concatenate([rows[number] for number in numbers])
+            for numbers in (range(len(rows)), *drawn)
+        )
     ]
     return gain, np.array(gains)
 
@@ -131,12 +138,12 @@ def draw_gains(
 def mcnemar(first: np.ndarray, second: np.ndarray, alternative: str = "two-sided") -> float:
     """Return the p-value of McNemar's exact test (1947): the chance of so unlike answers by luck.
 
-    first, second: (n,) bool, which of the same images each got right. alternative: `greater` for
-    the chance that the first is that much better, or more.
+    first, second: (n,), how much of the same images each got right: bool, or the number of their
+    versions. alternative: `greater` for the chance that the first is that much better, or more.
     """
     from scipy.stats import binomtest
 
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    only_first, only_second = int((first > second).sum()), int((second > first).sum())
     if not only_first + only_second:
         return 1.0
     both = only_first + only_second

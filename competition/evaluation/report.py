@@ -19,6 +19,7 @@ from competition.common.settings import flatten
 from competition.config import Config
 from competition.data.arrays import PreparedData, ScoredSet, find_prepared
 from competition.data.prepare import distortion_seed
+from competition.data.splits import read_splits
 from competition.distortion.profiles import TABLES, VERSIONS, draw_corruptions
 from competition.evaluation.grad_cam import confident_mistakes
 from competition.evaluation.metrics import TTA_VERSIONS, final_scores, mcnemar, read_metrics
@@ -66,21 +67,26 @@ ROW = (
 )
 
 
-def write_report(paths: Paths, table: pd.DataFrame) -> Path | None:
+def write_report(paths: Paths, table: pd.DataFrame, config: Config) -> Path | None:
     """Write experiments/<name>/report.html, which needs no network, and return it.
 
-    table: the rows of `read_rows`. None where nothing was scored or prepared yet. Raises
+    table: the rows of `read_rows`; first come those of the splits, the metric and the selection of
+    `config`. None where nothing was scored yet, or nothing was prepared of these splits. Raises
     DamagedFileError.
     """
     data = find_prepared(paths.data / PREPARED)
     if table.empty or data is None:
         return None
+    splits = read_splits(paths.data / SPLITS)
+    if splits.fingerprint != data.fingerprint:
+        return None
     same = (table["splits"] == data.fingerprint) & (table["distortion"] == data.distortion_hash)
-    table = pd.concat([table[same], table[~same]])
+    decided = (table["select by"] == config.training.select_by) & (table["metric"] == config.metric)
+    table = table.iloc[np.lexsort((~decided, ~same))]
     runs = [paths.runs / run for run in table["run"]]
     detailed = [run for run in runs[: same.sum()] if (run / name_predictions("test")).is_file()]
     details = {run.name: _describe_answers(run, data) for run in detailed[:DETAILED]}
-    images = _gather_images(details, data, read_arrays(paths.data / SPLITS)["test"])
+    images = _gather_images(details, data, splits.test)
     content = {
         "name": paths.name,
         "classes": data.class_names,
@@ -140,7 +146,7 @@ def _describe_run(paths: Paths, row: dict[Any, Any]) -> dict[str, Any]:
     history = read_history(run) if (run / HISTORY).is_file() else None
     return {
         "curves": None if history is None else _read_curves(history, row["metric"]),
-        "command": _reproduce(paths.name, config),
+        "command": _reproduce(paths.name, config, history),
         "facts": {name: value for name, value in facts.items() if pd.notna(value)},
     }
 
@@ -158,17 +164,23 @@ def _read_curves(table: pd.DataFrame, metric: str) -> dict[str, Any]:
     }
 
 
-def _reproduce(name: str, config: dict[str, Any]) -> str:
-    """Return the command that trains a run again, with each setting that is no default."""
+def _reproduce(name: str, config: dict[str, Any], history: pd.DataFrame | None) -> str:
+    """Return the command that trains a run again, with each setting that is no default.
+
+    One that a time budget ended has as many epochs again.
+    """
+    data = ["--data", "FILE", "--name", name]
     if members := config.get("members"):
-        given = "folds" if members[0].startswith("../") else " ".join(members)
-        return f"python run.py --ensemble {given} --name {shlex.quote(name)}"
-    settings = config.get("settings", {})
-    words = ["python", "run.py", "--train", "--data", "FILE", "--name", name]
+        given = ["folds"] if members[0].startswith("../") else members
+        return shlex.join(["python", "run.py", *data, "--ensemble", *given])
+    settings = dict(config.get("settings", {}))
+    words = ["python", "run.py", "--train", *data]
     if backbone := settings.get("model.backbone"):
         words += ["--backbone", backbone]
-    if budget := config.get("time_budget_seconds"):
-        words += ["--time-budget", f"{budget:.0f}s"]
+    if config.get("time_budget_seconds") and history is not None:
+        frozen = int((history["stage"] == "frozen").sum())
+        settings["training.frozen_epochs"] = frozen
+        settings["training.fine_tuning_epochs"] = len(history) - frozen
     for key, value in settings.items():
         if key != "model.backbone" and value != DEFAULTS.get(key, value):
             words += ["--set", f"{key}={value}"]
@@ -183,7 +195,7 @@ def _describe_answers(run: Path, data: PreparedData) -> dict[str, Any]:
     scored, metrics, config = data.test, read_metrics(run, "test"), read_config(run)
     shapes = {"labels": scored.labels.shape}
     predictions = read_arrays(run / name_predictions("test"), shapes)
-    seed = config.get("settings", {}).get("seed", 0)
+    seed = config.get("settings", config).get("seed", 0)
     versions = [version for version in TTA_VERSIONS if version in predictions]
     cams = read_arrays(run / GRAD_CAM) if (run / GRAD_CAM).is_file() else {}
     scores = {version: final_scores(metrics["test"][version]) for version in versions}

@@ -80,8 +80,9 @@ def choose_run(
     if final != "best":
         table = table[[name.rpartition("_")[0] == final for name in table["run"]]]
     if table.empty:
+        which, option = ("", "NAME") if final == "best" else (f" of '{final}'", final)
         raise UserError(
-            f"No trained run of '{final}' on these data; train one: --train --backbone {final}."
+            f"No trained run{which} on these data; train one: --train --backbone {option}."
         )
     return Path(runs / table.iloc[0]["run"])
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from competition.common.settings import flatten
 from competition.config import Config, SearchConfig, with_settings
 from competition.networks.layers import SMALLEST_INPUT
 from competition.networks.weights import Weights
@@ -37,7 +38,7 @@ FINE_TUNING_SPACE: Space = RECIPE_SPACE | {
 }
 HEAD_COST = 0.02  # of an epoch on features, beside one that trains everything
 SMALL = 2 / 3  # of the side of the images, where a round makes them small
-REDUCTION = 3  # successive halving: one in so many trials goes on, to so many times the work
+REDUCTION = 3  # successive halving: one in so many trials goes on, to a round of more work each
 
 
 def is_range(options: tuple[Any, ...]) -> bool:
@@ -46,16 +47,18 @@ def is_range(options: tuple[Any, ...]) -> bool:
 
 
 def inside_space(settings: dict[str, Any], space: Space) -> dict[str, Any]:
-    """Return the settings of `space`, at the nearest place in it."""
-    return {key: _nearest(settings.get(key, AS_GIVEN), space[key]) for key in space}
+    """Return the settings of `space`; 0, which a logarithm lacks, becomes the lowest number."""
+    inside = {key: settings.get(key, AS_GIVEN) for key in space}
+    ranges = {key: options for key, options in space.items() if is_range(options)}
+    return inside | {key: max(inside[key], low) for key, (low, _, _) in ranges.items()}
 
 
-def _nearest(value: Any, options: tuple[Any, ...]) -> Any:
-    if is_range(options):
-        return min(max(value, options[0]), options[1])
-    if isinstance(value, str):
-        return value if value in options else options[0]
-    return min(options, key=lambda option: abs(option - value))
+def _include(value: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return options with a value that they lack."""
+    if not is_range(options):
+        return options if value in options else (*options, value)
+    low, high, is_logarithmic = options
+    return (low if is_logarithmic and value <= 0 else min(low, value)), max(high, value), options[2]
 
 
 def list_changes(params: dict[str, Any]) -> dict[str, Any]:
@@ -97,8 +100,9 @@ class Round:
         epochs = round(self.epochs * search.trial_epochs)
         frozen = math.ceil(epochs * training.frozen_epochs / given)
         small = max(min(side, SMALLEST_INPUT), round(SMALL * side))
+        images = self.count_images(search)
         return {
-            "training.limit": self.count_images(search),
+            "training.limit": min(images, training.limit or images),
             "training.frozen_epochs": search.trial_head_epochs if self.is_head else frozen,
             "training.fine_tuning_epochs": 0 if self.is_head else epochs - frozen,
             **({"model.input_size": small} if self.is_small else {}),
@@ -170,9 +174,12 @@ class Search:
     def space(self, item: Round) -> Space:
         """Return what a round searches: its space without what the user set.
 
-        Presets of the augmentation that change nothing are left out.
+        It holds the settings as given, whatever they are. Presets of the augmentation that change
+        nothing are left out.
         """
         space = {key: options for key, options in item.space.items() if not self.is_fixed(key)}
+        given = flatten(self.config)
+        space = {key: _include(given.get(key, AS_GIVEN), space[key]) for key in space}
         if "augmentation" in space:
             presets = tuple(filter(self._changes, space["augmentation"][1:]))
             space["augmentation"] = (AS_GIVEN, *presets)
@@ -217,11 +224,13 @@ class Search:
     def count_trials(self, item: Round) -> int:
         """Return how many trials a round has: no more than asked for in all, no final of one."""
         search = self.config.search
+        if not item.is_head and search.finalists < 2:
+            return 0  # no round of recipes would decide anything
         if not item.is_promoted:
             return min(search.trials, getattr(search, item.trials))
         before = self.all_rounds[self.all_rounds.index(item) - 1]
         promoted = math.ceil(self.count_trials(before) / REDUCTION)
-        if item is self.all_rounds[-1] or search.finalists < 2:
+        if item is self.all_rounds[-1]:
             promoted = min(promoted, search.finalists)
         return promoted if promoted > 1 else 0
 
@@ -232,8 +241,9 @@ class Search:
     def count_passes(self, item: Round) -> float:
         """Return how many images of full size pass the network in a round, with gradients."""
         settings = self.trial_settings(item)
+        images = min(settings["training.limit"], self.data.get("training images", math.inf))
         frozen = FROZEN_COST if self.weights.is_pretrained else 1.0
         epochs = (HEAD_COST if item.is_head else frozen) * settings["training.frozen_epochs"]
         epochs += settings["training.fine_tuning_epochs"]
         cost = SMALL**2 if item.is_small else 1.0
-        return self.count_trials(item) * settings["training.limit"] * epochs * cost
+        return self.count_trials(item) * images * epochs * cost

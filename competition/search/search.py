@@ -21,11 +21,12 @@ from competition.common.files import read_json, write_json
 from competition.common.settings import flatten
 from competition.config import with_settings
 from competition.data.arrays import TrainingData, count_skipped
+from competition.distortion.profiles import selected_versions
 from competition.evaluation.metrics import DRAWS, draw_gains, mcnemar
 from competition.metric import ACCURACY, Metric, get_metric
 from competition.search.features import cache_features
 from competition.search.report import write_report
-from competition.search.rounds import REDUCTION, Round, Search, inside_space
+from competition.search.rounds import PRETRAINED, REDUCTION, Round, Search, inside_space
 from competition.search.study import (
     QUEUED,
     REASON,
@@ -57,29 +58,54 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
     <backbone>_best.json and the reports. features: the folder of cached features.
     Settings change only where the gain over those as given is beyond chance, by McNemar's exact
     test on the same images, corrected for the number of trials (Bonferroni). Other metrics than
-    accuracy have the bootstrap instead of that test.
+    accuracy have the bootstrap instead of that test. Where time is left for heads alone, the recipe
+    that an earlier search found stays.
     Raises UserError where the storage cannot be used.
     """
+    if search.heads_only and (whole := _read_found(search, heads_only=False)):
+        say(f"{search.backbone}: what the search of whole recipes found stays, for want of time")
+        return whole
     with told_by_name(search.url):
         settled, decision = _run_rounds(search, data, features)
     if search.worker == 0:
         facts = {"settings": settled, "decision": decision, **_list_facts(search)}
+        facts |= {"given": _list_given(search), "heads_only": search.heads_only}
         write_json(search.folder / f"{search.backbone}_best.json", facts)
     return settled
 
 
 def read_best(search: Search) -> dict[str, Any]:
-    """Return the settings that an earlier search of the same data and weights changed."""
+    """Return the settings that an earlier search changed.
+
+    Nothing where its data, its weights, or the settings that it began with are others than now.
+    """
+    return _read_found(search)
+
+
+def _read_found(search: Search, **facts: Any) -> dict[str, Any]:
+    """Return what `read_best` does, of a search with these facts."""
     path = search.folder / f"{search.backbone}_best.json"
     if not path.is_file():
         return {}
     shape = {"settings": dict, "data": str, "weights": str, "select_by": str}
     cure = "delete it, and --search again, which goes on with its trials."
     best: dict[str, Any] = {"metric": "accuracy"} | read_json(path, shape, cure)
-    if not _list_facts(search).items() <= best.items():
+    given, now = best.get("given", {}), _list_given(search)
+    is_same = all(given[key] == now[key] for key in given.keys() & now.keys())
+    if not is_same or not (_list_facts(search) | facts).items() <= best.items():
         return {}
     found = best["settings"].items()
     return {key: value for key, value in found if not search.is_fixed(key)}
+
+
+def _list_given(search: Search) -> dict[str, Any]:
+    """Return the settings as given that the search may change."""
+    searched = {key for item in PRETRAINED for key in item.space}
+    return {
+        key: value
+        for key, value in flatten(search.config).items()
+        if {key, key.partition(".")[0]} & searched and not search.is_fixed(key)
+    }
 
 
 def _list_facts(search: Search) -> dict[str, Any]:
@@ -152,7 +178,9 @@ def _run_round(
     asked = None if item.is_promoted else search.count_trials(item)
     finished, total = count_trials(study, asked)
     if finished >= total:
-        say(f"{title}s: {finished} are done already; --trials asks for more.")
+        most = getattr(search.config.search, item.trials)
+        has_more = item.is_head or (asked is not None and asked < most)
+        say(f"{title}s: {finished} are done already{'; --trials asks for more' * has_more}.")
         return
     if search.slot is not None and search.slot.is_over:
         return
@@ -217,8 +245,12 @@ def _settle(
     found = f"best of {len(trials)} trials {metric.flip(best.value):.4f}"
     if others:
         found += f" with {describe_settings(others)}"
-    scored = labels[:: count_skipped(len(labels), item.count_images(search.config.search))]
-    if not beats_chance(float(_read_correct(best)[: len(scored)].mean()), scored):
+    places = np.arange(len(labels))
+    places = places[:: count_skipped(len(labels), item.count_images(search.config.search))]
+    versions = selected_versions(search.config.training.select_by)
+    images = places % (len(labels) // len(versions))  # each is there in several versions
+    different = labels[np.unique(images)]
+    if not beats_chance(float(_read_correct(best)[: len(images)].mean()), different):
         return base, f"{found}: no better than naming one class always, the settings stay as given"
     if not search.decides(item):
         return base, f"{found}: so small trials decide nothing, the best go on"
@@ -231,11 +263,13 @@ def _settle(
     if given is None:
         return base, f"{found}: the settings as given were not finished, and stay"
     if metric == ACCURACY:
-        correct = _read_correct(best), _read_correct(given)
-        probability = mcnemar(*correct, alternative="greater")
+        correct = [
+            np.bincount(images, _read_correct(trial)[: len(images)]) for trial in (best, given)
+        ]
+        probability = mcnemar(correct[0], correct[1], alternative="greater")
     else:
-        probability = compare_probabilities(best, given, scored, metric)
-    probability *= len(trials) - 1
+        probability = compare_probabilities(best, given, labels[places], images, metric)
+    probability *= count_trials(study, None)[0] - 1
     if probability >= SIGNIFICANCE:
         gain = f"{metric.format(best.value - given.value)}{' points' if metric.is_share else ''}"
         return base, f"{found}: {gain} above the settings as given, within chance"
@@ -247,16 +281,21 @@ def _read_correct(trial: FrozenTrial) -> np.ndarray:
 
 
 def compare_probabilities(
-    better: FrozenTrial, worse: FrozenTrial, labels: np.ndarray, metric: Metric
+    better: FrozenTrial,
+    worse: FrozenTrial,
+    labels: np.ndarray,
+    images: np.ndarray,
+    metric: Metric,
 ) -> float:
     """Return the probability that a trial is that much better, or more, by chance alone, 0..1.
 
-    labels: (m,) of the trials' images.
+    labels: (m,) of what the trials predicted. images: (m,), the number of the image of each, which
+    is there in several versions.
     """
     pair = []
     for trial in (better, worse):
         numbers = np.frombuffer(bytes.fromhex(trial.user_attrs[PROBABILITIES]), np.float32)
         pair.append(calibrate(metric, labels, numbers.reshape(len(labels), -1)))
-    gain, drawn = draw_gains(labels, pair[0], pair[1], metric, DRAWS, seed=0)
+    gain, drawn = draw_gains(labels, pair[0], pair[1], metric, DRAWS, seed=0, images=images)
     error = float(np.std(drawn))
     return float(norm.sf(gain / error)) if error else 1.0

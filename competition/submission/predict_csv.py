@@ -13,7 +13,7 @@ import pandas as pd
 
 from competition.codabench.sandbox import extract
 from competition.common.console import progress, say
-from competition.common.errors import UserError
+from competition.common.errors import DamagedFileError, UserError
 from competition.common.files import read_json, replacing
 from competition.config import Config, DataConfig, with_settings
 from competition.data.dataset import load_test
@@ -23,6 +23,12 @@ from competition.data.table import TABLE_SUFFIXES
 from competition.networks.submission_model import Model
 from competition.training.runs import list_runs, read_config
 
+# The shape of a zip's config.json, as far as it is read here.
+FACTS = {
+    "class_names": [str],
+    "data": dict,
+    "members": [{"network": {"image_shape": [int]}}],
+}
 BLOCK = 1024  # images per step of the progress bar
 
 
@@ -61,7 +67,8 @@ def predict_csv(
         facts = open_submission(zip_path, folder, config.limits.zip_megabytes)
         names = tuple(facts["class_names"])
         _require_classes(zip_path, names, runs)
-        if skip_unreadable and not facts["class_shares"]:
+        shares = facts.get("class_shares") or []
+        if skip_unreadable and not shares:
             raise UserError(
                 f"{zip_path} does not say how common its classes are, as --skip-unreadable needs; "
                 "train and package its run again."
@@ -69,9 +76,9 @@ def predict_csv(
         sample = read_sample(sample_path, names) if sample_path else None
         questions = _read_questions(source, sample, facts, config.data, skip_unreadable)
         probabilities = predict(Model(folder), questions.images)
-    probabilities[questions.unreadable] = facts["class_shares"]
     if questions.unreadable.any():
-        commonest = names[int(np.argmax(facts["class_shares"]))]
+        probabilities[questions.unreadable] = shares
+        commonest = names[int(np.argmax(shares))]
         say(
             f"{questions.unreadable.sum()} of {len(probabilities)} images CANNOT BE READ and get "
             f"the commonest class of the training data, {commonest}."
@@ -102,8 +109,11 @@ def open_submission(zip_path: Path, folder: Path, megabytes: float) -> dict[str,
     if not zip_path.is_file():
         raise UserError(f"There is no {zip_path}; give a zip that --package wrote.")
     extract(zip_path, folder, 4 * megabytes)
-    facts = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if not isinstance(facts, dict) or not {"class_names", "data", "members"} <= facts.keys():
+    try:
+        facts: dict[str, Any] = read_json(folder / "config.json", FACTS)
+    except DamagedFileError:
+        facts = {}
+    if not facts.get("members"):
         raise UserError(
             f"{zip_path} has no config.json that says its classes and how its images are "
             "prepared; give a zip that --package of this version wrote."

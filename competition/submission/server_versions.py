@@ -74,9 +74,9 @@ def _build_environment(folder: Path, python: Path, requirements: tuple[str, ...]
         if made.returncode != 0:
             raise NotCheckedError(f"python -m venv fails: {last_line(made.stderr or made.stdout)}")
         kept = {key: os.environ[key] for key in os.environ.keys() - {"PYTHONPATH", "PYTHONHOME"}}
-        # pip's own progress goes to the terminal; its errors are kept.
+        # pip's own progress goes to standard error, its errors are kept.
         command = [str(python), *PIP_INSTALL, *requirements]
-        installed = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=kept)
+        installed = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, env=kept)
     if installed.returncode == 0:
         return
     shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ from competition.codabench.dry_run import last_line
 from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import read_json
+from competition.paths import list_files
 
 WAIT_SECONDS = 3600  # for the score, at most
 SECRETS = ("PASSWORD", "TOKEN", "KEY")  # in names of variables whose values are never printed
@@ -133,7 +134,7 @@ def find_file(target: Target, folder: Path) -> Path:
     """
     suffix = SERVICES[target.service].suffix
     if target.file == LATEST:
-        files = sorted(folder.glob(f"*{suffix}"), key=lambda path: path.stat().st_mtime)
+        files = sorted(list_files(folder, f"*{suffix}"), key=lambda path: path.stat().st_mtime)
     else:
         places = (Path(target.file), folder / f"{target.file}{suffix}")
         files = [path for path in places if path.is_file()][:1]

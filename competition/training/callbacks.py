@@ -51,7 +51,7 @@ class StepWatcher(keras.callbacks.Callback):
     """Sets the rate before each step, and ends the epoch where `must_stop` says so.
 
     rate: -> the learning rate of the next step. must_stop: -> whether the epoch ends before its
-    last step. save: called at most once in `SAVE_SECONDS`, with the number of steps done.
+    last step. save: called after each step with the number of steps done.
     """
 
     def __init__(

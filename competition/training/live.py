@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 from typing import Any
 
+from competition.common.console import say
 from competition.common.errors import UserError, unknown
 
 Show = Callable[[dict[str, float], int], None]
@@ -41,8 +42,20 @@ def _log_to_mlflow(run: Path) -> Iterator[Show]:
             f"MLflow does not answer ({str(error).splitlines()[0]}); set MLFLOW_TRACKING_URI to a "
             "server that runs, or leave out --mlflow."
         ) from error
-    with active:
-        yield mlflow.log_metrics
+
+    def show(numbers: dict[str, float], epoch: int) -> None:
+        with told():
+            mlflow.log_metrics(numbers, epoch)
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except mlflow.exceptions.MlflowException as error:
+            say(f"  MLflow did not take what {run.name} has to show: {str(error).splitlines()[0]}")
+
+    with told(), active:
+        yield show
 
 
 VIEWS: dict[str, Callable[[Path], AbstractContextManager[Show]]] = {

@@ -52,15 +52,17 @@ CONFIG_SHAPE: dict[str, Any] = {
 
 
 def fingerprint_run(
-    config: Config, data: PreparedData, weights: Weights, budget: float | None
+    config: Config, data: PreparedData, weights: Weights, time_for: TrainingTime | None
 ) -> str:
     """Return the hash that tells whether a run is the same experiment.
 
-    It goes over settings, data, weights, backend, and the time budget in seconds, if there is one.
+    It goes over settings, data, weights, backend, and the time budget with its sharing, if there is
+    one.
     """
     backend = keras.backend.backend()
     made_of = data.fingerprint, data.selection_hash, weights.fingerprint, backend
-    return digest(training_settings(config), *made_of, *([] if budget is None else [budget]))
+    budget = [time_for.budget, time_for.sharing] if time_for else []
+    return digest(training_settings(config), *made_of, *budget)
 
 
 def find_run(runs: Path, backbone: str, fingerprint: str, force: bool) -> Path:
@@ -127,7 +129,7 @@ def train_run(
     force: a finished run is trained anew. Raises TrialFailedError where the loss diverges.
     """
     budget = time_for.budget if time_for else None
-    fingerprint = fingerprint_run(config, data, weights, budget)
+    fingerprint = fingerprint_run(config, data, weights, time_for)
     run = find_run(runs, config.model.backbone, fingerprint, force)
     if is_trained(run):
         say(f"{run.name}: trained already with these settings; --train --force trains anew.")
@@ -136,7 +138,8 @@ def train_run(
     say(f"{run.name}: {'resumes' if resumes else 'starts'}, {weights.origin} weights")
     spec = network_spec(config.model, data.training.images.shape[1:], data.training.num_classes)
     recipe = replace(config, live="")  # how a run is watched is no part of it
-    counts = np.bincount(data.training.labels, minlength=data.training.num_classes)
+    # Stratified as the training images were, before small classes of these were filled up.
+    counts = np.bincount(data.validation.labels, minlength=data.training.num_classes)
     facts: dict[str, Any] = {
         "fingerprint": fingerprint,
         "settings": flatten(recipe),

@@ -67,9 +67,7 @@ def plan_stages(config: Config, weights: Weights) -> list[Stage]:
     return [stage for stage in (frozen, fine_tuning) if stage.epochs]
 
 
-def begin_stage(stages: list[Stage], done: float, slot: Slot | None) -> Slot | None:
+def begin_stage(stages: list[Stage], done: float, slot: Slot) -> Slot:
     """Return the slot of the first of `stages`, a share `done` of which is over already."""
-    if slot is None:
-        return None
     first = stages[0].cost * (1 - done)
     return slot.next_part(first / (first + sum(stage.cost for stage in stages[1:])))

@@ -64,6 +64,17 @@ def test_a_table_program_s_file_and_pasted_rows_of_issues_are_read(tmp_path: Pat
     assert read_overrides(write(tmp_path, text), make_dataset()) == [override(20, "keep")]
 
 
+def test_a_pasted_row_relabels_to_its_suggestion_unless_another_label_is_given(
+    tmp_path: Path,
+) -> None:
+    header = "index,label,kind,action,score,reason,group,suggestion\n"
+    rows = "3,0,wrong_label,relabel,0.9,perhaps 3 lobes,3,2\n4,0,wrong_label,relabel,0.9,,4,2\n"
+    assert read_overrides(write(tmp_path, header + rows), make_dataset()) == [
+        override(3, "relabel", 2, "overrides.csv says 3 lobes, not round"),
+        override(4, "relabel", 0, "overrides.csv says round, not oval"),
+    ]
+
+
 def test_no_file_overrules_nothing(tmp_path: Path) -> None:
     assert read_overrides(tmp_path / "overrides.csv", make_dataset()) == []
 
@@ -90,6 +101,7 @@ def test_where_classes_are_named_by_numbers_the_name_wins(tmp_path: Path) -> Non
             HEADER + "1,relabel,square\n",
             "line 2, relabels to 'square'; expected one of the classes round, oval, 3 lobes",
         ),
+        (HEADER + "3,relabel,round\n", "relabels image 3 to round, which is its label"),
         (HEADER + "1,relabel,3\n", "line 2, relabels to '3'"),
         (HEADER + "1,relabel\n", "line 2, relabels to ''"),
         (

@@ -19,18 +19,13 @@ from competition.codabench.dry_run import (
     run_ingestion,
     show_dry_run,
 )
-from competition.codabench.scoring import (
-    compute_scores,
-    count_confusion,
-    score_labels,
-)
 from competition.common.errors import CheckFailedError
 from competition.config import Config, LimitsConfig
 from competition.data.arrays import ScoredSet
 from competition.distortion.profiles import PROFILE
-from competition.evaluation.metrics import score
 from competition.metric import METRICS
 from competition.paths import Paths
+from competition.scoring import score_labels
 from tests.factories import IMAGES, PLAIN, write_zip
 
 LABELS = np.arange(70) % 3
@@ -125,14 +120,6 @@ def test_labels_out_of_range_cannot_be_scored(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckFailedError, match="expected 0 to 2"):
         dry_run(zip_path, IMAGES, Reference(LABELS, NAMES), LimitsConfig())
-
-
-def test_the_scoring_programs_scores_are_scikit_learns() -> None:
-    generator = np.random.default_rng(0)
-    labels, predicted = generator.integers(0, 5, 200), generator.integers(0, 4, 200)
-    ours = compute_scores(count_confusion(labels, predicted, 6))
-    theirs = score(labels, np.eye(6)[predicted])
-    assert ours == pytest.approx({name: theirs[name] for name in ours})
 
 
 def draw_answers(classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from competition.codabench import scoring
+from competition import scoring
 from competition.codabench.dry_run import Reference
 from competition.codabench.grade import grade_zips
 from competition.codabench.sandbox import can_isolate, remove_tree
@@ -42,6 +42,11 @@ KINDS = {
         "subprocess.run(['mount', '-o', 'remount,rw', '/usr'], check=True)",
         "non-zero exit status",
     ),
+    "tells a secret": (
+        "sys.exit(os.environ.get('CODABENCH_PASSWORD', 'there is none'))",
+        "is none",
+    ),
+    "reads the passwords": ("open('/etc/shadow')", "No such file"),
     "asks the network": ("socket.create_connection(('127.0.0.1', {port}), 2)", "refused"),
     "kills the grader": ("os.kill({pid}, signal.SIGKILL)", "No such process"),
     "stops all it sees": (
@@ -118,6 +123,7 @@ def test_whatever_submissions_do_each_has_its_row_and_nothing_outside_changes(
     for folder in (submissions, temporary):
         folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setenv("CODABENCH_PASSWORD", "rosebud")
     np.save(tmp_path / "labels.npy", LABELS)
     last = write_zip(submissions / "z honest.zip", {"model.py": HONEST})
     with socket.create_server(("127.0.0.1", 0)) as server:

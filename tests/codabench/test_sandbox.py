@@ -75,6 +75,20 @@ def test_broken_zips_are_refused(kind: str, tmp_path: Path) -> None:
         extract(path, tmp_path / "target", 2)
 
 
+@pytest.mark.parametrize("kind", ["long", "zip64"])
+def test_a_list_of_files_too_long_to_be_read_is_refused_unread(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many.zip"
+    if kind == "long":
+        write_zip(path, {f"{number:0200d}": "" for number in range(6000)})
+    else:
+        path.write_bytes(b"PK\6\7" + bytes(16) + b"PK\5\6" + bytes(18))
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(CheckFailedError, match="more files than any submission needs"):
+        extract(path, tmp_path / "target", 2)
+
+
 def test_folders_beside_the_model_are_kept(tmp_path: Path) -> None:
     extract(
         write_zip(tmp_path / "good.zip", {"model.py": PLAIN, "weights/a.txt": "1"}),

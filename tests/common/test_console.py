@@ -13,18 +13,18 @@ import pytest
 from competition.common import console
 from competition.common.console import (
     Status,
-    begin_task,
     describe_seconds,
-    end_task,
     log_settings,
     log_to,
     part_of_task,
     progress,
     quiet_import,
     say,
+    task,
     tell_progress,
     timed,
 )
+from competition.common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,23 +88,21 @@ def test_a_task_tells_its_share_of_all_its_parts(
     monkeypatch.setattr(console, "TELL_SECONDS", -1.0)
     path = tmp_path / "task.json"
     told = []
-    begin_task(path)
-    tell_progress(0.5, "a whole task")
-    told.append(json.loads(path.read_text()))
-    with part_of_task(0.2, 1.0):
-        with part_of_task(0.25, 0.75):
-            tell_progress(0.25, "a part of its second part")
-            told.append(json.loads(path.read_text()))
-        tell_progress(0.5, "its second part")
+    with task(path):
+        tell_progress(0.5, "a whole task")
         told.append(json.loads(path.read_text()))
-    end_task()
+        with part_of_task(0.2, 1.0):
+            with part_of_task(0.25, 0.75):
+                tell_progress(0.25, "a part of its second part")
+                told.append(json.loads(path.read_text()))
+            tell_progress(0.5, "its second part")
+            told.append(json.loads(path.read_text()))
     told.append(json.loads(path.read_text()))
     doing = ["a whole task", "a part of its second part", "its second part", "done"]
     assert [item["doing"] for item in told] == doing
     assert [item["share"] for item in told] == pytest.approx([0.5, 0.5, 0.6, 1.0])
     assert os.listdir(tmp_path) == ["task.json"]
     tell_progress(0.1, "nothing any more")
-    end_task()
     assert json.loads(path.read_text())["doing"] == "done"
 
 
@@ -114,19 +112,23 @@ def test_progress_is_told_at_most_every_few_seconds(
     clock = [1000.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     path = tmp_path / "task.json"
-    begin_task(path)
-    tell_progress(0.1, "first")
-    tell_progress(0.2, "too soon")
-    assert json.loads(path.read_text())["doing"] == "first"
-    clock[0] += console.TELL_SECONDS + 0.1
-    tell_progress(0.3, "later")
-    assert json.loads(path.read_text())["doing"] == "later"
+    with task(path):
+        tell_progress(0.1, "first")
+        tell_progress(0.2, "too soon")
+        assert json.loads(path.read_text())["doing"] == "first"
+        clock[0] += console.TELL_SECONDS + 0.1
+        tell_progress(0.3, "later")
+        assert json.loads(path.read_text())["doing"] == "later"
+
+
+def test_a_task_that_fails_is_told_to_be_over(tmp_path: Path) -> None:
+    with pytest.raises(UserError), task(tmp_path / "task.json"):
+        raise UserError("no weights")
+    assert json.loads((tmp_path / "task.json").read_text())["share"] == 1.0
 
 
 def test_without_a_task_progress_goes_nowhere(tmp_path: Path) -> None:
-    begin_task(None)
     tell_progress(0.5, "nothing")
-    end_task()
     assert not list(tmp_path.iterdir())
 
 

@@ -463,7 +463,7 @@ def test_a_pickle_in_the_file_is_never_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("unreadable", ["set.npz", "images", "images/b"])
+@pytest.mark.parametrize("unreadable", ["set.npz", "images"])
 def test_what_the_user_may_not_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: str
 ) -> None:
@@ -472,6 +472,21 @@ def test_what_the_user_may_not_read_is_named(
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / unreadable)
     with pytest.raises(UserError, match=rf"{unreadable} may not be read.*chmod"):
         load_dataset(tmp_path / Path(unreadable).parts[0], CONFIG)
+
+
+def test_a_folder_inside_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def list_but_one(path: Any) -> Any:
+        if Path(path) == tmp_path / "a" / "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    save_images(tmp_path, {"a": 4, "a/deep": 4, "b": 4})
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", list_but_one)
+    with pytest.raises(UserError, match=r"a/deep cannot be listed \(Permission denied\); .*chmod"):
+        load_dataset(tmp_path, CONFIG)
 
 
 def test_a_class_that_the_limit_made_small_says_so(tmp_path: Path) -> None:

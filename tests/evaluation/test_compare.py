@@ -81,6 +81,8 @@ def test_the_chance_is_the_two_sided_binomial_of_the_images_in_which_runs_differ
     second = np.array([False] * 9 + [True] * 21)
     assert mcnemar(first, second) == pytest.approx(2 * (1 + 10) / 2**10)
     assert mcnemar(first, first) == 1.0
+    versions = np.array([2, 1, 0]), np.array([1, 0, 0])  # of three images, how many are right
+    assert mcnemar(*versions, alternative="greater") == 1 / 4
 
 
 def test_runs_of_other_splits_and_unknown_ones_are_not_compared(paths: Paths) -> None:

@@ -33,7 +33,8 @@ THREE_VIEWS = with_settings(CONFIG, {"evaluation.tta_views": 3})
 def make_trained_run(folder: Path, data: PreparedData, config: Config = THREE_VIEWS) -> Path:
     """Return the folder of a run as training leaves it, of a random network."""
     run, network = make_run(folder, "tiny_cnn")
-    write_json(run / "config.json", read_json(run / "config.json") | {"settings": flatten(config)})
+    facts = {"settings": flatten(config), "distortion": data.distortion_hash}
+    write_json(run / "config.json", read_json(run / "config.json") | facts)
     row = {"stage": "a", "epoch": 0, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0}
     row |= {"val_accuracy": 0.5, f"val_{config.metric}": 0.5}
     rows = [row | {"learning_rate": 0.1, "progress": 1.0}]
@@ -179,6 +180,11 @@ def test_scores_depend_on_views_distortion_and_weights_and_force_makes_them_anew
     evaluate_run(THREE_VIEWS, prepared, run, force=True)
     assert read_json(run / "metrics.json")["test_looks"] == 3
     assert len(batches) == 1 + 4 + 2 + 2 * 3, "without training's predictions, all is predicted"
+    run = make_trained_run(tmp_path / "earlier", prepared)
+    write_json(run / "config.json", read_json(run / "config.json") | {"distortion": "another"})
+    batches.clear()
+    evaluate_run(THREE_VIEWS, prepared, run)
+    assert len(batches) == 1 + 4 + 2 + 2 * 3, "those that it made are of other images"
 
 
 def test_with_no_time_only_what_is_needed_is_scored_and_a_later_call_makes_up_for_it(

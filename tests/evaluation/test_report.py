@@ -21,7 +21,7 @@ from competition.common.files import (
     write_text,
 )
 from competition.common.settings import flatten
-from competition.config import with_settings
+from competition.config import Config, with_settings
 from competition.data.arrays import PreparedData
 from competition.distortion.profiles import TABLES, VERSIONS
 from competition.evaluation import report as report_module
@@ -68,7 +68,8 @@ def project(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) ->
     paths = Paths(tmp_path_factory.mktemp("project"), "cells")
     save_prepared(prepared, paths.data / PREPARED)
     indices = 1000 + np.arange(len(prepared.test.labels))
-    write_arrays(paths.data / SPLITS, test=indices)
+    splits = dict.fromkeys(("train", "validation"), np.arange(3)) | {"test": indices}
+    write_arrays(paths.data / SPLITS, **splits, fingerprint=np.array(prepared.fingerprint))
     rows = [f'{index},"a, b/{index}.png"' for index in indices]
     write_text(paths.data / FILES, "\n".join(["index,file", *rows]))
     run, network = make_run(paths.runs, "tiny_cnn")
@@ -80,7 +81,7 @@ def project(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) ->
     evaluate_run(SETTINGS, prepared, run)
     write_text(paths.studies / "tiny_cnn_head.md", f"# tiny cnn head\n\n- trial 0: {NASTY}\n")
     Image.new("RGB", (80, 60)).save(paths.studies / "tiny_cnn_head_history.png")
-    write_report(paths, read_rows(paths.runs))
+    write_report(paths, read_rows(paths.runs), SETTINGS)
     return paths
 
 
@@ -158,8 +159,37 @@ def test_plots_that_have_no_room_are_left_out(
     assert report_module._read_studies(project.studies)[0]["plots"] == []
 
 
+def test_the_command_of_a_run_that_a_budget_ended_has_as_many_epochs_again(
+    project: Paths, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path, "cells")
+    shutil.copytree(project.data, paths.data)
+    shutil.copytree(project.runs, paths.runs)
+    run = paths.runs / "tiny_cnn_001"
+    write_json(run / "config.json", read_json(run / "config.json") | {"time_budget_seconds": 600.0})
+    rows = ["frozen,0,1.0,0.5,1.0,0.5,0.1,1.0"] + 3 * ["fine-tuning,0,1.0,0.5,1.0,0.5,0.1,1.0"]
+    write_text(run / "history.csv", HISTORY + "\n".join(rows) + "\n")
+    write_report(paths, read_rows(paths.runs), SETTINGS)
+    command = read(paths)["runs"][0]["command"]
+    assert "--time-budget" not in command
+    assert "--set training.fine_tuning_epochs=3" in command
+    default = flatten(Config())["training.frozen_epochs"]
+    assert ("training.frozen_epochs" in command) == (default != 1)
+
+
+def test_of_splits_that_are_not_prepared_yet_there_is_no_report(
+    project: Paths, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path, "cells")
+    shutil.copytree(project.data, paths.data)
+    shutil.copytree(project.runs, paths.runs)
+    splits = read_arrays(paths.data / SPLITS) | {"fingerprint": np.array("of other settings")}
+    write_arrays(paths.data / SPLITS, **splits)
+    assert write_report(paths, read_rows(paths.runs), SETTINGS) is None
+
+
 def test_there_is_no_report_before_something_was_scored(tmp_path: Path) -> None:
-    assert write_report(Paths(tmp_path, "cells"), read_rows(tmp_path)) is None
+    assert write_report(Paths(tmp_path, "cells"), read_rows(tmp_path), SETTINGS) is None
 
 
 # -- in a browser
@@ -232,7 +262,7 @@ def test_scores_are_shown_as_values_of_the_metric_of_the_run(
     write_json(run / "config.json", config)
     text = (run / "history.csv").read_text("utf-8").replace("val_accuracy", "val_log_loss")
     write_text(run / "history.csv", text)
-    write_report(paths, read_rows(paths.runs))
+    write_report(paths, read_rows(paths.runs), SETTINGS)
     browser.get((paths.experiments / "report.html").as_uri())
     assert {"0.2500", "1.5000"} <= set(texts(browser, "#board tbody td"))
     assert "log-loss 1.5000 on the hidden test" in browser.find_element("id", "summary").text
@@ -270,7 +300,7 @@ def test_two_thousand_runs_are_drawn_in_time_and_sorted(
         for name in ("config.json", "history.csv", "predictions_test.npz"):
             if is_detailed or name != "predictions_test.npz":
                 (run / name).hardlink_to(first / name)
-    path = write_report(paths, read_rows(paths.runs))
+    path = write_report(paths, read_rows(paths.runs), SETTINGS)
     assert path
     assert path.stat().st_size < 10e6
     started = time.monotonic()

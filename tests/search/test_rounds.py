@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from competition.common.settings import flatten
 from competition.config import Config, with_settings
 from competition.networks.weights import RANDOM, Weights
 from competition.search.rounds import (
@@ -46,8 +47,8 @@ def count(search: Search) -> dict[str, int]:
             {"head": 100, "fine_tuning": 50, "semifinal": 17, "final": 5},
         ),
         ({"fine_tuning_trials": 0}, {"head": 100}),
-        ({"finalists": 1}, {"head": 100, "fine_tuning": 27}),
-        ({"finalists": 0}, {"head": 100, "fine_tuning": 27}),
+        ({"finalists": 1}, {"head": 100}),
+        ({"finalists": 0}, {"head": 100}),
     ],
 )
 def test_from_pretrained_weights_heads_come_first_then_recipes_of_which_the_best_third_goes_on(
@@ -195,25 +196,36 @@ def test_the_work_of_a_round_grows_with_trials_images_and_epochs(
             assert more.count_passes(item) > less.count_passes(item) > 0
 
 
-def test_settings_outside_the_space_are_tried_at_the_nearest_place_in_it() -> None:
-    given: dict[str, Any] = {
+def test_no_more_images_count_than_there_are_or_than_the_user_wants(tmp_path: Path) -> None:
+    search = make(tmp_path, RANDOM)
+    final = search.rounds[-1]
+    few = dataclasses.replace(search, data={"training images": 900})
+    assert few.count_passes(final) == pytest.approx(search.count_passes(final) / 10)
+    limited = dataclasses.replace(
+        search, config=with_settings(search.config, {"training.limit": 300})
+    )
+    assert limited.trial_settings(final)["training.limit"] == 300
+
+
+def test_the_settings_as_given_lie_in_the_space_whatever_they_are(tmp_path: Path) -> None:
+    given = {
         "model.dropout": 0.9,
-        "training.unfreeze": 0.34,
+        "model.l2": 0.0,
         "model.head_units": 100,
-        "x": 1,
-    }
-    given |= {"training.schedule": "linear", "training.optimizer": "lion"}
-    space = {key: EVERYTHING[key] for key in given if key != "x"}
-    assert inside_space(given, space) == {
-        "model.dropout": 0.6,
-        "training.unfreeze": 0.4,
-        "model.head_units": 128,
-        "training.schedule": "plateau",
+        "training.unfreeze": 0.34,
+        "training.schedule": "linear",
         "training.optimizer": "lion",
     }
-    assert inside_space(given, {"augmentation": EVERYTHING["augmentation"]}) == {
-        "augmentation": AS_GIVEN
-    }
+    search = make(tmp_path, IMAGENET)
+    search = dataclasses.replace(search, config=with_settings(search.config, given))
+    space = search.space(PRETRAINED[-1])
+    base = inside_space(flatten(search.config), space)
+    assert base.items() >= (given | {"model.l2": 1e-7}).items(), "0 has no logarithm"
+    assert base["augmentation"] == AS_GIVEN
+    assert space["model.dropout"] == (0.0, 0.9, False)
+    assert space["model.l2"] == EVERYTHING["model.l2"]
+    assert space["training.unfreeze"] == (*EVERYTHING["training.unfreeze"], 0.34)
+    assert space["training.optimizer"] == EVERYTHING["training.optimizer"]
 
 
 def test_a_schedule_that_replaces_the_plateau_rule_is_not_stopped_early(tmp_path: Path) -> None:

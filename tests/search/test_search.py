@@ -438,11 +438,21 @@ def test_probabilities_that_are_better_by_chance_are_told_from_better_ones(name:
         return create_trial(value=0.5, user_attrs={PROBABILITIES: predictions.tobytes().hex()})
 
     good, as_good, bad = draw(0.9), draw(0.9), draw(0.2)
-    metric = METRICS[name]
-    assert compare_probabilities(good, bad, labels, metric) < 0.001
-    assert compare_probabilities(bad, good, labels, metric) > 0.999
-    assert 0.05 < compare_probabilities(good, as_good, labels, metric) < 0.95
-    assert compare_probabilities(good, good, labels, metric) == 1.0
+    metric, images = METRICS[name], np.arange(300)
+    assert compare_probabilities(good, bad, labels, images, metric) < 0.001
+    assert compare_probabilities(bad, good, labels, images, metric) > 0.999
+    single = compare_probabilities(good, as_good, labels, images, metric)
+    assert 0.05 < single < 0.95
+    assert compare_probabilities(good, good, labels, images, metric) == 1.0
+
+    def repeat(trial: FrozenTrial) -> FrozenTrial:
+        return create_trial(
+            value=0.5, user_attrs={PROBABILITIES: 2 * trial.user_attrs[PROBABILITIES]}
+        )
+
+    twice = np.tile(labels, 2), np.tile(images, 2)
+    repeated = compare_probabilities(repeat(good), repeat(as_good), *twice, metric)
+    assert repeated == pytest.approx(single), "two versions of an image are not two images"
 
 
 def test_trials_that_learnt_nothing_change_no_settings(
@@ -590,6 +600,20 @@ def test_the_best_settings_are_read_only_for_the_same_data_weights_and_selection
     assert read_best(dataclasses.replace(with_final, config=config)) == {}
     fixed = dataclasses.replace(with_final, fixed=frozenset({"model.dropout"}))
     assert read_best(fixed) == {key: found[key] for key in found if key != "model.dropout"}
+    config = with_settings(with_final.config, {"model.dropout": 0.55, "training.batch_size": 7})
+    assert read_best(dataclasses.replace(with_final, config=config)) == {}, "found from others"
+    fixed = dataclasses.replace(fixed, config=config)
+    assert read_best(fixed) == {key: found[key] for key in found if key != "model.dropout"}
+
+
+def test_a_search_of_heads_alone_does_not_replace_what_one_of_recipes_found(
+    with_final: Search, trained: list[Config]
+) -> None:
+    found = run(with_final)
+    before = len(trained)
+    assert run(dataclasses.replace(with_final, heads_only=True)) == found
+    assert len(trained) == before
+    assert read_best(with_final) == found
 
 
 # -- from pretrained weights

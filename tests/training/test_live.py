@@ -86,6 +86,24 @@ def test_mlflow_gets_a_run_of_the_same_name_in_the_experiment_of_the_data(
     assert told == ["cells", "tiny_cnn_001", ({"loss": 0.5}, 1), "run"]
 
 
+def test_a_training_goes_on_where_mlflow_stops_to_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log_metrics(numbers: dict[str, float], step: int) -> None:
+        raise KeyError("no server")
+
+    package = SimpleNamespace(
+        set_experiment=lambda name: None,
+        start_run=lambda run_name: active([]),
+        log_metrics=log_metrics,
+        exceptions=SimpleNamespace(MlflowException=KeyError),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    with open_live_views("mlflow", tmp_path / "runs" / "tiny_cnn_001") as show:
+        show({"loss": 0.5}, 1)
+    assert "MLflow did not take what tiny_cnn_001 has to show" in capsys.readouterr().out
+
+
 def test_a_view_that_is_unknown_or_not_installed_is_refused_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

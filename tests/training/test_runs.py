@@ -14,7 +14,7 @@ from competition.common.files import read_json
 from competition.config import Config, training_settings, with_settings
 from competition.data.arrays import PreparedData
 from competition.networks.weights import RANDOM, Weights
-from competition.time_budget import TrainingTime
+from competition.time_budget import Slot, TrainingTime
 from competition.training import runs as runs_module
 from competition.training.keepers import PREDICTIONS, Checkpoint
 from competition.training.runs import (
@@ -98,17 +98,19 @@ def test_a_trained_run_is_found_again_and_another_experiment_is_not(
 def test_a_budget_and_only_the_settings_of_training_make_another_run(
     prepared: PreparedData,
 ) -> None:
-    def hash_of(changes: dict[str, Any], budget: float | None = None) -> str:
-        return fingerprint_run(with_settings(CONFIG, changes), prepared, RANDOM, budget)
+    def hash_of(changes: dict[str, Any], budget: float = 0.0, sharing: str = "") -> str:
+        time_for = TrainingTime(Slot(0, 1), 1, budget, sharing) if budget else None
+        return fingerprint_run(with_settings(CONFIG, changes), prepared, RANDOM, time_for)
 
     assert hash_of({}) == hash_of({"search.trials": 3, "evaluation.tta_views": 1})
     others = {
         hash_of({}, 60.0),
         hash_of({}, 90.0),
+        hash_of({}, 90.0, "with others"),
         hash_of({"seed": 1}),
         hash_of({"metric": "auc"}),
     }
-    assert len({hash_of({})} | others) == 5
+    assert len({hash_of({})} | others) == 6
     assert hash_of({}) == hash_of({"metric": "accuracy"})
     assert "metric" not in training_settings(CONFIG), "runs of earlier versions are found again"
 

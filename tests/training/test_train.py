@@ -135,9 +135,8 @@ def test_progress_is_that_of_all_stages_by_their_cost(
     told: list[tuple[float, str]] = []
     monkeypatch.setattr(console, "TELL_SECONDS", -1.0)
     monkeypatch.setattr(console, "_write_task", lambda share, doing: told.append((share, doing)))
-    console.begin_task(tmp_path / "task.json")
-    train_in(tmp_path / "run", with_settings(CONFIG, {"training.frozen_epochs": 3}), pretrained)
-    console.end_task()
+    with console.task(tmp_path / "task.json"):
+        train_in(tmp_path / "run", with_settings(CONFIG, {"training.frozen_epochs": 3}), pretrained)
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
     frozen = max(share for share, doing in told if doing.startswith("frozen"))

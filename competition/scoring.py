@@ -11,8 +11,6 @@ import argparse
 import html
 import json
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +37,26 @@ def count_confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int)
     return counts.reshape(num_classes, num_classes)
 
 
-def compute_scores(confusion: np.ndarray) -> dict[str, float]:
-    """Return accuracy, macro F1 and F1 weighted by the classes' sizes, each in 0..1.
+def measure_accuracy(confusion: np.ndarray) -> float:
+    """Return the share of the images whose label is right."""
+    return float(confusion.diagonal().sum() / max(int(confusion.sum()), 1))
 
-    An absent class has F1 0.
-    """
-    hits = confusion.diagonal()
-    true = confusion.sum(axis=1)
-    called = confusion.sum(axis=0)
-    f1 = 2 * hits / np.maximum(true + called, 1)
+
+def _list_f1(confusion: np.ndarray) -> np.ndarray:
+    """Return the F1 of each class, 0 of an absent one."""
+    counts = confusion.sum(axis=1) + confusion.sum(axis=0)
+    return np.asarray(2 * confusion.diagonal() / np.maximum(counts, 1))
+
+
+def measure_f1(confusion: np.ndarray) -> float:
+    """Return the macro F1: the mean over the classes."""
+    return float(_list_f1(confusion).mean())
+
+
+def measure_weighted_f1(confusion: np.ndarray) -> float:
+    """Return the F1 weighted by the classes' sizes."""
     total = max(int(confusion.sum()), 1)
-    return {
-        "accuracy": float(hits.sum() / total),
-        "f1_macro": float(f1.mean()),
-        "f1_weighted": float((f1 * true).sum() / total),
-    }
+    return float((_list_f1(confusion) * confusion.sum(axis=1)).sum() / total)
 
 
 def measure_recall(confusion: np.ndarray) -> float:
@@ -62,13 +65,18 @@ def measure_recall(confusion: np.ndarray) -> float:
     return float((confusion.diagonal()[true > 0] / true[true > 0]).mean())
 
 
-def measure_agreement(confusion: np.ndarray, power: int) -> float:
+def measure_kappa(confusion: np.ndarray, power: int = 0) -> float:
     """Return Cohen's kappa; a mistake weighs as the distance of the classes to that power."""
     classes = np.arange(len(confusion))
     weights = np.abs(classes[:, None] - classes) ** power * (classes[:, None] != classes)
     by_chance = np.outer(confusion.sum(axis=1), confusion.sum(axis=0)) / confusion.sum()
     expected = float((weights * by_chance).sum())
     return 1 - float((weights * confusion).sum()) / expected if expected else 1.0
+
+
+def measure_quadratic_kappa(confusion: np.ndarray) -> float:
+    """Return Cohen's kappa in which a mistake weighs as the squared distance of the classes."""
+    return measure_kappa(confusion, power=2)
 
 
 def measure_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -95,10 +103,16 @@ def measure_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.mean(areas))
 
 
-OF_LABELS: dict[str, Callable[[np.ndarray], float]] = {
+USUAL = {
+    "accuracy": measure_accuracy,
+    "f1_macro": measure_f1,
+    "f1_weighted": measure_weighted_f1,
+}
+OF_LABELS = {
+    **USUAL,
     "balanced_accuracy": measure_recall,
-    "kappa": partial(measure_agreement, power=0),
-    "quadratic_kappa": partial(measure_agreement, power=2),
+    "kappa": measure_kappa,
+    "quadratic_kappa": measure_quadratic_kappa,
 }
 OF_PROBABILITIES = {"log_loss": measure_log_loss, "auc": measure_auc}
 
@@ -140,14 +154,13 @@ def score_labels(
     predictions cannot be scored.
     """
     confusion = count_confusion(labels, predicted, len(names))
-    scores = compute_scores(confusion) | {"duration": round(seconds, 2)}
     if metric in OF_PROBABILITIES:
         exact = check_probabilities(probabilities, (len(labels), len(names)))
-        scores = {metric: OF_PROBABILITIES[metric](labels, exact)} | scores
-    elif metric in OF_LABELS:
-        scores = {metric: OF_LABELS[metric](confusion)} | scores
+        scores = {metric: OF_PROBABILITIES[metric](labels, exact)}
     else:
-        scores = {metric: scores[metric]} | scores
+        scores = {metric: OF_LABELS[metric](confusion)}
+    scores |= {name: measure(confusion) for name, measure in USUAL.items()}
+    scores["duration"] = round(seconds, 2)
     listed = "".join(f"<li>{name}: {value:.4f}</li>" for name, value in scores.items())
     page = f"<!doctype html><meta charset=utf-8>{STYLE}<h1>Results</h1><ul>{listed}</ul>"
     return scores, page + write_table(confusion, names)
