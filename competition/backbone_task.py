@@ -100,7 +100,9 @@ class BackboneTask:
         seconds = self.turn.planned_seconds if self.turn else None
         search = self._make_search(seconds)
         parts = []
-        if self.request.wants("search") and not self._plan_shares(search, seconds)[0]:
+        if self._has_searched:
+            parts.append("searched already")
+        elif self.request.wants("search") and not self._plan_shares(search, seconds)[0]:
             free = any(search.space(item) for item in replace(search, heads_only=False).all_rounds)
             parts.append("no search" if free else "nothing to search, --set says it all")
         elif self.request.wants("search"):

@@ -95,6 +95,7 @@ def test_a_command_that_goes_on_does_not_search_again(
     task.run()
     task.help_search(1)
     assert done == ["search", "train", "train"]
+    assert "imagenet weights: searched already, " in task.describe()
 
 
 @pytest.mark.parametrize(
