@@ -97,7 +97,7 @@ def test_a_zip_alone_needs_no_data_and_answers_in_its_own_folder(tmp_path: Path)
         (["--train", "--config", "{workdir}/typo.toml"], "typo.toml: .*'training.batch_size'"),
         (["--predict", "nowhere"], "--predict got nowhere, which does not exist"),
         (["--predict", "{workdir}", "--like", "none.csv"], "--like got none.csv, which is no file"),
-        (["--predict", "{workdir}", "--from", "a.zip", "--train"], "leave out the stages"),
+        (["--predict", "{workdir}", "--from", "a.zip", "--train"], "leave out all but --predict"),
     ],
 )
 def test_what_does_not_go_together_gets_one_sentence(
