@@ -117,7 +117,7 @@ class BackboneTask:
     def _describe_lengths(self, search: Search) -> list[str]:
         if not self._trains:
             return ["trained already"]
-        stages = plan_stages(self.request.config, self.weights)
+        stages = plan_stages(self.request.config, self.weights)  # or a mistake is told now
         if self.turn:
             planned = self.turn.planned_seconds
             search_share, train_share = self._plan_shares(search, planned)

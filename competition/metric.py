@@ -1,41 +1,46 @@
 """The metrics that may decide a competition: one row each, with its direction and its format.
 
-The server's scoring program computes them, here as there.
+The server's scoring program computes them by their names, here as there.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from competition import scoring
 from competition.common.errors import UserError, unknown
-
-Compute = Callable[[np.ndarray, np.ndarray], float]
+from competition.scoring import OF_LABELS, OF_PROBABILITIES, count_confusion
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric.
 
-    title: its name for people. compute: labels (n,) in 0..K-1 and probabilities (n, K) -> value.
-    greater_is_better: its direction. needs_probabilities: it cannot be computed from labels alone.
-    needs_all_classes: it says little where a class has no image. is_calibrated: one temperature is
-    fitted to the probabilities first. low, high: the bounds of its values. is_share: people read
-    it in percent.
+    title: its name for people. greater_is_better: its direction. needs_all_classes: it says little
+    where a class has no image. is_calibrated: one temperature is fitted to the probabilities first.
+    low, high: the bounds of its values. is_share: people read it in percent.
     """
 
     name: str
     title: str
-    compute: Compute
     greater_is_better: bool = True
-    needs_probabilities: bool = False
     needs_all_classes: bool = False
     is_calibrated: bool = False
     low: float = 0.0
     high: float = 1.0
     is_share: bool = False
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether it cannot be computed from labels alone."""
+        return self.name in OF_PROBABILITIES
+
+    def compute(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        """Return its value for labels (n,) in 0..K-1 and probabilities (n, K)."""
+        if self.needs_probabilities:  # exact ones, so that those of an image sum to 1
+            return OF_PROBABILITIES[self.name](labels, probabilities.astype(np.float64))
+        predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
+        return OF_LABELS[self.name](count_confusion(labels.astype(np.int64), predicted, count))
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
         """Return the metric, or its negative where less is better, so that more is better."""
@@ -65,55 +70,16 @@ class Metric:
         return f"val_{self.name}"
 
 
-def _of_labels(measure: Callable[[np.ndarray], float]) -> Compute:
-    """Return the metric of the labels that are likeliest; measure: of their confusion (K, K)."""
-
-    def compute(labels: np.ndarray, probabilities: np.ndarray) -> float:
-        predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
-        return measure(scoring.count_confusion(labels.astype(np.int64), predicted, count))
-
-    return compute
-
-
-def _of_probabilities(measure: Compute) -> Compute:
-    """Return the metric with numbers precise enough that those of an image sum to 1."""
-    return lambda labels, probabilities: measure(labels, probabilities.astype(np.float64))
-
-
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "accuracy", _of_labels(scoring.measure_accuracy), is_share=True),
-        Metric(
-            "balanced_accuracy",
-            "balanced accuracy",
-            _of_labels(scoring.measure_recall),
-            is_share=True,
-        ),
-        Metric("f1_macro", "macro F1", _of_labels(scoring.measure_f1), is_share=True),
-        Metric(
-            "log_loss",
-            "log-loss",
-            _of_probabilities(scoring.measure_log_loss),
-            greater_is_better=False,
-            needs_probabilities=True,
-            is_calibrated=True,
-            high=math.inf,
-        ),
-        Metric(
-            "auc",
-            "AUC",
-            _of_probabilities(scoring.measure_auc),
-            needs_probabilities=True,
-            needs_all_classes=True,
-        ),
-        Metric("kappa", "Cohen's kappa", _of_labels(scoring.measure_kappa), low=-1.0),
-        Metric(
-            "quadratic_kappa",
-            "quadratic weighted kappa",
-            _of_labels(scoring.measure_quadratic_kappa),
-            low=-1.0,
-        ),
+        Metric("accuracy", "accuracy", is_share=True),
+        Metric("balanced_accuracy", "balanced accuracy", is_share=True),
+        Metric("f1_macro", "macro F1", is_share=True),
+        Metric("log_loss", "log-loss", greater_is_better=False, is_calibrated=True, high=math.inf),
+        Metric("auc", "AUC", needs_all_classes=True),
+        Metric("kappa", "Cohen's kappa", low=-1.0),
+        Metric("quadratic_kappa", "quadratic weighted kappa", low=-1.0),
     )
 }
 ACCURACY = METRICS["accuracy"]

@@ -20,6 +20,7 @@ SPLITS = "splits.npz"
 BALANCE = "balance.csv"  # images per class and split
 SPLITS_MARKER = "splits.json"
 PREPARED = "prepared"  # a folder: images in all versions, mapped from disk
+OWN_MARKERS = (DESCRIBER, CLEANING_MARKER)  # from its beginning on, such a folder has one of them
 
 # experiments/<name>
 DATA_MARKER = "data.json"  # the data set that these results are of
@@ -54,6 +55,11 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
     """
     found = [path for path in folder.glob(pattern) if path.is_file()]
     return sorted(path for path in found if not path.name.startswith("."))
+
+
+def list_by_age(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of `list_files`, the latest last."""
+    return sorted(list_files(folder, pattern), key=lambda path: path.stat().st_mtime)
 
 
 def name_predictions(split: str) -> str:
@@ -116,7 +122,7 @@ class Paths:
     @property
     def packaged(self) -> list[Path]:
         """The packaged zips that are there, the latest last."""
-        return sorted(list_files(self.submissions, "*.zip"), key=lambda path: path.stat().st_mtime)
+        return list_by_age(self.submissions, "*.zip")
 
     @property
     def bundle(self) -> Path:

@@ -17,7 +17,7 @@ from competition.data.download import Published, find_published
 from competition.data.table import TABLE_SUFFIXES
 from competition.distortion.profiles import selected_versions
 from competition.networks.weights import check_setting
-from competition.paths import CLEANING_MARKER, DESCRIBER, SETTINGS, WEIGHTS, Paths, list_files
+from competition.paths import OWN_MARKERS, SETTINGS, WEIGHTS, Paths, list_files
 from competition.submission.server_versions import parse_requirements
 from competition.submission.submit import Target, find_file, find_program, read_target
 from competition.time_budget import SHORTEST_BUDGET
@@ -247,8 +247,7 @@ def _is_among_images(paths: Paths, data: Path) -> bool:
     if data.suffix.lower() not in TABLE_SUFFIXES:
         return False
     folder = paths.data.resolve()  # a table's images may be in any folder beside it
-    markers = (folder / name for name in (DESCRIBER, CLEANING_MARKER))  # first and last of cleaning
-    is_ours = not folder.exists() or any(file.is_file() for file in markers)
+    is_ours = not folder.exists() or any((folder / name).is_file() for name in OWN_MARKERS)
     own = data.resolve().parent
     return folder == own or (folder.is_relative_to(own) and not is_ours)
 

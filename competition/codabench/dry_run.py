@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from competition import scoring
+import competition.scoring as scoring
 from competition.codabench import ingestion
 from competition.codabench.sandbox import (
     NOT_ISOLATED,

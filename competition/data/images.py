@@ -15,7 +15,7 @@ from competition.common.console import printable, progress, say
 from competition.common.errors import UserError
 from competition.config import DataConfig
 from competition.data.memory import require_memory
-from competition.paths import CLEANING_MARKER, DATA_MARKER, DESCRIBER, RUNS
+from competition.paths import DATA_MARKER, OWN_MARKERS, RUNS
 
 IMAGE_SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff",
@@ -42,7 +42,7 @@ def find_images(folder: Path) -> list[Path]:
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
         real = os.path.realpath(place)
-        is_ours = DESCRIBER in names or CLEANING_MARKER in names
+        is_ours = not set(OWN_MARKERS).isdisjoint(names)
         is_ours |= DATA_MARKER in names and RUNS in folders
         if real in seen or is_ours:  # seen: a link leads back
             folders.clear()

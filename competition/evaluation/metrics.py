@@ -7,9 +7,9 @@ import numpy as np
 
 from competition.common.files import read_json
 from competition.distortion.profiles import PROFILE, VERSIONS
-from competition.metric import ACCURACY, Metric, get_metric
+from competition.metric import ACCURACY, Metric
 from competition.paths import METRICS
-from competition.scoring import count_confusion, measure_weighted_f1
+from competition.scoring import OF_LABELS, count_confusion
 from competition.training.runs import list_runs
 
 TTA = "augmented"  # the key of scores with test-time augmentation, beside `plain` with one view
@@ -77,10 +77,10 @@ def score(
     """
     predicted, count = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = count_confusion(labels.astype(np.int64), predicted, count)
-    usual = ("accuracy", "balanced_accuracy", "f1_macro", metric.name)
+    usual = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted")
     return {
-        **{name: get_metric(name).compute(labels, probabilities) for name in usual},
-        "f1_weighted": measure_weighted_f1(confusion),
+        **{name: OF_LABELS[name](confusion) for name in usual},
+        metric.name: metric.compute(labels, probabilities),
         "recall": (confusion.diagonal() / np.maximum(confusion.sum(axis=1), 1)).tolist(),
         "confusion": confusion.tolist(),
     }
@@ -120,10 +120,9 @@ def draw_gains(
     Tibshirani (1993) draws in pairs. images: (n,), the image of each row, where rows of one image
     are drawn together (None: each row is another one).
     """
-    _, numbers = np.unique(
-        np.arange(len(labels)) if images is None else images, return_inverse=True
-    )
-    rows = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    images = np.arange(len(labels)) if images is None else images
+    counts = np.unique(images, return_counts=True)[1]
+    rows = np.split(np.argsort(images, kind="stable"), np.cumsum(counts)[:-1])
     drawn = np.random.default_rng(seed).integers(len(rows), size=(draws, len(rows)))
     gain, *gains = [
         metric.score(labels[draw], first[draw]) - metric.score(labels[draw], second[draw])

@@ -62,7 +62,7 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
     that an earlier search found stays.
     Raises UserError where the storage cannot be used.
     """
-    if search.heads_only and (whole := _read_found(search, heads_only=False)):
+    if search.heads_only and (whole := read_best(search, heads_only=False)):
         say(f"{search.backbone}: what the search of whole recipes found stays, for want of time")
         return whole
     with told_by_name(search.url):
@@ -74,16 +74,12 @@ def search_backbone(search: Search, data: TrainingData, features: Path) -> dict[
     return settled
 
 
-def read_best(search: Search) -> dict[str, Any]:
+def read_best(search: Search, **facts: Any) -> dict[str, Any]:
     """Return the settings that an earlier search changed.
 
-    Nothing where its data, its weights, or the settings that it began with are others than now.
+    Nothing where its data, its weights, or the settings that it began with are others than now, or
+    where it lacks one of these `facts`.
     """
-    return _read_found(search)
-
-
-def _read_found(search: Search, **facts: Any) -> dict[str, Any]:
-    """Return what `read_best` does, of a search with these facts."""
     path = search.folder / f"{search.backbone}_best.json"
     if not path.is_file():
         return {}

@@ -15,7 +15,7 @@ from competition.codabench.dry_run import last_line
 from competition.common.console import say
 from competition.common.errors import UserError
 from competition.common.files import read_json
-from competition.paths import list_files
+from competition.paths import list_by_age
 
 WAIT_SECONDS = 3600  # for the score, at most
 SECRETS = ("PASSWORD", "TOKEN", "KEY")  # in names of variables whose values are never printed
@@ -134,7 +134,7 @@ def find_file(target: Target, folder: Path) -> Path:
     """
     suffix = SERVICES[target.service].suffix
     if target.file == LATEST:
-        files = sorted(list_files(folder, f"*{suffix}"), key=lambda path: path.stat().st_mtime)
+        files = list_by_age(folder, f"*{suffix}")
     else:
         places = (Path(target.file), folder / f"{target.file}{suffix}")
         files = [path for path in places if path.is_file()][:1]

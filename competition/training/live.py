@@ -39,7 +39,7 @@ def _log_to_mlflow(run: Path) -> Iterator[Show]:
         active = mlflow.start_run(run_name=run.name)
     except mlflow.exceptions.MlflowException as error:
         raise UserError(
-            f"MLflow does not answer ({str(error).splitlines()[0]}); set MLFLOW_TRACKING_URI to a "
+            f"MLflow does not answer ({_first_line(error)}); set MLFLOW_TRACKING_URI to a "
             "server that runs, or leave out --mlflow."
         ) from error
 
@@ -52,7 +52,7 @@ def _log_to_mlflow(run: Path) -> Iterator[Show]:
         try:
             yield
         except mlflow.exceptions.MlflowException as error:
-            say(f"  MLflow did not take what {run.name} has to show: {str(error).splitlines()[0]}")
+            say(f"  MLflow did not take what {run.name} has to show: {_first_line(error)}")
 
     with told(), active:
         yield show
@@ -91,6 +91,10 @@ def open_live_views(setting: str, run: Path) -> Iterator[Callable[[dict[str, Any
                 view(numbers, epoch)
 
         yield show
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _split(setting: str) -> list[str]:

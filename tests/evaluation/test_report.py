@@ -85,6 +85,14 @@ def project(prepared: PreparedData, tmp_path_factory: pytest.TempPathFactory) ->
     return paths
 
 
+def copy_project(project: Paths, root: Path) -> Paths:
+    """Return a copy of its data and runs under `root`, to be changed."""
+    paths = Paths(root, project.name)
+    shutil.copytree(project.data, paths.data)
+    shutil.copytree(project.runs, paths.runs)
+    return paths
+
+
 def read(paths: Paths) -> dict[str, Any]:
     text = (paths.experiments / "report.html").read_text("utf-8")
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
@@ -162,9 +170,7 @@ def test_plots_that_have_no_room_are_left_out(
 def test_the_command_of_a_run_that_a_budget_ended_has_as_many_epochs_again(
     project: Paths, tmp_path: Path
 ) -> None:
-    paths = Paths(tmp_path, "cells")
-    shutil.copytree(project.data, paths.data)
-    shutil.copytree(project.runs, paths.runs)
+    paths = copy_project(project, tmp_path)
     run = paths.runs / "tiny_cnn_001"
     write_json(run / "config.json", read_json(run / "config.json") | {"time_budget_seconds": 600.0})
     rows = ["frozen,0,1.0,0.5,1.0,0.5,0.1,1.0"] + 3 * ["fine-tuning,0,1.0,0.5,1.0,0.5,0.1,1.0"]
@@ -180,9 +186,7 @@ def test_the_command_of_a_run_that_a_budget_ended_has_as_many_epochs_again(
 def test_of_splits_that_are_not_prepared_yet_there_is_no_report(
     project: Paths, tmp_path: Path
 ) -> None:
-    paths = Paths(tmp_path, "cells")
-    shutil.copytree(project.data, paths.data)
-    shutil.copytree(project.runs, paths.runs)
+    paths = copy_project(project, tmp_path)
     splits = read_arrays(paths.data / SPLITS) | {"fingerprint": np.array("of other settings")}
     write_arrays(paths.data / SPLITS, **splits)
     assert write_report(paths, read_rows(paths.runs), SETTINGS) is None
@@ -248,9 +252,7 @@ def test_grad_cam_is_switched_on_from_the_keyboard(page: Any) -> None:
 def test_scores_are_shown_as_values_of_the_metric_of_the_run(
     project: Paths, browser: Any, tmp_path: Path
 ) -> None:
-    paths = Paths(tmp_path, "cells")
-    shutil.copytree(project.data, paths.data)
-    shutil.copytree(project.runs, paths.runs)
+    paths = copy_project(project, tmp_path)
     run = paths.runs / "tiny_cnn_001"
     metrics = read_json(run / "metrics.json") | {"metric": "log_loss", "selection_score": -0.25}
     for version in metrics["test"].values():
